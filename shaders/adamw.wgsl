@@ -1,0 +1,104 @@
+// sum_of_squares: partial[first + block] = sum of g^2 over each block of 16,384 elements
+// clip:           norm = sqrt(sum of all partials),  state = (norm, min(1, max_norm / (norm + 1e-6)))
+// adamw, as torch.optim.AdamW:
+//   g' = g * state.coefficient
+//   value *= 1 - lr * weight_decay
+//   m = beta1 m + (1 - beta1) g';  v = beta2 v + (1 - beta2) g'^2
+//   value -= (lr / correction1) * m / (sqrt(v) / sqrt(correction2) + eps),   correction = 1 - beta^step
+// Where the norm is not finite, nothing is changed. Differences from 1 come from the host in f64: in f32, 1 - 0.999 is off by
+// 5e-5 of itself.
+
+struct Params {
+    len: u32,
+    first: u32,
+    decay: f32, // 1 - lr * weight_decay
+    step_size: f32, // lr / correction1
+    beta1: f32,
+    one_minus_beta1: f32,
+    beta2: f32,
+    one_minus_beta2: f32,
+    eps: f32,
+    sqrt_correction2: f32,
+    max_norm: f32,
+}
+var<immediate> params: Params;
+
+const THREADS = 256u;
+const BLOCK = 16384u;
+var<workgroup> sums: array<f32, 256>;
+
+@group(0) @binding(0) var<storage, read> gradient: array<f32>;
+@group(0) @binding(1) var<storage, read_write> partial: array<f32>;
+
+@compute @workgroup_size(256)
+fn sum_of_squares(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let block = group.y * groups.x + group.x;
+    if block * BLOCK >= params.len {
+        return;
+    }
+    let end = min(block * BLOCK + BLOCK, params.len);
+    var sum = 0.0;
+    for (var i = block * BLOCK + thread; i < end; i += THREADS) {
+        sum = fma(gradient[i], gradient[i], sum);
+    }
+    sums[thread] = sum;
+    workgroupBarrier();
+    if thread == 0u {
+        sum = 0.0;
+        for (var i = 0u; i < THREADS; i++) {
+            sum += sums[i];
+        }
+        partial[params.first + block] = sum;
+    }
+}
+
+@group(0) @binding(0) var<storage, read> partials: array<f32>;
+@group(0) @binding(1) var<storage, read_write> state: array<f32>; // norm, coefficient
+
+@compute @workgroup_size(256)
+fn clip(@builtin(local_invocation_index) thread: u32) {
+    var sum = 0.0;
+    for (var i = thread; i < params.len; i += THREADS) {
+        sum += partials[i];
+    }
+    sums[thread] = sum;
+    workgroupBarrier();
+    if thread == 0u {
+        sum = 0.0;
+        for (var i = 0u; i < THREADS; i++) {
+            sum += sums[i];
+        }
+        let norm = sqrt(sum);
+        state[0] = norm;
+        // A maximum of 0 means no clipping, as in TrainingArguments.
+        state[1] = select(1.0, min(1.0, params.max_norm / (norm + 1e-6)), params.max_norm > 0.0);
+    }
+}
+
+@group(0) @binding(1) var<storage, read> clipping: array<f32>;
+@group(0) @binding(2) var<storage, read_write> value: array<f32>;
+@group(0) @binding(3) var<storage, read_write> m: array<f32>;
+@group(0) @binding(4) var<storage, read_write> v: array<f32>;
+
+@compute @workgroup_size(256)
+fn adamw(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let i = (group.y * groups.x + group.x) * THREADS + thread;
+    // The exponent of infinity and NaN, as bits: drivers may assume that floats are finite.
+    if i >= params.len || (bitcast<u32>(clipping[0]) & 0x7f800000u) == 0x7f800000u {
+        return;
+    }
+    let g = gradient[i] * clipping[1];
+    let m1 = params.beta1 * m[i] + params.one_minus_beta1 * g;
+    let v1 = params.beta2 * v[i] + params.one_minus_beta2 * g * g;
+    m[i] = m1;
+    v[i] = v1;
+    value[i] = value[i] * params.decay - params.step_size * m1 / (sqrt(v1) / params.sqrt_correction2 + params.eps);
+}

@@ -1,0 +1,39 @@
+// gather:  y[i, :] = x[rows[i], :]
+// scatter: y[rows[i], :] = x[i, :], for rows that are all different
+
+struct Sizes { rows: u32, columns: u32 }
+var<immediate> sizes: Sizes;
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read> rows: array<u32>;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+
+@compute @workgroup_size(64)
+fn gather(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let i = group.y * groups.x + group.x;
+    if i >= sizes.rows {
+        return;
+    }
+    for (var j = thread; j < sizes.columns; j += 64u) {
+        y[i * sizes.columns + j] = x[rows[i] * sizes.columns + j];
+    }
+}
+
+@compute @workgroup_size(64)
+fn scatter(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let i = group.y * groups.x + group.x;
+    if i >= sizes.rows {
+        return;
+    }
+    for (var j = thread; j < sizes.columns; j += 64u) {
+        y[rows[i] * sizes.columns + j] = x[i * sizes.columns + j];
+    }
+}

@@ -1,0 +1,77 @@
+//! WGSL plus override values, compiled once per `Gpu`.
+
+use std::sync::Arc;
+
+use super::device::{Gpu, MAX_IMMEDIATE_SIZE, lock};
+use crate::{Error, Result};
+
+/// Values of a shader's `override` declarations.
+pub(crate) type Constants = &'static [(&'static str, f64)];
+
+/// One entry point of one shader file, and every combination of overrides it is used with.
+pub(crate) struct Kernel {
+    /// The file's stem in `shaders/`.
+    pub(crate) file: &'static str,
+    pub(crate) source: &'static str,
+    pub(crate) entry: &'static str,
+    /// All combinations in use: what is not listed here cannot be dispatched, and what is listed is tested.
+    pub(crate) variants: &'static [Constants],
+}
+
+/// Entry point and variant of a file, and whether it is part of the same pipeline.
+pub(super) type PipelineKey = (&'static str, &'static str, usize);
+
+/// The combination of a kernel without overrides.
+pub(crate) const PLAIN: &[Constants] = &[&[]];
+
+impl Kernel {
+    pub(crate) const fn plain(file: &'static str, source: &'static str, entry: &'static str) -> Self {
+        Self { file, source, entry, variants: PLAIN }
+    }
+
+    pub(super) fn key(&self, variant: usize) -> PipelineKey {
+        (self.file, self.entry, variant)
+    }
+}
+
+impl Gpu {
+    /// The pipeline of a kernel's variant, compiled at its first use.
+    pub(super) fn pipeline(&self, kernel: &Kernel, variant: usize) -> Result<Arc<wgpu::ComputePipeline>> {
+        let key = kernel.key(variant);
+        if let Some(pipeline) = lock(&self.inner.pipelines).get(&key) {
+            return Ok(Arc::clone(pipeline));
+        }
+        // Compiled outside the lock: two threads may both do it, which is only slower.
+        let pipeline = Arc::new(self.compile(kernel, kernel.variants[variant])?);
+        Ok(Arc::clone(lock(&self.inner.pipelines).entry(key).or_insert(pipeline)))
+    }
+
+    #[allow(unsafe_code, reason = "the one place that trusts shaders")]
+    fn compile(&self, kernel: &Kernel, constants: Constants) -> Result<wgpu::ComputePipeline> {
+        let device = &self.inner.device;
+        let label = format!("{}::{}", kernel.file, kernel.entry);
+        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(&label),
+            source: wgpu::ShaderSource::Wgsl(kernel.source.into()),
+        };
+        // SAFETY: the shaders are this crate's own constants. Every index they form is guarded by the sizes passed with
+        // the dispatch, and every loop ends; the op tests run them on shapes that are no multiple of any tile, between
+        // guard values.
+        let module =
+            unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(&label),
+            layout: None,
+            module: &module,
+            entry_point: Some(kernel.entry),
+            compilation_options: wgpu::PipelineCompilationOptions { constants, zero_initialize_workgroup_memory: false },
+            cache: None,
+        });
+        debug_assert!(MAX_IMMEDIATE_SIZE >= 64);
+        match pollster::block_on(scope.pop()) {
+            Some(error) => Err(Error::Gpu(format!("{label} {constants:?}: {error}"))),
+            None => self.check().map(|()| pipeline),
+        }
+    }
+}

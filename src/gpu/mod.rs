@@ -1,0 +1,11 @@
+//! Everything that knows wgpu, and nothing that knows a layer norm.
+
+mod device;
+mod kernel;
+mod pass;
+mod tensor;
+
+pub use device::{Adapter, Gpu};
+pub(crate) use kernel::{Constants, Kernel};
+pub(crate) use pass::{Download, Pass, spread};
+pub(crate) use tensor::Tensor;

@@ -1,0 +1,206 @@
+//! Records dispatches and copies, then submits them once.
+
+use super::device::{Gpu, lock};
+use super::kernel::Kernel;
+use super::tensor::Tensor;
+use crate::{Error, Result};
+
+/// A list of dispatches being recorded. Nothing runs before [`Pass::submit`].
+///
+/// Dispatches run in the order they were recorded, each seeing what the earlier ones wrote. A workspace dropped while
+/// recording may serve a later dispatch of the same pass, or another pass: command buffers run whole, one after another,
+/// and no pass reads what another left in a workspace. Uploads are therefore copies inside the pass, never queue writes.
+pub(crate) struct Pass<'g> {
+    gpu: &'g Gpu,
+    // Before `encoder`: an open compute pass has to end first.
+    compute: Option<wgpu::ComputePass<'static>>,
+    encoder: wgpu::CommandEncoder,
+    staging: Vec<wgpu::Buffer>,
+}
+
+/// Values on their way back to the host.
+pub(crate) struct Download {
+    buffer: wgpu::Buffer,
+    len: usize,
+}
+
+impl<'g> Pass<'g> {
+    pub(crate) fn new(gpu: &'g Gpu) -> Self {
+        let encoder = gpu.inner.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
+        Self { gpu, compute: None, encoder, staging: Vec::new() }
+    }
+
+    pub(crate) fn gpu(&self) -> &'g Gpu {
+        self.gpu
+    }
+
+    /// A workspace of this shape, with unspecified contents.
+    ///
+    /// In unit tests the contents are NaN, so that an output no kernel wrote is seen.
+    pub(crate) fn alloc(&mut self, shape: &[usize]) -> Result<Tensor> {
+        #[cfg(test)]
+        return self.upload(shape, &vec![f32::NAN; shape.iter().product()]);
+        #[cfg(not(test))]
+        Tensor::workspace(self.gpu, shape)
+    }
+
+    /// A workspace holding these values, visible to what is recorded after this call.
+    pub(crate) fn upload<T: bytemuck::NoUninit>(&mut self, shape: &[usize], values: &[T]) -> Result<Tensor> {
+        let tensor = Tensor::workspace(self.gpu, shape)?;
+        assert_eq!(size_of_val(values) as u64, tensor.len() as u64 * 4);
+        if !values.is_empty() {
+            let bytes: &[u8] = bytemuck::cast_slice(values);
+            let staging = self.gpu.inner.device.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size: bytes.len() as u64,
+                usage: wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::MAP_WRITE,
+                mapped_at_creation: true,
+            });
+            match staging.get_mapped_range_mut(..) {
+                Ok(mut view) => view.copy_from_slice(bytes),
+                Err(error) => return Err(self.gpu.check().err().unwrap_or(Error::Gpu(error.to_string()))),
+            }
+            staging.unmap();
+            self.compute = None;
+            self.encoder.copy_buffer_to_buffer(&staging, 0, &tensor.buffer().buffer, 0, bytes.len() as u64);
+            self.staging.push(staging);
+        }
+        Ok(tensor)
+    }
+
+    /// Writes zeros.
+    pub(crate) fn clear(&mut self, tensor: &Tensor) {
+        self.compute = None;
+        self.encoder.clear_buffer(&tensor.buffer().buffer, 0, Some(tensor.bytes()));
+    }
+
+    /// Records `kernel` with `tensors` as its bindings 0, 1, ... and `params` as its immediates.
+    ///
+    /// A grid with a zero does nothing.
+    pub(crate) fn dispatch<P: bytemuck::NoUninit>(
+        &mut self,
+        kernel: &'static Kernel,
+        variant: usize,
+        tensors: &[&Tensor],
+        params: &P,
+        grid: [usize; 3],
+    ) -> Result<()> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        let limit = self.gpu.inner.limits.max_compute_workgroups_per_dimension as usize;
+        if let Some(&needed) = grid.iter().find(|&&n| n > limit) {
+            return Err(Error::DeviceLimit {
+                what: format!("a dispatch of {}::{}", kernel.file, kernel.entry),
+                needed: needed as u64,
+                limit_name: "maxComputeWorkgroupsPerDimension",
+                limit: limit as u64,
+            });
+        }
+        let pipeline = self.gpu.pipeline(kernel, variant)?;
+        let group = self.bind_group(kernel, variant, &pipeline, tensors);
+        let compute = self.compute.get_or_insert_with(|| {
+            self.encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()).forget_lifetime()
+        });
+        compute.set_pipeline(&pipeline);
+        compute.set_bind_group(0, &group, &[]);
+        let params = bytemuck::bytes_of(params);
+        if !params.is_empty() {
+            compute.set_immediates(0, params);
+        }
+        compute.dispatch_workgroups(grid[0] as u32, grid[1] as u32, grid[2] as u32);
+        Ok(())
+    }
+
+    fn bind_group(
+        &self,
+        kernel: &Kernel,
+        variant: usize,
+        pipeline: &wgpu::ComputePipeline,
+        tensors: &[&Tensor],
+    ) -> wgpu::BindGroup {
+        let inner = &self.gpu.inner;
+        let limit = inner.limits.max_storage_buffer_binding_size;
+        // Whole buffers where they may be bound whole, so that batches of different lengths share a bind group.
+        let sizes = tensors.iter().map(|tensor| {
+            let buffer = tensor.buffer();
+            (buffer.id, if buffer.capacity <= limit { buffer.capacity } else { tensor.bytes() })
+        });
+        let key = (kernel.key(variant), sizes.collect::<Vec<_>>());
+        let mut cache = lock(&inner.bind_groups);
+        if let Some(group) = cache.groups.get(&key) {
+            return group.clone();
+        }
+        let entries: Vec<_> = tensors
+            .iter()
+            .zip(&key.1)
+            .enumerate()
+            .map(|(binding, (tensor, &(_, size)))| wgpu::BindGroupEntry {
+                binding: binding as u32,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer: &tensor.buffer().buffer,
+                    offset: 0,
+                    size: std::num::NonZeroU64::new(size),
+                }),
+            })
+            .collect();
+        let group = inner.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(kernel.file),
+            layout: &pipeline.get_bind_group_layout(0),
+            entries: &entries,
+        });
+        // Long runs over many batch shapes: starting over is cheaper than remembering which were used last.
+        if cache.groups.len() >= 8192 {
+            cache.groups.clear();
+        }
+        cache.groups.insert(key, group.clone());
+        group
+    }
+
+    /// Copies a tensor towards the host. Read it after [`Pass::submit`].
+    pub(crate) fn download(&mut self, tensor: &Tensor) -> Download {
+        self.compute = None;
+        let buffer = self.gpu.inner.device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size: tensor.bytes(),
+            usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
+            mapped_at_creation: false,
+        });
+        self.encoder.copy_buffer_to_buffer(&tensor.buffer().buffer, 0, &buffer, 0, tensor.bytes());
+        Download { buffer, len: tensor.len() }
+    }
+
+    /// Hands everything recorded to the GPU. Does not wait.
+    pub(crate) fn submit(self) -> Result<()> {
+        let Self { gpu, compute, encoder, staging } = self;
+        drop(compute);
+        gpu.inner.queue.submit([encoder.finish()]);
+        drop(staging);
+        gpu.check()
+    }
+}
+
+impl Download {
+    /// Waits for the values.
+    pub(crate) fn wait<T: bytemuck::Pod>(self, gpu: &Gpu) -> Result<Vec<T>> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        self.buffer.map_async(wgpu::MapMode::Read, .., move |result| {
+            let _ = sender.send(result);
+        });
+        gpu.wait()?;
+        match receiver.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(Error::Gpu(error.to_string())),
+            Err(_) => return Err(Error::Gpu("a read from the GPU was dropped".into())),
+        }
+        let view = self.buffer.get_mapped_range(..).map_err(|error| Error::Gpu(error.to_string()))?;
+        Ok(bytemuck::pod_collect_to_vec(&view[..self.len * 4]))
+    }
+}
+
+/// A grid of `groups` workgroups folded into two dimensions, so that it stays under 65,535 in each. The shader forms
+/// its index as `y * num_workgroups.x + x` and stops beyond the end.
+pub(crate) fn spread(groups: usize) -> [usize; 3] {
+    let x = groups.min(32_768);
+    [x, groups.div_ceil(x.max(1)), 1]
+}

@@ -1,0 +1,197 @@
+//! A buffer, a shape, and the pool that workspaces come from.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+use super::device::{Gpu, Inner, lock};
+use crate::{Error, Result};
+
+/// A GPU buffer with what the pool and the bind-group cache need to know of it.
+pub(super) struct Buffer {
+    pub(super) buffer: wgpu::Buffer,
+    /// Unique within its `Gpu`, never reused.
+    pub(super) id: u64,
+    pub(super) capacity: u64,
+}
+
+/// An array on the GPU: contiguous, row-major, elements of four bytes (f32, or u32 and i32 for ids).
+///
+/// Cloning shares the buffer. Contents are unspecified until written.
+#[derive(Clone)]
+pub(crate) struct Tensor {
+    storage: Arc<Storage>,
+    shape: Vec<usize>,
+}
+
+struct Storage {
+    /// `None` only while dropping.
+    buffer: Option<Buffer>,
+    gpu: Weak<Inner>,
+    /// Workspaces go back to the pool; parameters are freed.
+    pooled: bool,
+}
+
+/// Bytes of one element.
+const ELEMENT: u64 = 4;
+
+impl Tensor {
+    /// A workspace: taken from the pool, and given back to it when the last clone is dropped.
+    pub(crate) fn workspace(gpu: &Gpu, shape: &[usize]) -> Result<Self> {
+        Self::new(gpu, shape, true, "a workspace")
+    }
+
+    /// A parameter or optimizer state, in a buffer of its own, called `what` in errors.
+    pub(crate) fn persistent(gpu: &Gpu, shape: &[usize], what: &str) -> Result<Self> {
+        Self::new(gpu, shape, false, what)
+    }
+
+    /// A persistent tensor holding these values.
+    pub(crate) fn from_f32(gpu: &Gpu, shape: &[usize], values: &[f32], what: &str) -> Result<Self> {
+        let tensor = Self::persistent(gpu, shape, what)?;
+        tensor.write(gpu, 0, values)?;
+        Ok(tensor)
+    }
+
+    fn new(gpu: &Gpu, shape: &[usize], pooled: bool, what: &str) -> Result<Self> {
+        let bytes = byte_size(shape);
+        let limits = &gpu.inner.limits;
+        if bytes > limits.max_storage_buffer_binding_size {
+            return Err(Error::DeviceLimit {
+                what: format!("{what} of shape {shape:?}"),
+                needed: bytes,
+                limit_name: "maxStorageBufferBindingSize",
+                limit: limits.max_storage_buffer_binding_size,
+            });
+        }
+        let capacity = if pooled { size_class(bytes).min(limits.max_buffer_size) } else { bytes };
+        let reused = if pooled { lock(&gpu.inner.pool).get_mut(&capacity).and_then(Vec::pop) } else { None };
+        let buffer = match reused {
+            Some(buffer) => buffer,
+            None => allocate(gpu, capacity)?,
+        };
+        let storage = Storage { buffer: Some(buffer), gpu: Arc::downgrade(&gpu.inner), pooled };
+        Ok(Self { storage: Arc::new(storage), shape: shape.to_vec() })
+    }
+
+    pub(crate) fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        byte_size(&self.shape)
+    }
+
+    /// Rows of a matrix.
+    pub(crate) fn rows(&self) -> usize {
+        self.shape[0]
+    }
+
+    /// Columns of a matrix: the product of all dimensions after the first.
+    pub(crate) fn columns(&self) -> usize {
+        self.shape[1..].iter().product()
+    }
+
+    pub(super) fn buffer(&self) -> &Buffer {
+        self.storage.buffer.as_ref().expect("a live tensor holds its buffer until it is dropped")
+    }
+
+    /// Writes values from element `offset` on, for persistent tensors only: the write takes effect before the next
+    /// submit of any thread, so a pooled buffer that another pass still uses would be overwritten too early.
+    pub(crate) fn write(&self, gpu: &Gpu, offset: usize, values: &[f32]) -> Result<()> {
+        assert!(!self.storage.pooled && offset + values.len() <= self.len());
+        gpu.inner.queue.write_buffer(&self.buffer().buffer, offset as u64 * ELEMENT, bytemuck::cast_slice(values));
+        gpu.check()
+    }
+}
+
+/// At least 4 bytes: WebGPU has no empty bindings.
+fn byte_size(shape: &[usize]) -> u64 {
+    (shape.iter().map(|&n| n as u64).product::<u64>() * ELEMENT).max(ELEMENT)
+}
+
+/// Rounds up so that batches of nearly the same length share buffers: eight classes an octave, 12.5 % waste at most.
+fn size_class(bytes: u64) -> u64 {
+    let step = (bytes.next_power_of_two() / 16).max(256);
+    bytes.div_ceil(step) * step
+}
+
+fn allocate(gpu: &Gpu, capacity: u64) -> Result<Buffer> {
+    let inner = &gpu.inner;
+    if capacity > inner.limits.max_buffer_size {
+        return Err(Error::DeviceLimit {
+            what: "a buffer".into(),
+            needed: capacity,
+            limit_name: "maxBufferSize",
+            limit: inner.limits.max_buffer_size,
+        });
+    }
+    let scope = inner.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+    let descriptor = wgpu::BufferDescriptor { label: None, size: capacity, usage, mapped_at_creation: false };
+    let buffer = inner.device.create_buffer(&descriptor);
+    if pollster::block_on(scope.pop()).is_some() {
+        return Err(Error::OutOfMemory { bytes: capacity, in_use: gpu.memory_in_use() });
+    }
+    gpu.check()?;
+    inner.memory_in_use.fetch_add(capacity, Ordering::Relaxed);
+    Ok(Buffer { buffer, id: inner.next_buffer_id.fetch_add(1, Ordering::Relaxed), capacity })
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        let (Some(buffer), Some(inner)) = (self.buffer.take(), self.gpu.upgrade()) else { return };
+        if self.pooled {
+            lock(&inner.pool).entry(buffer.capacity).or_default().push(buffer);
+        } else {
+            inner.memory_in_use.fetch_sub(buffer.capacity, Ordering::Relaxed);
+            inner.forget_bind_groups(&HashSet::from([buffer.id]));
+        }
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor{:?}", self.shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn size_classes_hold_what_they_are_for_and_waste_little() {
+        for bytes in (1..5000).chain([1 << 20, (1 << 20) + 1, 93_763_584, 134_217_728]) {
+            let class = size_class(bytes);
+            assert!(class >= bytes && class - bytes <= (bytes / 8).max(256), "{bytes} -> {class}");
+        }
+    }
+
+    #[test]
+    fn workspaces_are_reused_and_trimmed() {
+        let gpu = crate::test_gpu();
+        let first = Tensor::workspace(&gpu, &[1000]).unwrap();
+        let id = first.buffer().id;
+        drop(first);
+        let second = Tensor::workspace(&gpu, &[1001]).unwrap();
+        assert_eq!(second.buffer().id, id);
+        drop(second);
+        gpu.trim();
+        assert_eq!(gpu.memory_in_use(), 0);
+    }
+
+    #[test]
+    fn a_tensor_over_the_binding_limit_names_the_limit() {
+        let gpu = crate::test_gpu();
+        let limit = gpu.adapter().max_storage_buffer_binding_size;
+        let error = Tensor::persistent(&gpu, &[limit as usize / 4 + 1], "bert.x").unwrap_err();
+        assert!(matches!(error, Error::DeviceLimit { limit_name: "maxStorageBufferBindingSize", .. }));
+        assert!(error.to_string().contains("bert.x"), "{error}");
+    }
+}

@@ -1,0 +1,176 @@
+//! Global-norm clipping and AdamW (Loshchilov and Hutter, arXiv 1711.05101) as `torch.optim.AdamW` computes it.
+
+use crate::Result;
+use crate::gpu::{Kernel, Pass, Tensor, spread};
+
+const SOURCE: &str = include_str!("../../shaders/adamw.wgsl");
+pub(crate) static SUM_OF_SQUARES: Kernel = Kernel::plain("adamw", SOURCE, "sum_of_squares");
+pub(crate) static CLIP: Kernel = Kernel::plain("adamw", SOURCE, "clip");
+pub(crate) static ADAMW: Kernel = Kernel::plain("adamw", SOURCE, "adamw");
+
+/// Elements whose squares one workgroup sums; the shader's `BLOCK`.
+const BLOCK: usize = 16_384;
+
+/// The shader's immediates; each entry point reads those it needs.
+#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Params {
+    len: u32,
+    first: u32,
+    decay: f32,
+    step_size: f32,
+    beta1: f32,
+    one_minus_beta1: f32,
+    beta2: f32,
+    one_minus_beta2: f32,
+    eps: f32,
+    sqrt_correction2: f32,
+    max_norm: f32,
+}
+
+/// Returns \[norm, coefficient\]: the 2-norm of all gradients together, and `min(1, max_norm / (norm + 1e-6))`, or 1
+/// where `max_norm` is 0.
+pub(crate) fn clip(pass: &mut Pass, gradients: &[Tensor], max_norm: f32) -> Result<Tensor> {
+    let blocks: usize = gradients.iter().map(|gradient| gradient.len().div_ceil(BLOCK)).sum();
+    let partials = pass.alloc(&[blocks])?;
+    let mut first = 0;
+    for gradient in gradients {
+        let params = Params { len: gradient.len() as u32, first: first as u32, ..Default::default() };
+        let blocks = gradient.len().div_ceil(BLOCK);
+        pass.dispatch(&SUM_OF_SQUARES, 0, &[gradient, &partials], &params, spread(blocks))?;
+        first += blocks;
+    }
+    let state = pass.alloc(&[2])?;
+    let params = Params { len: blocks as u32, max_norm, ..Default::default() };
+    pass.dispatch(&CLIP, 0, &[&partials, &state], &params, [1, 1, 1])?;
+    Ok(state)
+}
+
+/// The numbers of one step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step {
+    /// Counted from 1.
+    pub(crate) step: u64,
+    pub(crate) learning_rate: f64,
+    pub(crate) weight_decay: f64,
+    pub(crate) beta1: f64,
+    pub(crate) beta2: f64,
+    pub(crate) eps: f64,
+}
+
+/// Arrays of [`adamw`], all of one shape but `clip`.
+pub(crate) struct AdamW<'t> {
+    pub(crate) gradient: &'t Tensor,
+    /// From [`clip`]; where its norm is not finite nothing is changed.
+    pub(crate) clip: &'t Tensor,
+    pub(crate) value: &'t Tensor,
+    pub(crate) m: &'t Tensor,
+    pub(crate) v: &'t Tensor,
+}
+
+/// Updates value, m and v in place.
+pub(crate) fn adamw(pass: &mut Pass, arrays: AdamW, step: Step) -> Result<()> {
+    let AdamW { gradient, clip, value, m, v } = arrays;
+    let Step { step, learning_rate, weight_decay, beta1, beta2, eps } = step;
+    let steps = i32::try_from(step).unwrap_or(i32::MAX);
+    let params = Params {
+        len: value.len() as u32,
+        decay: (1.0 - learning_rate * weight_decay) as f32,
+        step_size: (learning_rate / (1.0 - beta1.powi(steps))) as f32,
+        beta1: beta1 as f32,
+        one_minus_beta1: (1.0 - beta1) as f32,
+        beta2: beta2 as f32,
+        one_minus_beta2: (1.0 - beta2) as f32,
+        eps: eps as f32,
+        sqrt_correction2: (1.0 - beta2.powi(steps)).sqrt() as f32,
+        ..Default::default()
+    };
+    let grid = spread(value.len().div_ceil(256));
+    pass.dispatch(&ADAMW, 0, &[gradient, clip, value, m, v], &params, grid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::{assert_close, f64s, random, run};
+
+    const STEP: Step =
+        Step { step: 1, learning_rate: 0.01, weight_decay: 0.1, beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+
+    fn norm(gradients: &[Vec<f32>]) -> f64 {
+        gradients.iter().flatten().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt()
+    }
+
+    #[test]
+    fn clip_measures_all_gradients_together() {
+        let gpu = crate::test_gpu();
+        for lengths in [vec![1], vec![37, 16_384, 16_385], vec![70_000, 3]] {
+            let gradients: Vec<Vec<f32>> = lengths.iter().enumerate().map(|(i, &n)| random(n, i as u64)).collect();
+            for max_norm in [0.0, 0.5, 1e6] {
+                let got = run(&gpu, |pass| {
+                    let mut tensors = Vec::new();
+                    for gradient in &gradients {
+                        tensors.push(pass.upload(&[gradient.len()], gradient)?);
+                    }
+                    Ok(vec![clip(pass, &tensors, max_norm)?])
+                });
+                let norm = norm(&gradients);
+                let limit = f64::from(max_norm);
+                let coefficient = if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 };
+                assert_close(&format!("{lengths:?}, {max_norm}"), &got[0], &[norm, coefficient], 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn ten_steps_equal_the_twin() {
+        let gpu = crate::test_gpu();
+        let n = 300;
+        let start = random(n, 1);
+        let gradients: Vec<Vec<f32>> = (0..10).map(|i| random(n, 10 + i)).collect();
+        let got = run(&gpu, |pass| {
+            let (value, zeros) = (pass.upload(&[n], &start)?, vec![0.0f32; n]);
+            let (m, v) = (pass.upload(&[n], &zeros)?, pass.upload(&[n], &zeros)?);
+            for (i, gradient) in gradients.iter().enumerate() {
+                let gradient = pass.upload(&[n], gradient)?;
+                let clip = clip(pass, std::slice::from_ref(&gradient), 2.0)?;
+                let arrays = AdamW { gradient: &gradient, clip: &clip, value: &value, m: &m, v: &v };
+                adamw(pass, arrays, Step { step: i as u64 + 1, ..STEP })?;
+            }
+            Ok(vec![value, m, v])
+        });
+        let (mut value, mut m, mut v) = (f64s(&start), vec![0.0; n], vec![0.0; n]);
+        for (i, gradient) in gradients.iter().enumerate() {
+            let coefficient = (2.0 / (norm(std::slice::from_ref(gradient)) + 1e-6)).min(1.0);
+            let t = i as i32 + 1;
+            for j in 0..n {
+                let g = f64::from(gradient[j]) * coefficient;
+                value[j] *= 1.0 - STEP.learning_rate * STEP.weight_decay;
+                m[j] = STEP.beta1 * m[j] + (1.0 - STEP.beta1) * g;
+                v[j] = STEP.beta2 * v[j] + (1.0 - STEP.beta2) * g * g;
+                let m_hat = m[j] / (1.0 - STEP.beta1.powi(t));
+                let v_hat = v[j] / (1.0 - STEP.beta2.powi(t));
+                value[j] -= STEP.learning_rate * m_hat / (v_hat.sqrt() + STEP.eps);
+            }
+        }
+        assert_close("value", &got[0], &value, 1e-6);
+        assert_close("m", &got[1], &m, 1e-6);
+        assert_close("v", &got[2], &v, 1e-6);
+    }
+
+    #[test]
+    fn a_gradient_that_is_not_finite_changes_nothing() {
+        let gpu = crate::test_gpu();
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let got = run(&gpu, |pass| {
+                let value = pass.upload(&[3], &[1.0f32, 2.0, 3.0])?;
+                let (m, v) = (pass.upload(&[3], &[4.0f32; 3])?, pass.upload(&[3], &[5.0f32; 3])?);
+                let gradient = pass.upload(&[3], &[0.1, bad, 0.1])?;
+                let clip = clip(pass, std::slice::from_ref(&gradient), 1.0)?;
+                adamw(pass, AdamW { gradient: &gradient, clip: &clip, value: &value, m: &m, v: &v }, STEP)?;
+                Ok(vec![value, m, v])
+            });
+            assert_eq!(got, [vec![1.0, 2.0, 3.0], vec![4.0; 3], vec![5.0; 3]]);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Multi-head self-attention over packed sequences, each attending to itself alone.
+
+use crate::Result;
+use crate::gpu::{Kernel, Pass, Tensor, spread};
+
+const SOURCE: &str = include_str!("../../shaders/attention.wgsl");
+pub(crate) static FORWARD: Kernel = Kernel::plain("attention", SOURCE, "forward");
+pub(crate) static BACKWARD_QUERY: Kernel = Kernel::plain("attention", SOURCE, "backward_query");
+pub(crate) static BACKWARD_KEY: Kernel = Kernel::plain("attention", SOURCE, "backward_key");
+
+/// Rows of one sequence that a workgroup takes; the shader's `ROWS`.
+const ROWS: u32 = 4;
+
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Sizes {
+    blocks: u32,
+    heads: u32,
+    head_size: u32,
+    scale: f32,
+}
+
+/// The work list of a batch: (first row, rows, start and end of the sequence) for every up to four rows.
+pub(crate) fn blocks(cu_seqlens: &[u32]) -> Vec<[u32; 4]> {
+    let sequences = cu_seqlens.windows(2).map(|pair| (pair[0], pair[1]));
+    let block = |(start, end): (u32, u32)| {
+        (start..end).step_by(ROWS as usize).map(move |row| [row, ROWS.min(end - row), start, end])
+    };
+    sequences.flat_map(block).collect()
+}
+
+/// What forward and backward share.
+#[derive(Clone, Copy)]
+pub(crate) struct Attention<'t> {
+    /// u32 \[blocks, 4\], from [`blocks`]
+    pub(crate) blocks: &'t Tensor,
+    /// \[tokens, 3 * hidden\]: queries, keys, values
+    pub(crate) qkv: &'t Tensor,
+    pub(crate) heads: usize,
+}
+
+impl Attention<'_> {
+    fn sizes(&self) -> Sizes {
+        let head_size = self.qkv.columns() / 3 / self.heads;
+        Sizes {
+            blocks: self.blocks.rows() as u32,
+            heads: self.heads as u32,
+            head_size: head_size as u32,
+            scale: (1.0 / (head_size as f64).sqrt()) as f32,
+        }
+    }
+
+    fn grid(&self) -> [usize; 3] {
+        let [x, y, _] = spread(self.blocks.rows());
+        [x, y, self.heads * (self.sizes().head_size as usize).div_ceil(64)]
+    }
+}
+
+/// What the backward pass needs beside the inputs.
+pub(crate) struct Saved {
+    /// log of each row's sum of exponentials, \[tokens, heads\]
+    lse: Tensor,
+}
+
+/// Returns the context, \[tokens, hidden\].
+pub(crate) fn forward(pass: &mut Pass, attention: Attention) -> Result<(Tensor, Saved)> {
+    let Attention { blocks, qkv, heads } = attention;
+    let context = pass.alloc(&[qkv.rows(), qkv.columns() / 3])?;
+    let lse = pass.alloc(&[qkv.rows(), heads])?;
+    pass.dispatch(&FORWARD, 0, &[blocks, qkv, &context, &lse], &attention.sizes(), attention.grid())?;
+    Ok((context, Saved { lse }))
+}
+
+/// Returns the gradient of qkv, \[tokens, 3 * hidden\], from that of the context.
+pub(crate) fn backward(
+    pass: &mut Pass,
+    attention: Attention,
+    context: &Tensor,
+    saved: &Saved,
+    dcontext: &Tensor,
+) -> Result<Tensor> {
+    let Attention { blocks, qkv, .. } = attention;
+    let dqkv = pass.alloc(qkv.shape())?;
+    let delta = pass.alloc(saved.lse.shape())?;
+    let (sizes, grid) = (attention.sizes(), attention.grid());
+    pass.dispatch(&BACKWARD_QUERY, 0, &[blocks, qkv, context, &saved.lse, dcontext, &delta, &dqkv], &sizes, grid)?;
+    pass.dispatch(&BACKWARD_KEY, 0, &[blocks, qkv, &saved.lse, &delta, dcontext, &dqkv], &sizes, grid)?;
+    Ok(dqkv)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::{assert_close, assert_gradient, dot, f64s, random, run};
+
+    struct Shape<'a> {
+        cu_seqlens: &'a [u32],
+        heads: usize,
+        head_size: usize,
+    }
+
+    impl Shape<'_> {
+        fn hidden(&self) -> usize {
+            self.heads * self.head_size
+        }
+
+        fn tokens(&self) -> usize {
+            *self.cu_seqlens.last().unwrap() as usize
+        }
+
+        /// Part 0, 1 or 2 (query, key, value) of a token for a head.
+        fn part<'q>(&self, qkv: &'q [f64], t: usize, part: usize, head: usize) -> &'q [f64] {
+            let at = (3 * t + part) * self.hidden() + head * self.head_size;
+            &qkv[at..at + self.head_size]
+        }
+
+        fn rows(&self) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> {
+            let sequences = self.cu_seqlens.windows(2).map(|pair| pair[0] as usize..pair[1] as usize);
+            sequences.flat_map(|sequence| sequence.clone().map(move |t| (t, sequence.clone())))
+        }
+
+        fn probabilities(&self, qkv: &[f64], t: usize, keys: std::ops::Range<usize>, head: usize) -> Vec<f64> {
+            let q = self.part(qkv, t, 0, head);
+            let scale = 1.0 / (self.head_size as f64).sqrt();
+            let s: Vec<f64> = keys.map(|j| scale * dot(q, self.part(qkv, j, 1, head))).collect();
+            let largest = s.iter().copied().fold(f64::MIN, f64::max);
+            let sum: f64 = s.iter().map(|s| (s - largest).exp()).sum();
+            s.iter().map(|s| (s - largest).exp() / sum).collect()
+        }
+
+        fn twin(&self, qkv: &[f64]) -> Vec<f64> {
+            let mut context = vec![0.0; self.tokens() * self.hidden()];
+            for (t, keys) in self.rows() {
+                for head in 0..self.heads {
+                    let p = self.probabilities(qkv, t, keys.clone(), head);
+                    for (p, j) in p.iter().zip(keys.clone()) {
+                        for (d, v) in self.part(qkv, j, 2, head).iter().enumerate() {
+                            context[t * self.hidden() + head * self.head_size + d] += p * v;
+                        }
+                    }
+                }
+            }
+            context
+        }
+
+        fn twin_backward(&self, qkv: &[f64], dcontext: &[f64]) -> Vec<f64> {
+            let scale = 1.0 / (self.head_size as f64).sqrt();
+            let mut dqkv = vec![0.0; qkv.len()];
+            for (t, keys) in self.rows() {
+                for head in 0..self.heads {
+                    let at = |t: usize, part: usize| (3 * t + part) * self.hidden() + head * self.head_size;
+                    let do_ = &dcontext[t * self.hidden() + head * self.head_size..][..self.head_size];
+                    let p = self.probabilities(qkv, t, keys.clone(), head);
+                    let dp: Vec<f64> = keys.clone().map(|j| dot(do_, self.part(qkv, j, 2, head))).collect();
+                    let delta = dot(&p, &dp);
+                    for (i, j) in keys.clone().enumerate() {
+                        let ds = scale * p[i] * (dp[i] - delta);
+                        for d in 0..self.head_size {
+                            dqkv[at(t, 0) + d] += ds * qkv[at(j, 1) + d];
+                            dqkv[at(j, 1) + d] += ds * qkv[at(t, 0) + d];
+                            dqkv[at(j, 2) + d] += p[i] * do_[d];
+                        }
+                    }
+                }
+            }
+            dqkv
+        }
+    }
+
+    #[test]
+    fn blocks_cover_every_row_once() {
+        assert_eq!(blocks(&[0, 5, 5, 6]), [[0, 4, 0, 5], [4, 1, 0, 5], [5, 1, 5, 6]]);
+        assert!(blocks(&[0]).is_empty());
+    }
+
+    #[test]
+    fn the_twin_is_right() {
+        let shape = Shape { cu_seqlens: &[0, 3, 5], heads: 2, head_size: 3 };
+        let (qkv, dcontext) = (f64s(&random(5 * 18, 1)), f64s(&random(5 * 6, 2)));
+        let gradient = shape.twin_backward(&qkv, &dcontext);
+        assert_gradient("qkv", |qkv| dot(&shape.twin(qkv), &dcontext), &qkv, &gradient);
+    }
+
+    #[test]
+    fn equals_its_twin() {
+        let gpu = crate::test_gpu();
+        let shapes = [
+            Shape { cu_seqlens: &[0, 1], heads: 1, head_size: 1 },
+            Shape { cu_seqlens: &[0, 13, 20, 57, 58], heads: 3, head_size: 13 },
+            Shape { cu_seqlens: &[0, 128, 257], heads: 1, head_size: 8 }, // on and beyond a piece
+            Shape { cu_seqlens: &[0, 300], heads: 2, head_size: 5 },
+            Shape { cu_seqlens: &[0, 9, 17], heads: 2, head_size: 72 }, // wider than a workgroup
+        ];
+        for shape in shapes {
+            let (tokens, hidden) = (shape.tokens(), shape.hidden());
+            let what = format!("{:?} x {} x {}", shape.cu_seqlens, shape.heads, shape.head_size);
+            // Large enough scores that softmax is far from uniform.
+            let qkv: Vec<f32> = random(tokens * 3 * hidden, 1).iter().map(|x| x * 3.0).collect();
+            let dcontext = random(tokens * hidden, 2);
+            let list = blocks(shape.cu_seqlens);
+            let got = run(&gpu, |pass| {
+                let blocks = pass.upload(&[list.len(), 4], &list)?;
+                let qkv = pass.upload(&[tokens, 3 * hidden], &qkv)?;
+                let dcontext = pass.upload(&[tokens, hidden], &dcontext)?;
+                let attention = Attention { blocks: &blocks, qkv: &qkv, heads: shape.heads };
+                let (context, saved) = forward(pass, attention)?;
+                let dqkv = backward(pass, attention, &context, &saved, &dcontext)?;
+                Ok(vec![context, dqkv])
+            });
+            let qkv = f64s(&qkv);
+            assert_close(&format!("context {what}"), &got[0], &shape.twin(&qkv), 1e-5);
+            let dqkv = shape.twin_backward(&qkv, &f64s(&dcontext));
+            assert_close(&format!("dqkv {what}"), &got[1], &dqkv, 5e-5);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! y = x W^T + b, with W stored \[out, in\] as checkpoints have it.
+
+use super::column_sum::column_sum;
+use super::gemm::{Form, Gemm, Sizes, gemm};
+use crate::Result;
+use crate::gpu::{Pass, Tensor};
+
+/// Arrays of [`forward`].
+pub(crate) struct Forward<'t> {
+    /// \[rows, in\]
+    pub(crate) x: &'t Tensor,
+    /// \[out, in\]
+    pub(crate) weight: &'t Tensor,
+    /// \[out\]
+    pub(crate) bias: &'t Tensor,
+}
+
+/// y\[rows, out\] = x W^T + b
+pub(crate) fn forward(pass: &mut Pass, Forward { x, weight, bias }: Forward) -> Result<Tensor> {
+    let y = pass.alloc(&[x.rows(), weight.rows()])?;
+    let sizes = sizes(x.rows(), weight.rows(), weight.columns());
+    gemm(pass, Form::Linear, &Gemm { a: x, b: weight, bias: Some(bias), c: &y, sizes })?;
+    Ok(y)
+}
+
+/// Arrays of [`backward`].
+pub(crate) struct Backward<'t> {
+    /// \[rows, out\]
+    pub(crate) dy: &'t Tensor,
+    /// \[rows, in\]
+    pub(crate) x: &'t Tensor,
+    /// \[out, in\]
+    pub(crate) weight: &'t Tensor,
+    /// \[out, in\], added to
+    pub(crate) dweight: &'t Tensor,
+    /// \[out\], added to
+    pub(crate) dbias: &'t Tensor,
+    /// \[rows, in\], added to where the input is used elsewhere too; otherwise one is made and written.
+    pub(crate) dx: Option<&'t Tensor>,
+}
+
+/// dx = dy W (or +=), dW += dy^T x, db += column sums of dy. Returns dx.
+pub(crate) fn backward(pass: &mut Pass, arrays: Backward) -> Result<Tensor> {
+    let Backward { dy, x, weight, dweight, dbias, dx } = arrays;
+    let (out, input) = (weight.rows(), weight.columns());
+    gemm(
+        pass,
+        Form::WeightGradient,
+        &Gemm { a: dy, b: x, bias: None, c: dweight, sizes: sizes(out, input, x.rows()) },
+    )?;
+    column_sum(pass, dy, dbias)?;
+    let (form, dx) = match dx {
+        Some(dx) => (Form::InputGradientAdd, dx.clone()),
+        None => (Form::InputGradient, pass.alloc(&[x.rows(), input])?),
+    };
+    gemm(pass, form, &Gemm { a: dy, b: weight, bias: None, c: &dx, sizes: sizes(x.rows(), input, out) })?;
+    Ok(dx)
+}
+
+fn sizes(m: usize, n: usize, k: usize) -> Sizes {
+    Sizes { m: m as u32, n: n as u32, k: k as u32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::{assert_close, assert_gradient, dot, f64s, random, run};
+
+    fn twin(x: &[f64], w: &[f64], b: &[f64], input: usize) -> Vec<f64> {
+        let out = b.len();
+        let rows = x.len() / input;
+        let row = |i: usize, o: usize| b[o] + dot(&x[i * input..(i + 1) * input], &w[o * input..(o + 1) * input]);
+        (0..rows * out).map(|at| row(at / out, at % out)).collect()
+    }
+
+    /// (dx, dw, db)
+    fn twin_backward(x: &[f64], w: &[f64], dy: &[f64], input: usize) -> [Vec<f64>; 3] {
+        let out = w.len() / input;
+        let rows = x.len() / input;
+        let (mut dx, mut dw, mut db) = (vec![0.0; x.len()], vec![0.0; w.len()], vec![0.0; out]);
+        for i in 0..rows {
+            for o in 0..out {
+                let g = dy[i * out + o];
+                db[o] += g;
+                for j in 0..input {
+                    dx[i * input + j] += g * w[o * input + j];
+                    dw[o * input + j] += g * x[i * input + j];
+                }
+            }
+        }
+        [dx, dw, db]
+    }
+
+    #[test]
+    fn the_twin_is_right() {
+        let [x, w, b, dy] =
+            [(15, 1), (12, 2), (4, 3), (20, 4)].map(|(n, seed)| f64s(&random(n, seed)));
+        let [dx, dw, db] = twin_backward(&x, &w, &dy, 3);
+        assert_gradient("dx", |x| dot(&twin(x, &w, &b, 3), &dy), &x, &dx);
+        assert_gradient("dw", |w| dot(&twin(&x, w, &b, 3), &dy), &w, &dw);
+        assert_gradient("db", |b| dot(&twin(&x, &w, b, 3), &dy), &b, &db);
+    }
+
+    #[test]
+    fn equals_its_twin() {
+        let gpu = crate::test_gpu();
+        for (rows, input, out) in [(1, 1, 1), (13, 7, 37), (130, 65, 20)] {
+            let [x, w, b, dy] = [(rows * input, 1), (out * input, 2), (out, 3), (rows * out, 4)].map(|(n, s)| random(n, s));
+            let [dw0, db0, dx0] = [(out * input, 5), (out, 6), (rows * input, 7)].map(|(n, s)| random(n, s));
+            let got = run(&gpu, |pass| {
+                let (x, weight) = (pass.upload(&[rows, input], &x)?, pass.upload(&[out, input], &w)?);
+                let (bias, dy) = (pass.upload(&[out], &b)?, pass.upload(&[rows, out], &dy)?);
+                let y = forward(pass, Forward { x: &x, weight: &weight, bias: &bias })?;
+                let (dweight, dbias) = (pass.upload(&[out, input], &dw0)?, pass.upload(&[out], &db0)?);
+                let arrays =
+                    Backward { dy: &dy, x: &x, weight: &weight, dweight: &dweight, dbias: &dbias, dx: None };
+                let dx = backward(pass, arrays)?;
+                let added = pass.upload(&[rows, input], &dx0)?;
+                // Scratch gradients: this second call is only about `dx`.
+                let (scratch_w, scratch_b) = (pass.upload(&[out, input], &dw0)?, pass.upload(&[out], &db0)?);
+                let (dweight_, dbias_) = (&scratch_w, &scratch_b);
+                let arrays =
+                    Backward { dy: &dy, x: &x, weight: &weight, dweight: dweight_, dbias: dbias_, dx: Some(&added) };
+                backward(pass, arrays)?;
+                Ok(vec![y, dx, dweight, dbias, added])
+            });
+            let [x, w, b, dy] = [x, w, b, dy].map(|v| f64s(&v));
+            let [dx, dw, db] = twin_backward(&x, &w, &dy, input);
+            let sum = |a: &[f64], b: &[f32]| a.iter().zip(b).map(|(a, &b)| a + f64::from(b)).collect::<Vec<_>>();
+            assert_close("y", &got[0], &twin(&x, &w, &b, input), 1e-5);
+            assert_close("dx", &got[1], &dx, 1e-5);
+            assert_close("dweight", &got[2], &sum(&dw, &dw0), 1e-5);
+            assert_close("dbias", &got[3], &sum(&db, &db0), 1e-5);
+            assert_close("dx, added", &got[4], &sum(&dx, &dx0), 1e-5);
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Rows picked from a matrix, and put back.
+
+use super::Extent;
+use crate::Result;
+use crate::gpu::{Kernel, Pass, Tensor, spread};
+
+const SOURCE: &str = include_str!("../../shaders/rows.wgsl");
+pub(crate) static GATHER: Kernel = Kernel::plain("rows", SOURCE, "gather");
+pub(crate) static SCATTER: Kernel = Kernel::plain("rows", SOURCE, "scatter");
+
+/// y\[i, :\] = x\[rows\[i\], :\]
+pub(crate) fn gather(pass: &mut Pass, x: &Tensor, rows: &Tensor) -> Result<Tensor> {
+    let y = pass.alloc(&[rows.len(), x.columns()])?;
+    let params = Extent { rows: rows.len() as u32, columns: x.columns() as u32 };
+    pass.dispatch(&GATHER, 0, &[x, rows, &y], &params, spread(rows.len()))?;
+    Ok(y)
+}
+
+/// y\[rows\[i\], :\] = x\[i, :\], leaving the other rows as they are. The rows must all be different.
+pub(crate) fn scatter(pass: &mut Pass, x: &Tensor, rows: &Tensor, y: &Tensor) -> Result<()> {
+    let params = Extent { rows: rows.len() as u32, columns: x.columns() as u32 };
+    pass.dispatch(&SCATTER, 0, &[x, rows, y], &params, spread(rows.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::{random, run};
+
+    #[test]
+    fn gathers_and_scatters_exactly() {
+        let gpu = crate::test_gpu();
+        for (rows, columns) in [(7, 1), (13, 37), (9, 130)] {
+            let picked: Vec<u32> = (0..rows as u32).rev().step_by(2).collect();
+            let (x, y) = (random(rows * columns, 1), random(rows * columns, 2));
+            let got = run(&gpu, |pass| {
+                let (x, y) = (pass.upload(&[rows, columns], &x)?, pass.upload(&[rows, columns], &y)?);
+                let picked = pass.upload(&[picked.len()], &picked)?;
+                let gathered = gather(pass, &x, &picked)?;
+                scatter(pass, &gathered, &picked, &y)?;
+                Ok(vec![gathered, y])
+            });
+            let mut scattered = y.clone();
+            for (i, &row) in picked.iter().enumerate() {
+                let row = row as usize * columns..(row as usize + 1) * columns;
+                assert_eq!(got[0][i * columns..(i + 1) * columns], x[row.clone()]);
+                scattered[row.clone()].copy_from_slice(&x[row]);
+            }
+            assert_eq!(got[1], scattered);
+        }
+    }
+}

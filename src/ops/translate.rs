@@ -1,0 +1,128 @@
+//! Every shader, in every override combination in use, also reads as MSL and HLSL and fits WebGPU's default limits.
+//! So what passes on Vulkan at least compiles on Metal and DX12.
+
+use naga::back::{hlsl, msl, pipeline_constants::process_overrides};
+use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
+
+use crate::gpu::{Constants, Kernel};
+
+/// Every kernel of the crate.
+const KERNELS: &[&Kernel] = &[
+    &super::activation::FORWARD,
+    &super::activation::BACKWARD,
+    &super::adamw::SUM_OF_SQUARES,
+    &super::adamw::CLIP,
+    &super::adamw::ADAMW,
+    &super::attention::FORWARD,
+    &super::attention::BACKWARD_QUERY,
+    &super::attention::BACKWARD_KEY,
+    &super::column_sum::COLUMN_SUM,
+    &super::cross_entropy::CROSS_ENTROPY,
+    &super::embedding::FORWARD,
+    &super::embedding::SUM_ROWS,
+    &super::gemm::TILED,
+    &super::gemm::SUBGROUP,
+    &super::layer_norm::FORWARD,
+    &super::layer_norm::BACKWARD,
+    &super::layer_norm::BACKWARD_PARAMETERS,
+    &super::rows::GATHER,
+    &super::rows::SCATTER,
+];
+
+fn validator() -> Validator {
+    let mut validator =
+        Validator::new(ValidationFlags::all(), Capabilities::IMMEDIATES | Capabilities::SUBGROUP);
+    validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
+    validator
+}
+
+fn translate(kernel: &Kernel, constants: Constants) {
+    let what = format!("{}::{} {constants:?}", kernel.file, kernel.entry);
+    let module = naga::front::wgsl::parse_str(kernel.source).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let info = validator().validate(&module).unwrap_or_else(|e| panic!("{what}: {e:?}"));
+    let values = constants.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
+    let stage = naga::ShaderStage::Compute;
+    let (module, info) = process_overrides(&module, &info, Some((stage, kernel.entry)), &values)
+        .unwrap_or_else(|e| panic!("{what}: {e}"));
+    limits(&what, &module, &info, kernel.entry);
+
+    let bind = |shader: &naga::Module| -> Vec<naga::ResourceBinding> {
+        shader.global_variables.iter().filter_map(|(_, variable)| variable.binding).collect()
+    };
+    let mut resources = msl::EntryPointResources { immediates_buffer: Some(30), ..Default::default() };
+    resources.sizes_buffer = Some(29);
+    for binding in bind(&module) {
+        let target = msl::BindTarget { buffer: Some(binding.binding as u8), mutable: true, ..Default::default() };
+        resources.resources.insert(binding, target);
+    }
+    let options = msl::Options {
+        lang_version: (2, 4),
+        per_entry_point_map: [(kernel.entry.to_owned(), resources)].into(),
+        fake_missing_bindings: false,
+        ..Default::default()
+    };
+    let pipeline = msl::PipelineOptions { entry_point: Some((stage, kernel.entry.into())), ..Default::default() };
+    let (source, translated) =
+        msl::write_string(&module, &info, &options, &pipeline).unwrap_or_else(|e| panic!("{what}: MSL: {e}"));
+    assert!(source.contains("kernel void") && translated.entry_point_names.iter().all(Result::is_ok), "{what}");
+
+    let options = hlsl::Options {
+        shader_model: hlsl::ShaderModel::V6_0,
+        immediates_target: Some(hlsl::BindTarget { space: 1, ..Default::default() }),
+        special_constants_binding: Some(hlsl::BindTarget { space: 2, ..Default::default() }),
+        ..Default::default()
+    };
+    let pipeline = hlsl::PipelineOptions { entry_point: Some((stage, kernel.entry.into())) };
+    let mut source = String::new();
+    hlsl::Writer::new(&mut source, &options, &pipeline)
+        .write(&module, &info, None)
+        .unwrap_or_else(|e| panic!("{what}: HLSL: {e}"));
+    assert!(source.contains("numthreads"), "{what}");
+}
+
+/// WebGPU's defaults, which every adapter has: 8 storage buffers a stage, 16 KiB of workgroup memory, 256 invocations.
+fn limits(what: &str, module: &naga::Module, info: &naga::valid::ModuleInfo, entry: &str) {
+    let index = module.entry_points.iter().position(|point| point.name == entry).unwrap();
+    let used = |handle: naga::Handle<naga::GlobalVariable>| !info.get_entry_point(index)[handle].is_empty();
+    let (mut storage, mut workgroup) = (0, 0);
+    for (handle, variable) in module.global_variables.iter().filter(|(handle, _)| used(*handle)) {
+        match variable.space {
+            naga::AddressSpace::Storage { .. } => storage += 1,
+            naga::AddressSpace::WorkGroup => workgroup += module.types[variable.ty].inner.size(module.to_ctx()),
+            naga::AddressSpace::Immediate => {
+                assert!(module.types[variable.ty].inner.size(module.to_ctx()) <= 64, "{what}: {handle:?}");
+            }
+            _ => {}
+        }
+    }
+    let invocations: u32 = module.entry_points[index].workgroup_size.iter().product();
+    assert!(storage <= 8, "{what}: {storage} storage buffers");
+    assert!(workgroup <= 16_384, "{what}: {workgroup} bytes of workgroup memory");
+    assert!(invocations <= 256, "{what}: {invocations} invocations");
+}
+
+#[test]
+fn every_variant_translates_to_metal_and_dx12_within_default_limits() {
+    for kernel in KERNELS {
+        for constants in kernel.variants {
+            translate(kernel, constants);
+        }
+    }
+}
+
+/// The list above is complete: it names every `@compute` entry point of every shader file.
+#[test]
+fn every_entry_point_is_listed() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/shaders");
+    let mut missing = Vec::new();
+    for file in std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()) {
+        let stem = file.file_stem().unwrap().to_string_lossy().into_owned();
+        let source = std::fs::read_to_string(&file).unwrap();
+        for point in naga::front::wgsl::parse_str(&source).unwrap().entry_points {
+            if !KERNELS.iter().any(|kernel| kernel.file == stem && kernel.entry == point.name) {
+                missing.push(format!("{stem}::{}", point.name));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "not in KERNELS: {missing:?}");
+}
