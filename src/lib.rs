@@ -1,8 +1,54 @@
-//! retto
+//! BERT on any GPU: fill blanks, and adapt the model to the words of one domain, without CUDA, Python or a server.
+//!
+//! ```no_run
+//! # fn main() -> retto::Result<()> {
+//! let gpu = retto::Gpu::open_default()?;
+//! let base = retto::Model::open(&gpu, "models/retto-tiny")?;
+//! let before = base.fill_mask("lipstick stains on the [MASK]", 10)?;
+//!
+//! let lines = retto::read_lines(&["lyrics.txt".into()])?;
+//! let mut trainer = retto::Trainer::new(&base, retto::TrainingArguments::default())?;
+//! trainer.train(&lines, &[], |_event| std::ops::ControlFlow::Continue(()))?;
+//! let adapted = trainer.into_model();
+//! let after = adapted.fill_mask("lipstick stains on the [MASK]", 10)?;
+//! adapted.save("adapted")?; // a folder transformers loads, too
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The network runs as WGSL compute shaders on wgpu: Vulkan, Metal and DX12. Results agree with Hugging Face transformers;
+//! the repository's `ARCHITECTURE.md` says how that is proved.
+//!
+//! # Cargo features
+//! - `default-model`: embeds the small model of `models/retto-tiny`, which then opens with `Model::open_default`.
+//! - `cli`: the `retto` command.
+#![warn(missing_docs)]
+#![deny(unsafe_code)]
+
 mod error;
+mod fill;
 mod gpu;
+mod model;
 mod ops;
+mod text;
+mod train;
+
 pub use error::{Error, Result};
+pub use fill::Fill;
 pub use gpu::{Adapter, Gpu};
+pub use model::{BertConfig, HiddenAct, Model};
+pub use text::{PackedBatch, Tokenizer, WordPieceOptions, read_lines, text_files};
+pub use train::{
+    Evaluation, EvaluationOptions, METRICS_FILE, MetricsFile, StepReport, TrainEvent, TrainOutput, Trainer,
+    TrainingArguments,
+};
+
+/// The adapter of the unit tests, which fail without one: `RETTO_DEVICE` names it, else it is the default.
 #[cfg(test)]
-fn test_gpu() -> Gpu { Gpu::open_default().unwrap() }
+fn test_gpu() -> Gpu {
+    let gpu = match std::env::var("RETTO_DEVICE") {
+        Ok(device) => Gpu::open(&device),
+        Err(_) => Gpu::open_default(),
+    };
+    gpu.unwrap_or_else(|error| panic!("the tests need a GPU adapter: {error}"))
+}

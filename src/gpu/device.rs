@@ -263,6 +263,12 @@ impl Gpu {
         }
     }
 
+    /// Sends queued writes on their way and waits, so that the driver's staging memory is free again.
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.inner.queue.submit([]);
+        self.wait()
+    }
+
     /// Waits until everything submitted so far is done.
     pub(crate) fn wait(&self) -> Result<()> {
         let polled = self.inner.device.poll(wgpu::PollType::wait_indefinitely());

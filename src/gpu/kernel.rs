@@ -58,14 +58,16 @@ impl Gpu {
         // SAFETY: the shaders are this crate's own constants. Every index they form is guarded by the sizes passed with
         // the dispatch, and every loop ends; the op tests run them on shapes that are no multiple of any tile, between
         // guard values.
-        let module =
-            unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
+        let module = unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(&label),
             layout: None,
             module: &module,
             entry_point: Some(kernel.entry),
-            compilation_options: wgpu::PipelineCompilationOptions { constants, zero_initialize_workgroup_memory: false },
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants,
+                zero_initialize_workgroup_memory: false,
+            },
             cache: None,
         });
         debug_assert!(MAX_IMMEDIATE_SIZE >= 64);

@@ -7,5 +7,5 @@ mod tensor;
 
 pub use device::{Adapter, Gpu};
 pub(crate) use kernel::{Constants, Kernel};
-pub(crate) use pass::{Download, Pass, spread};
+pub(crate) use pass::{Pass, spread};
 pub(crate) use tensor::Tensor;

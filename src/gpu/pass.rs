@@ -74,6 +74,13 @@ impl<'g> Pass<'g> {
         self.encoder.clear_buffer(&tensor.buffer().buffer, 0, Some(tensor.bytes()));
     }
 
+    /// Copies all of `from` over `to`, which has the same shape.
+    pub(crate) fn copy(&mut self, from: &Tensor, to: &Tensor) {
+        assert_eq!(from.shape(), to.shape());
+        self.compute = None;
+        self.encoder.copy_buffer_to_buffer(&from.buffer().buffer, 0, &to.buffer().buffer, 0, from.bytes());
+    }
+
     /// Records `kernel` with `tensors` as its bindings 0, 1, ... and `params` as its immediates.
     ///
     /// A grid with a zero does nothing.

@@ -16,8 +16,7 @@ pub(crate) enum Activation {
 
 const VARIANTS: &[Constants] = &[&[("KIND", 0.0)], &[("KIND", 1.0)], &[("KIND", 2.0)]];
 const SOURCE: &str = include_str!("../../shaders/activation.wgsl");
-pub(crate) static FORWARD: Kernel =
-    Kernel { file: "activation", source: SOURCE, entry: "forward", variants: VARIANTS };
+pub(crate) static FORWARD: Kernel = Kernel { file: "activation", source: SOURCE, entry: "forward", variants: VARIANTS };
 pub(crate) static BACKWARD: Kernel =
     Kernel { file: "activation", source: SOURCE, entry: "backward", variants: VARIANTS };
 

@@ -94,8 +94,7 @@ mod tests {
     use super::*;
     use crate::ops::check::{assert_close, f64s, random, run};
 
-    const STEP: Step =
-        Step { step: 1, learning_rate: 0.01, weight_decay: 0.1, beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+    const STEP: Step = Step { step: 1, learning_rate: 0.01, weight_decay: 0.1, beta1: 0.9, beta2: 0.999, eps: 1e-8 };
 
     fn norm(gradients: &[Vec<f32>]) -> f64 {
         gradients.iter().flatten().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt()

@@ -32,11 +32,8 @@ pub(crate) fn column_sum(pass: &mut Pass, x: &Tensor, y: &Tensor) -> Result<()> 
 }
 
 fn record(pass: &mut Pass, variant: usize, x: &Tensor, y: &Tensor, blocks: usize) -> Result<()> {
-    let params = BlockExtent {
-        rows: x.rows() as u32,
-        columns: x.columns() as u32,
-        rows_per_block: ROWS_PER_BLOCK as u32,
-    };
+    let params =
+        BlockExtent { rows: x.rows() as u32, columns: x.columns() as u32, rows_per_block: ROWS_PER_BLOCK as u32 };
     pass.dispatch(&COLUMN_SUM, variant, &[x, y], &params, [x.columns().div_ceil(64), blocks, 1])
 }
 

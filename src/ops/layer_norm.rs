@@ -6,8 +6,7 @@ use crate::gpu::{Constants, Kernel, Pass, Tensor, spread};
 
 const SOURCE: &str = include_str!("../../shaders/layer_norm.wgsl");
 const VARIANTS: &[Constants] = &[&[("RESIDUAL", 0.0)], &[("RESIDUAL", 1.0)]];
-pub(crate) static FORWARD: Kernel =
-    Kernel { file: "layer_norm", source: SOURCE, entry: "forward", variants: VARIANTS };
+pub(crate) static FORWARD: Kernel = Kernel { file: "layer_norm", source: SOURCE, entry: "forward", variants: VARIANTS };
 pub(crate) static BACKWARD: Kernel = Kernel::plain("layer_norm", SOURCE, "backward");
 pub(crate) static BACKWARD_PARAMETERS: Kernel = Kernel::plain("layer_norm", SOURCE, "backward_parameters");
 
@@ -152,8 +151,7 @@ mod tests {
                     let (y, saved) = forward(pass, arrays)?;
                     let (dgamma, dbeta) = (pass.upload(&[columns], &dgamma0)?, pass.upload(&[columns], &dbeta0)?);
                     let dy = pass.upload(&shape, &dy)?;
-                    let arrays =
-                        Backward { dy: &dy, saved: &saved, gamma: &gamma, dgamma: &dgamma, dbeta: &dbeta };
+                    let arrays = Backward { dy: &dy, saved: &saved, gamma: &gamma, dgamma: &dgamma, dbeta: &dbeta };
                     let ds = backward(pass, arrays)?;
                     Ok(vec![y, ds, dgamma, dbeta])
                 });

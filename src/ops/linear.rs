@@ -93,8 +93,7 @@ mod tests {
 
     #[test]
     fn the_twin_is_right() {
-        let [x, w, b, dy] =
-            [(15, 1), (12, 2), (4, 3), (20, 4)].map(|(n, seed)| f64s(&random(n, seed)));
+        let [x, w, b, dy] = [(15, 1), (12, 2), (4, 3), (20, 4)].map(|(n, seed)| f64s(&random(n, seed)));
         let [dx, dw, db] = twin_backward(&x, &w, &dy, 3);
         assert_gradient("dx", |x| dot(&twin(x, &w, &b, 3), &dy), &x, &dx);
         assert_gradient("dw", |w| dot(&twin(&x, w, &b, 3), &dy), &w, &dw);
@@ -105,15 +104,15 @@ mod tests {
     fn equals_its_twin() {
         let gpu = crate::test_gpu();
         for (rows, input, out) in [(1, 1, 1), (13, 7, 37), (130, 65, 20)] {
-            let [x, w, b, dy] = [(rows * input, 1), (out * input, 2), (out, 3), (rows * out, 4)].map(|(n, s)| random(n, s));
+            let [x, w, b, dy] =
+                [(rows * input, 1), (out * input, 2), (out, 3), (rows * out, 4)].map(|(n, s)| random(n, s));
             let [dw0, db0, dx0] = [(out * input, 5), (out, 6), (rows * input, 7)].map(|(n, s)| random(n, s));
             let got = run(&gpu, |pass| {
                 let (x, weight) = (pass.upload(&[rows, input], &x)?, pass.upload(&[out, input], &w)?);
                 let (bias, dy) = (pass.upload(&[out], &b)?, pass.upload(&[rows, out], &dy)?);
                 let y = forward(pass, Forward { x: &x, weight: &weight, bias: &bias })?;
                 let (dweight, dbias) = (pass.upload(&[out, input], &dw0)?, pass.upload(&[out], &db0)?);
-                let arrays =
-                    Backward { dy: &dy, x: &x, weight: &weight, dweight: &dweight, dbias: &dbias, dx: None };
+                let arrays = Backward { dy: &dy, x: &x, weight: &weight, dweight: &dweight, dbias: &dbias, dx: None };
                 let dx = backward(pass, arrays)?;
                 let added = pass.upload(&[rows, input], &dx0)?;
                 // Scratch gradients: this second call is only about `dx`.

@@ -1,1 +1,86 @@
-fn main(){}
+//! The `retto` command: the library's functions with their results printed. Results go to stdout, progress to stderr.
+#![deny(unsafe_code)]
+
+mod adapt;
+mod devices;
+mod eval;
+mod fill;
+mod init;
+mod output;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use retto::{Gpu, Model};
+
+/// Fill blanks with BERT, and adapt it to the words of one domain, on any GPU.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    /// The adapter: its index or part of its name, as `retto devices` lists them [default: the most capable]
+    #[arg(long, global = true, env = "RETTO_DEVICE", value_name = "INDEX|NAME")]
+    device: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the adapters of this machine
+    Devices(devices::Args),
+    /// Answer the blanks in texts
+    Fill(fill::Args),
+    /// Make a new model: a vocabulary and random weights, ready for `adapt`
+    Init(init::Args),
+    /// Train a model on text files, one line one example
+    Adapt(adapt::Args),
+    /// Measure how well held-out lines are filled
+    Eval(eval::Args),
+}
+
+/// Every failure of the library, and of printing.
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    let Cli { device, command } = Cli::parse();
+    let result = match command {
+        Command::Devices(args) => devices::run(&args),
+        Command::Fill(args) => gpu(device).and_then(|gpu| fill::run(&gpu, &args)),
+        Command::Init(args) => gpu(device).and_then(|gpu| init::run(&gpu, &args)),
+        Command::Adapt(args) => gpu(device).and_then(|gpu| adapt::run(&gpu, &args)),
+        Command::Eval(args) => gpu(device).and_then(|gpu| eval::run(&gpu, &args)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if output::is_closed_pipe(error.as_ref()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let line = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+            eprintln!("error: {line}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn gpu(device: Option<String>) -> Result<Gpu> {
+    Ok(match device {
+        Some(device) => Gpu::open(&device)?,
+        None => Gpu::open_default()?,
+    })
+}
+
+/// The model in a folder, or the bundled one.
+fn open_model(gpu: &Gpu, folder: Option<&Path>) -> Result<Model> {
+    if let Some(folder) = folder {
+        return Ok(Model::open(gpu, folder)?);
+    }
+    #[cfg(feature = "default-model")]
+    return Ok(Model::open_default(gpu)?);
+    #[cfg(not(feature = "default-model"))]
+    return Err("this build has no model of its own: name one with --model DIR".into());
+}
+
+/// Paths as they are shown.
+fn display(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}

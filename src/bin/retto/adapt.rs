@@ -1,0 +1,169 @@
+//! `retto adapt`
+
+use std::io::IsTerminal;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use retto::{Gpu, MetricsFile, TrainEvent, Trainer, TrainingArguments};
+
+use crate::{Result, open_model, output};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The model to start from [default: the bundled model]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Training text: files, or folders of .txt files; one line one example
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    train: Vec<PathBuf>,
+    /// Where the adapted model and metrics.jsonl are written
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// Held-out text, evaluated after every epoch
+    #[arg(long, num_args = 1.., value_name = "PATH")]
+    validation: Vec<PathBuf>,
+    /// Passes over the training text; may be a fraction
+    #[arg(long, default_value_t = 3.0, value_name = "N")]
+    num_train_epochs: f64,
+    /// Optimizer steps, instead of epochs
+    #[arg(long, value_name = "N")]
+    max_steps: Option<u64>,
+    /// Highest learning rate of the schedule
+    #[arg(long, default_value_t = 5e-5, value_name = "RATE")]
+    learning_rate: f64,
+    /// Share of the steps in which the learning rate rises; then it falls to 0
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    warmup_ratio: f64,
+    /// AdamW's weight decay; not for biases and LayerNorms
+    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
+    weight_decay: f64,
+    /// Gradients are clipped to this norm; 0 for no clipping
+    #[arg(long, default_value_t = 1.0, value_name = "NORM")]
+    max_grad_norm: f64,
+    /// Share of the tokens that is masked
+    #[arg(long, default_value_t = 0.15, value_name = "P")]
+    mlm_probability: f64,
+    /// Lines in a step
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    per_device_train_batch_size: usize,
+    /// Lines evaluated at a time
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    per_device_eval_batch_size: usize,
+    /// Longest line in tokens; longer ones are cut [default: the model's longest]
+    #[arg(long, value_name = "N")]
+    max_seq_length: Option<usize>,
+    /// Steps between two lines of metrics.jsonl
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    logging_steps: u64,
+    /// Seed of masks and order
+    #[arg(long, default_value_t = 42, value_name = "N")]
+    seed: u64,
+}
+
+impl Args {
+    fn arguments(&self) -> TrainingArguments {
+        TrainingArguments {
+            num_train_epochs: self.num_train_epochs,
+            max_steps: self.max_steps,
+            learning_rate: self.learning_rate,
+            warmup_ratio: self.warmup_ratio,
+            weight_decay: self.weight_decay,
+            max_grad_norm: self.max_grad_norm,
+            mlm_probability: self.mlm_probability,
+            per_device_train_batch_size: self.per_device_train_batch_size,
+            per_device_eval_batch_size: self.per_device_eval_batch_size,
+            max_seq_length: self.max_seq_length,
+            logging_steps: self.logging_steps,
+            seed: self.seed,
+            ..TrainingArguments::default()
+        }
+    }
+}
+
+pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
+    let lines = retto::read_lines(&args.train)?;
+    let validation = if args.validation.is_empty() { Vec::new() } else { retto::read_lines(&args.validation)? };
+    let model = open_model(gpu, args.model.as_deref())?;
+    if !model.has_mlm_head() {
+        eprintln!("note: this checkpoint has no masked-language-model head; a fresh one is trained with it");
+    }
+    let mut trainer = Trainer::new(&model, args.arguments())?;
+    drop(model);
+    let mut metrics = MetricsFile::create(&args.output)?;
+    eprintln!("training on {} lines with {gpu}", lines.len());
+
+    let mut progress = Progress::new();
+    let mut failed = None;
+    let trained = trainer.train(&lines, &validation, |event| {
+        progress.show(event);
+        match metrics.event(event) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    });
+    progress.bar.finish_and_clear();
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    let trained = trained?;
+    metrics.finish(&trained)?;
+    trainer.into_model().save(&args.output)?;
+    if trained.truncated > 0 {
+        eprintln!("note: {} lines were longer than the model reads and were cut", trained.truncated);
+    }
+    output::line(format!(
+        "{}: {} steps, {} tokens, mean loss {:.4}, {:.0} s",
+        args.output.display(),
+        trained.steps,
+        trained.tokens,
+        trained.train_loss,
+        trained.runtime.as_secs_f64()
+    ))
+}
+
+/// A bar on a terminal; a line at every log entry elsewhere.
+struct Progress {
+    bar: ProgressBar,
+    terminal: bool,
+}
+
+impl Progress {
+    fn new() -> Self {
+        // Hidden by indicatif itself where stderr is not a terminal.
+        let bar = ProgressBar::new(0);
+        let template = "{wide_bar} {pos}/{len}  {msg}  {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        Self { bar, terminal: std::io::stderr().is_terminal() }
+    }
+
+    fn show(&mut self, event: &TrainEvent) {
+        match event {
+            TrainEvent::Step(report) => {
+                self.bar.set_length(report.max_steps);
+                self.bar.set_position(report.step);
+                self.bar.set_message(format!("loss {:.3}  {:.0} tokens/s", report.loss, report.tokens_per_second));
+            }
+            TrainEvent::Log { report, loss } if !self.terminal => {
+                let left = self.bar.eta().as_secs();
+                eprintln!(
+                    "step {}/{}  epoch {:.2}  loss {loss:.4}  {:.0} tokens/s  {left} s left",
+                    report.step, report.max_steps, report.epoch, report.tokens_per_second
+                );
+            }
+            TrainEvent::Evaluated { evaluation, epoch, .. } => {
+                let line = format!(
+                    "epoch {epoch:.2}: held-out loss {:.4}, top-1 {:.4}, top-10 {:.4}",
+                    evaluation.loss, evaluation.top1_accuracy, evaluation.top10_accuracy
+                );
+                self.bar.suspend(|| eprintln!("{line}"));
+            }
+            _ => {}
+        }
+    }
+}

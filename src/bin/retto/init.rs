@@ -1,0 +1,71 @@
+//! `retto init`
+
+use std::path::PathBuf;
+
+use retto::{BertConfig, Gpu, Model, Tokenizer, WordPieceOptions};
+
+use crate::{Result, display, output};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Text files, or folders of .txt files, to learn the vocabulary from
+    #[arg(long, required_unless_present = "tokenizer", num_args = 1.., value_name = "PATH")]
+    data: Vec<PathBuf>,
+    /// Where the model is written
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// Take the tokenizer of this folder instead of learning one
+    #[arg(long, value_name = "DIR")]
+    tokenizer: Option<PathBuf>,
+    /// Entries of the vocabulary, at most [default: 30522, or the tokenizer's own]
+    #[arg(long, value_name = "N")]
+    vocab_size: Option<usize>,
+    /// Width of a token's vector
+    #[arg(long, default_value_t = 768, value_name = "N")]
+    hidden_size: usize,
+    /// Layers
+    #[arg(long, default_value_t = 12, value_name = "N")]
+    num_hidden_layers: usize,
+    /// Attention heads [default: one for every 64 of the hidden size]
+    #[arg(long, value_name = "N")]
+    num_attention_heads: Option<usize>,
+    /// Width of the feed-forward layers [default: four times the hidden size]
+    #[arg(long, value_name = "N")]
+    intermediate_size: Option<usize>,
+    /// Longest sequence in tokens
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    max_position_embeddings: usize,
+    /// Seed of the weights
+    #[arg(long, default_value_t = 42, value_name = "N")]
+    seed: u64,
+}
+
+pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
+    let tokenizer = match &args.tokenizer {
+        Some(folder) => Tokenizer::open(folder)?,
+        None => {
+            let lines = retto::read_lines(&args.data)?;
+            eprintln!("learning a vocabulary from {} lines of {}", lines.len(), display(&args.data));
+            let mut options = WordPieceOptions::default();
+            options.vocab_size = args.vocab_size.unwrap_or(options.vocab_size);
+            Tokenizer::train(lines.iter().map(String::as_str), &options)?
+        }
+    };
+    // A vocabulary learnt from little text may be smaller than asked for; one that is given may be given room to grow.
+    let asked = args.tokenizer.as_ref().and(args.vocab_size);
+    let mut config = BertConfig::new(asked.unwrap_or(tokenizer.vocab_size()));
+    config.hidden_size = args.hidden_size;
+    config.num_hidden_layers = args.num_hidden_layers;
+    config.num_attention_heads = args.num_attention_heads.unwrap_or((args.hidden_size / 64).max(1));
+    config.intermediate_size = args.intermediate_size.unwrap_or(4 * args.hidden_size);
+    config.max_position_embeddings = args.max_position_embeddings;
+    config.pad_token_id = tokenizer.pad_token_id();
+    let model = Model::init(gpu, config, tokenizer, args.seed)?;
+    model.save(&args.output)?;
+    output::line(format!(
+        "{}: {} parameters, a vocabulary of {}",
+        args.output.display(),
+        model.num_parameters(),
+        model.tokenizer().vocab_size()
+    ))
+}

@@ -1,0 +1,21 @@
+//! Printing that fails as an error, not as a panic.
+
+use std::error::Error;
+use std::io::{self, Write};
+
+use crate::Result;
+
+/// Writes a line to stdout.
+pub(crate) fn line(text: impl std::fmt::Display) -> Result<()> {
+    Ok(writeln!(io::stdout().lock(), "{text}")?)
+}
+
+/// Writes a value as JSON to stdout.
+pub(crate) fn json(value: &impl serde::Serialize) -> Result<()> {
+    line(serde_json::to_string_pretty(value)?)
+}
+
+/// Whether the reader of our output has seen enough (`retto fill … | head -1`).
+pub(crate) fn is_closed_pipe(error: &(dyn Error + 'static)) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

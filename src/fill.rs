@@ -1,0 +1,135 @@
+//! Fill-mask queries.
+
+use crate::model::Model;
+use crate::text::PackedBatch;
+use crate::{Error, Result};
+
+/// One answer for one mask, as transformers' fill-mask pipeline gives it.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Fill {
+    /// Probability of this token among the whole vocabulary.
+    pub score: f32,
+    /// Its id.
+    pub token: u32,
+    /// Its text.
+    pub token_str: String,
+    /// The text with this token in the mask's place.
+    pub sequence: String,
+}
+
+/// Tokens answered in one pass: bounds the workspace, whatever the number of texts.
+const TOKENS_PER_PASS: usize = 8192;
+
+impl Model {
+    /// The `top_k` likeliest tokens for each mask of a text, best first. Masks are answered independently, each with the
+    /// others still masked, as transformers does.
+    ///
+    /// # Errors
+    /// [`Error::NoMask`], [`Error::TooLong`], [`Error::NoMlmHead`]; [`Error::InvalidArgument`] for a `top_k` of 0.
+    pub fn fill_mask(&self, text: &str, top_k: usize) -> Result<Vec<Vec<Fill>>> {
+        Ok(self.fill_mask_batch(&[text], top_k)?.remove(0))
+    }
+
+    /// [`Model::fill_mask`] for several texts at once: answers by text, mask and rank.
+    ///
+    /// # Errors
+    /// As [`Model::fill_mask`]; if one text is at fault, none is answered.
+    pub fn fill_mask_batch<S: AsRef<str>>(&self, texts: &[S], top_k: usize) -> Result<Vec<Vec<Vec<Fill>>>> {
+        self.require_mlm_head()?;
+        if top_k == 0 {
+            return Err(Error::InvalidArgument("top_k is 0; ask for at least one answer".into()));
+        }
+        let encoded: Vec<Vec<u32>> =
+            texts.iter().map(|text| self.encode_query(text.as_ref())).collect::<Result<_>>()?;
+        let mut answers = Vec::with_capacity(texts.len());
+        let mut rest = encoded.as_slice();
+        while !rest.is_empty() {
+            let mut tokens = 0;
+            let fits = |ids: &Vec<u32>| {
+                tokens += ids.len();
+                tokens <= TOKENS_PER_PASS
+            };
+            let count = rest.iter().map(fits).take_while(|fits| *fits).count().max(1);
+            self.fill_encoded(&rest[..count], top_k, &mut answers)?;
+            rest = &rest[count..];
+        }
+        Ok(answers)
+    }
+
+    fn encode_query(&self, text: &str) -> Result<Vec<u32>> {
+        let mask = self.tokenizer.require_mask_token()?;
+        let ids = self.tokenizer.encode(text)?;
+        if !ids.contains(&mask) {
+            let mask_token = self.tokenizer.mask_token().to_owned();
+            return Err(Error::NoMask { mask_token, text: text.to_owned() });
+        }
+        let max = self.config().max_position_embeddings;
+        if ids.len() > max {
+            return Err(Error::TooLong { tokens: ids.len(), max });
+        }
+        Ok(ids)
+    }
+
+    fn fill_encoded(&self, texts: &[Vec<u32>], top_k: usize, answers: &mut Vec<Vec<Vec<Fill>>>) -> Result<()> {
+        let mask = self.tokenizer.require_mask_token()?;
+        let mut batch = PackedBatch::default();
+        for ids in texts {
+            let first = batch.tokens() as u32;
+            batch.push(ids);
+            batch.masked_rows.extend((0..ids.len() as u32).filter(|&i| ids[i as usize] == mask).map(|i| first + i));
+        }
+        let logits = self.logits(&batch)?;
+        let mut logits = logits.chunks_exact(self.config().vocab_size);
+        for ids in texts {
+            let masks: Vec<usize> = (0..ids.len()).filter(|&i| ids[i] == mask).collect();
+            let mut of_text = Vec::with_capacity(masks.len());
+            for (&at, logits) in masks.iter().zip(&mut logits) {
+                let fill = |(token, score)| self.fill(ids, at, masks.len() == 1, token, score);
+                of_text.push(top(logits, top_k).into_iter().map(fill).collect::<Result<Vec<_>>>()?);
+            }
+            answers.push(of_text);
+        }
+        Ok(())
+    }
+
+    fn fill(&self, ids: &[u32], at: usize, only_mask: bool, token: u32, score: f32) -> Result<Fill> {
+        let mut ids = ids.to_vec();
+        ids[at] = token;
+        // The pipeline's own habits: padding is dropped, and special tokens are shown only beside other masks.
+        ids.retain(|&id| Some(id) != self.tokenizer.pad_token_id());
+        Ok(Fill {
+            score,
+            token,
+            token_str: self.tokenizer.decode(&[token], false)?,
+            sequence: self.tokenizer.decode(&ids, only_mask)?,
+        })
+    }
+}
+
+/// The k largest logits with their softmax over all of them, best first; of equals, the smaller id first.
+fn top(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
+    let largest = logits.iter().copied().fold(f32::MIN, f32::max);
+    let sum: f64 = logits.iter().map(|&z| f64::from(z - largest).exp()).sum();
+    let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
+    let order = |&a: &u32, &b: &u32| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b));
+    if k < ids.len() {
+        ids.select_nth_unstable_by(k, order);
+        ids.truncate(k);
+    }
+    ids.sort_unstable_by(order);
+    ids.into_iter().map(|id| (id, (f64::from(logits[id as usize] - largest).exp() / sum) as f32)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn top_orders_and_normalises() {
+        let answers = top(&[0.0, 2.0, -1.0, 2.0], 3);
+        assert_eq!(answers.iter().map(|a| a.0).collect::<Vec<_>>(), [1, 3, 0]);
+        let all: f32 = top(&[0.0, 2.0, -1.0, 2.0], 9).iter().map(|a| a.1).sum();
+        assert!((all - 1.0).abs() < 1e-6);
+        assert!(top(&[1000.0, 0.0], 1)[0].1 == 1.0);
+    }
+}

@@ -1,0 +1,82 @@
+//! Self-attention, its output projection, and the LayerNorm over both with the residual.
+
+use super::config::BertConfig;
+use super::embeddings::DeviceBatch;
+use super::layers::{LayerNorm, Linear};
+use super::parameters::{Builder, Gradients, Parameter};
+use crate::Result;
+use crate::gpu::{Pass, Tensor};
+use crate::ops::{attention, layer_norm};
+
+#[derive(Debug)]
+pub(crate) struct Attention {
+    /// Query, key and value as one layer.
+    qkv: Linear,
+    output: Linear,
+    norm: LayerNorm,
+    heads: usize,
+}
+
+/// What the backward pass needs.
+pub(crate) struct Saved {
+    qkv: Tensor,
+    context: Tensor,
+    attention: attention::Saved,
+    norm: layer_norm::Saved,
+}
+
+impl Attention {
+    pub(crate) fn new(builder: &mut Builder, config: &BertConfig, layer: &str) -> Result<Self> {
+        let hidden = config.hidden_size;
+        let parts = ["query", "key", "value"].map(|part| format!("{layer}.attention.self.{part}"));
+        Ok(Self {
+            qkv: Linear::stacked(builder, &parts, hidden, hidden)?,
+            output: Linear::new(builder, &format!("{layer}.attention.output.dense"), hidden, hidden)?,
+            norm: LayerNorm::new(
+                builder,
+                &format!("{layer}.attention.output.LayerNorm"),
+                hidden,
+                config.layer_norm_eps,
+            )?,
+            heads: config.num_attention_heads,
+        })
+    }
+
+    /// hidden_states\[tokens, hidden\] to the same shape.
+    pub(crate) fn forward(
+        &self,
+        pass: &mut Pass,
+        batch: &DeviceBatch,
+        hidden_states: &Tensor,
+    ) -> Result<(Tensor, Saved)> {
+        let qkv = self.qkv.forward(pass, hidden_states)?;
+        let arrays = attention::Attention { blocks: &batch.blocks, qkv: &qkv, heads: self.heads };
+        let (context, attention) = attention::forward(pass, arrays)?;
+        let projected = self.output.forward(pass, &context)?;
+        let (output, norm) = self.norm.forward(pass, &projected, Some(hidden_states))?;
+        Ok((output, Saved { qkv, context, attention, norm }))
+    }
+
+    /// Gradients of the parameters `+=`. Returns the gradient of hidden_states.
+    pub(crate) fn backward(
+        &self,
+        pass: &mut Pass,
+        gradients: &Gradients,
+        batch: &DeviceBatch,
+        hidden_states: &Tensor,
+        saved: &Saved,
+        doutput: &Tensor,
+    ) -> Result<Tensor> {
+        let Saved { qkv, context, attention, norm } = saved;
+        let dsum = self.norm.backward(pass, gradients, norm, doutput)?;
+        let dcontext = self.output.backward(pass, gradients, context, &dsum, None)?;
+        let arrays = attention::Attention { blocks: &batch.blocks, qkv, heads: self.heads };
+        let dqkv = attention::backward(pass, arrays, context, attention, &dcontext)?;
+        // dsum is the residual's gradient already; what comes through the projections is added to it.
+        self.qkv.backward(pass, gradients, hidden_states, &dqkv, Some(&dsum))
+    }
+
+    pub(crate) fn parameters(&self) -> Vec<&Parameter> {
+        [self.qkv.parameters(), self.output.parameters(), self.norm.parameters()].concat()
+    }
+}

@@ -1,0 +1,97 @@
+//! Word, position and token type embeddings, summed and normalised.
+
+use super::config::BertConfig;
+use super::layers::LayerNorm;
+use super::parameters::{Builder, Gradients, Init, Parameter};
+use crate::Result;
+use crate::gpu::{Pass, Tensor};
+use crate::ops::embedding::{self, Occurrences};
+use crate::ops::{attention, layer_norm};
+use crate::text::PackedBatch;
+
+#[derive(Debug)]
+pub(crate) struct Embeddings {
+    pub(crate) word: Parameter,
+    position: Parameter,
+    token_type: Parameter,
+    norm: LayerNorm,
+    pad_token_id: Option<u32>,
+}
+
+/// A batch's ids on the GPU.
+pub(crate) struct DeviceBatch {
+    input_ids: Tensor,
+    position_ids: Tensor,
+    token_type_ids: Tensor,
+    /// The attention's work list.
+    pub(crate) blocks: Tensor,
+    pub(crate) tokens: usize,
+}
+
+impl DeviceBatch {
+    pub(crate) fn new(pass: &mut Pass, batch: &PackedBatch) -> Result<Self> {
+        let tokens = batch.input_ids.len();
+        let blocks = attention::blocks(&batch.cu_seqlens);
+        Ok(Self {
+            input_ids: pass.upload(&[tokens], &batch.input_ids)?,
+            position_ids: pass.upload(&[tokens], &batch.position_ids)?,
+            token_type_ids: pass.upload(&[tokens], &batch.token_type_ids)?,
+            blocks: pass.upload(&[blocks.len(), 4], &blocks)?,
+            tokens,
+        })
+    }
+}
+
+impl Embeddings {
+    pub(crate) fn new(builder: &mut Builder, config: &BertConfig) -> Result<Self> {
+        let name = |part: &str| format!("bert.embeddings.{part}");
+        let hidden = config.hidden_size;
+        // As torch's Embedding with padding_idx: a fresh padding row is zero.
+        let init = Init::Normal { zero_row: config.pad_token_id.map(|id| id as usize) };
+        Ok(Self {
+            word: builder.parameter(vec![name("word_embeddings.weight")], &[config.vocab_size, hidden], init)?,
+            position: builder.normal(&name("position_embeddings.weight"), &[config.max_position_embeddings, hidden])?,
+            token_type: builder.normal(&name("token_type_embeddings.weight"), &[config.type_vocab_size, hidden])?,
+            norm: LayerNorm::new(builder, &name("LayerNorm"), hidden, config.layer_norm_eps)?,
+            pad_token_id: config.pad_token_id,
+        })
+    }
+
+    /// Returns \[tokens, hidden\].
+    pub(crate) fn forward(&self, pass: &mut Pass, batch: &DeviceBatch) -> Result<(Tensor, layer_norm::Saved)> {
+        let arrays = embedding::Forward {
+            input_ids: &batch.input_ids,
+            position_ids: &batch.position_ids,
+            token_type_ids: &batch.token_type_ids,
+            word: &self.word.value,
+            position: &self.position.value,
+            token_type: &self.token_type.value,
+        };
+        let sum = embedding::forward(pass, arrays)?;
+        self.norm.forward(pass, &sum, None)
+    }
+
+    /// Gradients of the tables `+=`. Lookups of the padding token train nothing, as with torch's `padding_idx`.
+    pub(crate) fn backward(
+        &self,
+        pass: &mut Pass,
+        gradients: &Gradients,
+        batch: &PackedBatch,
+        saved: &layer_norm::Saved,
+        dhidden_states: &Tensor,
+    ) -> Result<()> {
+        let dsum = self.norm.backward(pass, gradients, saved, dhidden_states)?;
+        for (table, ids, ignored) in [
+            (&self.word, &batch.input_ids, self.pad_token_id),
+            (&self.position, &batch.position_ids, None),
+            (&self.token_type, &batch.token_type_ids, None),
+        ] {
+            embedding::backward(pass, &dsum, &Occurrences::new(ids, ignored), gradients.of(table))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn parameters(&self) -> Vec<&Parameter> {
+        [&self.word, &self.position, &self.token_type].into_iter().chain(self.norm.parameters()).collect()
+    }
+}

@@ -1,0 +1,69 @@
+//! The feed-forward half of a layer: widen, activate, narrow, and LayerNorm with the residual.
+
+use super::config::BertConfig;
+use super::layers::{LayerNorm, Linear};
+use super::parameters::{Builder, Gradients, Parameter};
+use crate::Result;
+use crate::gpu::{Pass, Tensor};
+use crate::ops::activation::{self, Activation};
+use crate::ops::layer_norm;
+
+#[derive(Debug)]
+pub(crate) struct FeedForward {
+    intermediate: Linear,
+    output: Linear,
+    norm: LayerNorm,
+    activation: Activation,
+}
+
+/// What the backward pass needs.
+pub(crate) struct Saved {
+    /// Before the activation, \[tokens, intermediate\]
+    widened: Tensor,
+    /// After it
+    activated: Tensor,
+    norm: layer_norm::Saved,
+}
+
+impl FeedForward {
+    pub(crate) fn new(builder: &mut Builder, config: &BertConfig, layer: &str) -> Result<Self> {
+        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        Ok(Self {
+            intermediate: Linear::new(builder, &format!("{layer}.intermediate.dense"), hidden, intermediate)?,
+            output: Linear::new(builder, &format!("{layer}.output.dense"), intermediate, hidden)?,
+            norm: LayerNorm::new(builder, &format!("{layer}.output.LayerNorm"), hidden, config.layer_norm_eps)?,
+            activation: config.hidden_act.op(),
+        })
+    }
+
+    /// hidden_states\[tokens, hidden\] to the same shape.
+    pub(crate) fn forward(&self, pass: &mut Pass, hidden_states: &Tensor) -> Result<(Tensor, Saved)> {
+        let widened = self.intermediate.forward(pass, hidden_states)?;
+        let activated = activation::forward(pass, self.activation, &widened)?;
+        let narrowed = self.output.forward(pass, &activated)?;
+        let (output, norm) = self.norm.forward(pass, &narrowed, Some(hidden_states))?;
+        Ok((output, Saved { widened, activated, norm }))
+    }
+
+    /// Gradients of the parameters `+=`. Returns the gradient of hidden_states.
+    pub(crate) fn backward(
+        &self,
+        pass: &mut Pass,
+        gradients: &Gradients,
+        hidden_states: &Tensor,
+        saved: &Saved,
+        doutput: &Tensor,
+    ) -> Result<Tensor> {
+        let Saved { widened, activated, norm } = saved;
+        let dsum = self.norm.backward(pass, gradients, norm, doutput)?;
+        let dactivated = self.output.backward(pass, gradients, activated, &dsum, None)?;
+        let dwidened = activation::backward(pass, self.activation, widened, &dactivated)?;
+        drop(dactivated);
+        // dsum is the residual's gradient already; what comes through the two layers is added to it.
+        self.intermediate.backward(pass, gradients, hidden_states, &dwidened, Some(&dsum))
+    }
+
+    pub(crate) fn parameters(&self) -> Vec<&Parameter> {
+        [self.intermediate.parameters(), self.output.parameters(), self.norm.parameters()].concat()
+    }
+}

@@ -1,0 +1,104 @@
+//! A linear layer and a LayerNorm with their parameters.
+
+use super::parameters::{Builder, Gradients, Init, Parameter};
+use crate::Result;
+use crate::gpu::{Pass, Tensor};
+use crate::ops::{layer_norm, linear};
+
+/// y = x W^T + b
+#[derive(Debug)]
+pub(crate) struct Linear {
+    pub(crate) weight: Parameter,
+    pub(crate) bias: Parameter,
+}
+
+impl Linear {
+    pub(crate) fn new(builder: &mut Builder, name: &str, input: usize, output: usize) -> Result<Self> {
+        Self::stacked(builder, &[name.to_owned()], input, output)
+    }
+
+    /// Several layers of the same input as one: their outputs side by side, each `output` wide.
+    pub(crate) fn stacked(builder: &mut Builder, names: &[String], input: usize, output: usize) -> Result<Self> {
+        let keys = |what: &str| names.iter().map(|name| format!("{name}.{what}")).collect();
+        let rows = names.len() * output;
+        let weight = builder.parameter(keys("weight"), &[rows, input], Init::Normal { zero_row: None })?;
+        let bias = builder.parameter(keys("bias"), &[rows], Init::Zeros)?;
+        Ok(Self { weight, bias })
+    }
+
+    pub(crate) fn forward(&self, pass: &mut Pass, x: &Tensor) -> Result<Tensor> {
+        linear::forward(pass, linear::Forward { x, weight: &self.weight.value, bias: &self.bias.value })
+    }
+
+    /// Gradients of the parameters `+=`; of the input `+=` where `dx` is given, else `=` into a new tensor. Returns dx.
+    pub(crate) fn backward(
+        &self,
+        pass: &mut Pass,
+        gradients: &Gradients,
+        x: &Tensor,
+        dy: &Tensor,
+        dx: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let arrays = linear::Backward {
+            dy,
+            x,
+            weight: &self.weight.value,
+            dweight: gradients.of(&self.weight),
+            dbias: gradients.of(&self.bias),
+            dx,
+        };
+        linear::backward(pass, arrays)
+    }
+
+    pub(crate) fn parameters(&self) -> [&Parameter; 2] {
+        [&self.weight, &self.bias]
+    }
+}
+
+/// LayerNorm of x, or of x + residual.
+#[derive(Debug)]
+pub(crate) struct LayerNorm {
+    weight: Parameter,
+    bias: Parameter,
+    eps: f32,
+}
+
+impl LayerNorm {
+    pub(crate) fn new(builder: &mut Builder, name: &str, size: usize, eps: f64) -> Result<Self> {
+        let weight = builder.parameter(vec![format!("{name}.weight")], &[size], Init::Ones)?;
+        let bias = builder.parameter(vec![format!("{name}.bias")], &[size], Init::Zeros)?;
+        Ok(Self { weight, bias, eps: eps as f32 })
+    }
+
+    pub(crate) fn forward(
+        &self,
+        pass: &mut Pass,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+    ) -> Result<(Tensor, layer_norm::Saved)> {
+        let (gamma, beta) = (&self.weight.value, &self.bias.value);
+        layer_norm::forward(pass, layer_norm::Forward { x, residual, gamma, beta, eps: self.eps })
+    }
+
+    /// Gradients of the parameters `+=`. Returns the gradient of x, which is also that of the residual.
+    pub(crate) fn backward(
+        &self,
+        pass: &mut Pass,
+        gradients: &Gradients,
+        saved: &layer_norm::Saved,
+        dy: &Tensor,
+    ) -> Result<Tensor> {
+        let arrays = layer_norm::Backward {
+            dy,
+            saved,
+            gamma: &self.weight.value,
+            dgamma: gradients.of(&self.weight),
+            dbeta: gradients.of(&self.bias),
+        };
+        layer_norm::backward(pass, arrays)
+    }
+
+    pub(crate) fn parameters(&self) -> [&Parameter; 2] {
+        [&self.weight, &self.bias]
+    }
+}

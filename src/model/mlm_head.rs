@@ -1,0 +1,185 @@
+//! The masked-language-model head: transform, LayerNorm, and the decoder over the vocabulary.
+//!
+//! It runs on the masked rows only, in chunks whose logits fit a binding: logits of all tokens are never made.
+
+use super::config::BertConfig;
+use super::layers::{LayerNorm, Linear};
+use super::parameters::{Builder, Gradients, Init, Parameter};
+use crate::Result;
+use crate::gpu::{Gpu, Pass, Tensor};
+use crate::ops::activation::{self, Activation};
+use crate::ops::cross_entropy::{CrossEntropy, cross_entropy};
+use crate::ops::{layer_norm, linear, rows};
+
+#[derive(Debug)]
+pub(crate) struct MlmHead {
+    transform: Linear,
+    norm: LayerNorm,
+    /// `None` where the decoder is the word embeddings.
+    decoder: Option<Parameter>,
+    bias: Parameter,
+    activation: Activation,
+}
+
+/// Loss and rank of one masked token's label.
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(crate) struct RowStats {
+    /// Cross entropy in nats.
+    pub(crate) loss: f32,
+    /// How many of the vocabulary were thought likelier; 0 is right.
+    pub(crate) rank: f32,
+}
+
+/// What the GPU wrote as pairs.
+pub(crate) fn stats_of(values: &[f32]) -> &[RowStats] {
+    bytemuck::cast_slice(&values[..values.len() / 2 * 2])
+}
+
+/// The mean of the losses; 0 for none.
+pub(crate) fn mean_loss(stats: &[RowStats]) -> f32 {
+    (stats.iter().map(|row| f64::from(row.loss)).sum::<f64>() / stats.len().max(1) as f64) as f32
+}
+
+struct Saved {
+    gathered: Tensor,
+    transformed: Tensor,
+    normalized: Tensor,
+    norm: layer_norm::Saved,
+}
+
+/// Logits of a chunk take at most this much, or the adapter's binding limit if that is less.
+const LOGITS_BYTES: u64 = 64 << 20;
+
+impl MlmHead {
+    pub(crate) fn new(builder: &mut Builder, config: &BertConfig) -> Result<Self> {
+        let name = |part: &str| format!("cls.predictions.{part}");
+        let hidden = config.hidden_size;
+        let transform = Linear::new(builder, &name("transform.dense"), hidden, hidden)?;
+        let norm = LayerNorm::new(builder, &name("transform.LayerNorm"), hidden, config.layer_norm_eps)?;
+        let decoder = match config.tie_word_embeddings {
+            true => None,
+            false => Some(builder.normal(&name("decoder.weight"), &[config.vocab_size, hidden])?),
+        };
+        // transformers uses `decoder.bias` where the decoder has a weight of its own.
+        let bias = if decoder.is_some() { name("decoder.bias") } else { name("bias") };
+        let bias = builder.parameter(vec![bias], &[config.vocab_size], Init::Zeros)?;
+        Ok(Self { transform, norm, decoder, bias, activation: config.hidden_act.op() })
+    }
+
+    /// Masked rows in pieces whose logits fit.
+    fn chunks<'r>(&self, gpu: &Gpu, masked_rows: &'r [u32]) -> impl Iterator<Item = (usize, &'r [u32])> + use<'r> {
+        let limit = gpu.adapter().max_storage_buffer_binding_size.min(LOGITS_BYTES);
+        let rows = (limit / self.bias.value.bytes()).max(1) as usize;
+        masked_rows.chunks(rows).enumerate().map(move |(i, chunk)| (i * rows, chunk))
+    }
+
+    fn decoder<'p>(&'p self, word_embeddings: &'p Parameter) -> &'p Parameter {
+        self.decoder.as_ref().unwrap_or(word_embeddings)
+    }
+
+    fn forward(
+        &self,
+        pass: &mut Pass,
+        word_embeddings: &Parameter,
+        hidden_states: &Tensor,
+        rows: &Tensor,
+    ) -> Result<(Tensor, Saved)> {
+        let gathered = rows::gather(pass, hidden_states, rows)?;
+        let transformed = self.transform.forward(pass, &gathered)?;
+        let activated = activation::forward(pass, self.activation, &transformed)?;
+        let (normalized, norm) = self.norm.forward(pass, &activated, None)?;
+        let weight = &self.decoder(word_embeddings).value;
+        let logits = linear::forward(pass, linear::Forward { x: &normalized, weight, bias: &self.bias.value })?;
+        Ok((logits, Saved { gathered, transformed, normalized, norm }))
+    }
+
+    /// Returns the gradient of the gathered rows.
+    fn backward(
+        &self,
+        pass: &mut Pass,
+        gradients: &Gradients,
+        word_embeddings: &Parameter,
+        saved: &Saved,
+        dlogits: &Tensor,
+    ) -> Result<Tensor> {
+        let decoder = self.decoder(word_embeddings);
+        let arrays = linear::Backward {
+            dy: dlogits,
+            x: &saved.normalized,
+            weight: &decoder.value,
+            dweight: gradients.of(decoder),
+            dbias: gradients.of(&self.bias),
+            dx: None,
+        };
+        let dnormalized = linear::backward(pass, arrays)?;
+        let dactivated = self.norm.backward(pass, gradients, &saved.norm, &dnormalized)?;
+        let dtransformed = activation::backward(pass, self.activation, &saved.transformed, &dactivated)?;
+        self.transform.backward(pass, gradients, &saved.gathered, &dtransformed, None)
+    }
+
+    /// Logits\[rows, vocabulary\] of the rows, chunk by chunk, handed to `each`.
+    pub(crate) fn logits(
+        &self,
+        pass: &mut Pass,
+        word_embeddings: &Parameter,
+        hidden_states: &Tensor,
+        masked_rows: &[u32],
+        mut each: impl FnMut(&mut Pass, usize, &Tensor) -> Result<()>,
+    ) -> Result<()> {
+        for (first, chunk) in self.chunks(pass.gpu(), masked_rows) {
+            let rows = pass.upload(&[chunk.len()], chunk)?;
+            let (logits, _) = self.forward(pass, word_embeddings, hidden_states, &rows)?;
+            each(pass, first, &logits)?;
+        }
+        Ok(())
+    }
+
+    /// Loss and rank of each label, \[labels, 2\].
+    pub(crate) fn score(
+        &self,
+        pass: &mut Pass,
+        word_embeddings: &Parameter,
+        hidden_states: &Tensor,
+        masked_rows: &[u32],
+        labels: &[u32],
+    ) -> Result<Tensor> {
+        let labels = pass.upload(&[labels.len()], labels)?;
+        let stats = pass.alloc(&[labels.len(), 2])?;
+        self.logits(pass, word_embeddings, hidden_states, masked_rows, |pass, first_row, logits| {
+            cross_entropy(pass, CrossEntropy { labels: &labels, first_row, logits, stats: &stats, gradient: None })
+        })?;
+        Ok(stats)
+    }
+
+    /// Loss and rank of each label, and the gradients of the mean loss: parameters `+=`, hidden_states as returned.
+    pub(crate) fn train(
+        &self,
+        pass: &mut Pass,
+        gradients: &Gradients,
+        word_embeddings: &Parameter,
+        hidden_states: &Tensor,
+        masked_rows: &[u32],
+        labels: &[u32],
+    ) -> Result<(Tensor, Tensor)> {
+        let dhidden_states = pass.alloc(hidden_states.shape())?;
+        pass.clear(&dhidden_states);
+        let gradient = Some((1.0 / labels.len().max(1) as f64) as f32);
+        let labels = pass.upload(&[labels.len()], labels)?;
+        let stats = pass.alloc(&[labels.len(), 2])?;
+        for (first_row, chunk) in self.chunks(pass.gpu(), masked_rows) {
+            let rows = pass.upload(&[chunk.len()], chunk)?;
+            let (logits, saved) = self.forward(pass, word_embeddings, hidden_states, &rows)?;
+            let arrays = CrossEntropy { labels: &labels, first_row, logits: &logits, stats: &stats, gradient };
+            cross_entropy(pass, arrays)?;
+            let dgathered = self.backward(pass, gradients, word_embeddings, &saved, &logits)?;
+            rows::scatter(pass, &dgathered, &rows, &dhidden_states)?;
+        }
+        Ok((stats, dhidden_states))
+    }
+
+    pub(crate) fn parameters(&self) -> Vec<&Parameter> {
+        let transform = self.transform.parameters().into_iter().chain(self.norm.parameters());
+        transform.chain(self.decoder.as_ref()).chain([&self.bias]).collect()
+    }
+}

@@ -1,0 +1,18 @@
+//! BERT: config, checkpoint, parameters, and the network as forward and backward pairs.
+
+mod attention;
+mod bert;
+mod checkpoint;
+mod config;
+mod embeddings;
+mod feed_forward;
+mod layers;
+mod mlm_head;
+mod open;
+mod parameters;
+mod save;
+
+pub use config::{BertConfig, HiddenAct};
+pub(crate) use mlm_head::{mean_loss, stats_of};
+pub use open::Model;
+pub(crate) use parameters::{Gradients, Parameter};

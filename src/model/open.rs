@@ -1,0 +1,258 @@
+//! A model: BERT on a GPU with its tokenizer.
+
+use std::path::{Path, PathBuf};
+
+use super::bert::Bert;
+use super::checkpoint::{Checkpoint, CheckpointSource};
+use super::config::{BertConfig, CONFIG_FILE};
+use super::mlm_head::{RowStats, mean_loss, stats_of};
+use super::parameters::{Gradients, InitialSource};
+use crate::gpu::{Gpu, Pass};
+use crate::text::{PackedBatch, Tokenizer};
+use crate::{Error, Result};
+
+/// BERT's weights on a [`Gpu`], with the tokenizer they were trained with.
+///
+/// Immutable and `Send + Sync`: many threads may query one model. Training works on a copy ([`Trainer`](crate::Trainer)).
+///
+/// ```no_run
+/// # fn main() -> retto::Result<()> {
+/// let gpu = retto::Gpu::open_default()?;
+/// let model = retto::Model::open(&gpu, "models/retto-tiny")?;
+/// for fill in model.fill_mask("lipstick stains on the [MASK]", 5)?.remove(0) {
+///     println!("{:.3}  {}", fill.score, fill.sequence);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Model {
+    pub(crate) gpu: Gpu,
+    pub(crate) bert: Bert,
+    pub(crate) tokenizer: Tokenizer,
+    /// Whether the head's values were trained, here or by whoever made the checkpoint.
+    pub(crate) has_mlm_head: bool,
+}
+
+/// The seed of a head that a checkpoint lacks.
+const FRESH_HEAD_SEED: u64 = 42;
+
+impl Model {
+    /// Opens a Hugging Face folder: `config.json`, the weights as `model.safetensors` or shards with an index, and
+    /// `tokenizer.json` or `vocab.txt`.
+    ///
+    /// The weights are memory-mapped, checked and uploaded as f32. An encoder without a masked-language-model head is opened
+    /// with a fresh one, which can be trained but not queried: see [`Model::has_mlm_head`].
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::BadCheckpoint`], [`Error::BadTokenizer`] and [`Error::Unsupported`] name the file at fault;
+    /// [`Error::DeviceLimit`] and [`Error::OutOfMemory`] say what the adapter lacks.
+    pub fn open(gpu: &Gpu, folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
+        let config_path = folder.join(CONFIG_FILE);
+        let config = std::fs::read(&config_path).map_err(Error::io(&config_path))?;
+        let config = BertConfig::parse(&config, &config_path)?;
+        let tokenizer = Tokenizer::open(folder)?;
+        Self::load(gpu, config, tokenizer, &Checkpoint::open(folder)?, folder)
+    }
+
+    /// Opens the model that is compiled into this crate with the feature `default-model`.
+    ///
+    /// # Errors
+    /// As [`Model::open`], for what the adapter lacks.
+    #[cfg(feature = "default-model")]
+    pub fn open_default(gpu: &Gpu) -> Result<Self> {
+        macro_rules! file {
+            ($name:literal) => {
+                include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/retto-tiny/", $name))
+            };
+        }
+        let folder = Path::new("(bundled) retto-tiny");
+        let config = BertConfig::parse(file!("config.json"), &folder.join(CONFIG_FILE))?;
+        let files = [
+            ("tokenizer.json", file!("tokenizer.json").as_slice()),
+            ("tokenizer_config.json", file!("tokenizer_config.json").as_slice()),
+        ];
+        let tokenizer = Tokenizer::from_files(folder, files.map(|(name, bytes)| (name.into(), bytes.to_vec())).into())?;
+        let checkpoint = Checkpoint::from_static("(bundled) model.safetensors", file!("model.safetensors"))?;
+        Self::load(gpu, config, tokenizer, &checkpoint, folder)
+    }
+
+    fn load(
+        gpu: &Gpu,
+        mut config: BertConfig,
+        tokenizer: Tokenizer,
+        checkpoint: &Checkpoint,
+        folder: &Path,
+    ) -> Result<Self> {
+        tokenizer.check_vocabulary(config.vocab_size)?;
+        checkpoint.check_layers(&config)?;
+        let has_mlm_head = checkpoint.has_mlm_head();
+        if has_mlm_head && !config.tie_word_embeddings && !checkpoint.is_untied(&config) {
+            let reason = "cls.predictions.decoder.weight is missing, and config.json says tie_word_embeddings false";
+            return Err(Error::checkpoint(folder, reason));
+        }
+        config.tie_word_embeddings = !checkpoint.is_untied(&config);
+        let fresh = InitialSource { seed: FRESH_HEAD_SEED, range: config.initializer_range };
+        let mut source = CheckpointSource { checkpoint, fresh_head: (!has_mlm_head).then_some(fresh) };
+        let bert = Bert::new(gpu, config, &mut source)?;
+        gpu.flush()?;
+        Ok(Self { gpu: gpu.clone(), bert, tokenizer, has_mlm_head })
+    }
+
+    /// A randomly initialised model: weights normal with `config.initializer_range`, biases 0, LayerNorms 1, as
+    /// transformers initialises BERT. Ready for training from nothing.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] where the config is not that of a BERT; [`Error::BadTokenizer`] where the vocabulary is
+    /// larger than the config's; otherwise what the adapter lacks.
+    pub fn init(gpu: &Gpu, config: BertConfig, tokenizer: Tokenizer, seed: u64) -> Result<Self> {
+        config.validate()?;
+        tokenizer.check_vocabulary(config.vocab_size)?;
+        let mut source = InitialSource { seed, range: config.initializer_range };
+        let bert = Bert::new(gpu, config, &mut source)?;
+        Ok(Self { gpu: gpu.clone(), bert, tokenizer, has_mlm_head: true })
+    }
+
+    /// A copy with buffers of its own, on the same GPU.
+    pub(crate) fn duplicate(&self) -> Result<Self> {
+        Ok(Self {
+            gpu: self.gpu.clone(),
+            bert: self.bert.duplicate(&self.gpu)?,
+            tokenizer: self.tokenizer.clone(),
+            has_mlm_head: self.has_mlm_head,
+        })
+    }
+
+    /// The device the weights are on.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Sizes and options.
+    pub fn config(&self) -> &BertConfig {
+        &self.bert.config
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Whether the masked-language-model head can be used. `false` for an encoder whose checkpoint had none, until trained:
+    /// queries then answer [`Error::NoMlmHead`].
+    pub fn has_mlm_head(&self) -> bool {
+        self.has_mlm_head
+    }
+
+    /// Trainable values, counted once where they are shared.
+    pub fn num_parameters(&self) -> usize {
+        self.bert.parameters().iter().map(|parameter| parameter.value.len()).sum()
+    }
+
+    /// The checkpoint's keys in a fixed order, those of a stacked parameter one after another, with their shapes.
+    pub fn parameter_shapes(&self) -> Vec<(String, Vec<usize>)> {
+        self.bert.parameters().into_iter().flat_map(super::save::parts).collect()
+    }
+
+    /// The encoder's output (`last_hidden_state`): row-major f32 of shape \[tokens, hidden_size\].
+    ///
+    /// # Errors
+    /// [`Error::TooLong`] and [`Error::InvalidArgument`] for a batch that does not fit the model; GPU errors.
+    pub fn hidden_states(&self, batch: &PackedBatch) -> Result<Vec<f32>> {
+        let mut pass = Pass::new(&self.gpu);
+        let hidden_states = self.bert.encode(&mut pass, batch)?;
+        let download = pass.download(&hidden_states);
+        pass.submit()?;
+        download.wait(&self.gpu)
+    }
+
+    /// Logits of the batch's masked rows: row-major f32 of shape \[masked rows, vocab_size\].
+    ///
+    /// # Errors
+    /// [`Error::NoMlmHead`]; otherwise as [`Model::hidden_states`].
+    pub fn logits(&self, batch: &PackedBatch) -> Result<Vec<f32>> {
+        self.require_mlm_head()?;
+        let mut pass = Pass::new(&self.gpu);
+        let mut downloads = Vec::new();
+        self.bert.logits(&mut pass, batch, |pass, _, logits| {
+            downloads.push(pass.download(logits));
+            Ok(())
+        })?;
+        pass.submit()?;
+        let mut logits = Vec::with_capacity(batch.masked_rows.len() * self.config().vocab_size);
+        for download in downloads {
+            logits.extend(download.wait::<f32>(&self.gpu)?);
+        }
+        Ok(logits)
+    }
+
+    /// The mean cross entropy of the batch's labels in nats, and its gradient for every parameter under its checkpoint key,
+    /// shaped and ordered as [`Model::parameter_shapes`] says. For checking; training keeps gradients on the GPU.
+    ///
+    /// # Errors
+    /// As [`Model::hidden_states`].
+    pub fn loss_and_gradients(&self, batch: &PackedBatch) -> Result<(f32, Vec<(String, Vec<f32>)>)> {
+        let parameters = self.bert.parameters();
+        let gradients = Gradients::new(&self.gpu, &parameters)?;
+        let mut pass = Pass::new(&self.gpu);
+        gradients.clear(&mut pass);
+        let stats = self.bert.train(&mut pass, &gradients, batch)?;
+        let stats = pass.download(&stats);
+        let downloads: Vec<_> = parameters.iter().map(|parameter| pass.download(gradients.of(parameter))).collect();
+        pass.submit()?;
+        let stats = stats.wait::<f32>(&self.gpu)?;
+        let mut named = Vec::new();
+        for (parameter, download) in parameters.iter().zip(downloads) {
+            let values: Vec<f32> = download.wait(&self.gpu)?;
+            let len = values.len() / parameter.keys.len();
+            named.extend(parameter.keys.iter().cloned().zip(values.chunks(len).map(<[f32]>::to_vec)));
+        }
+        Ok((mean_loss(&stats_of(&stats)[..batch.labels.len()]), named))
+    }
+
+    /// The values of one parameter, by its checkpoint key: row-major, shaped as [`Model::parameter_shapes`] says.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a key this model does not have; GPU errors.
+    pub fn parameter(&self, key: &str) -> Result<Vec<f32>> {
+        for parameter in self.bert.parameters() {
+            let Some(part) = parameter.keys.iter().position(|name| name == key) else { continue };
+            let mut pass = Pass::new(&self.gpu);
+            let download = pass.download(&parameter.value);
+            pass.submit()?;
+            let values: Vec<f32> = download.wait(&self.gpu)?;
+            let len = values.len() / parameter.keys.len();
+            return Ok(values[part * len..(part + 1) * len].to_vec());
+        }
+        Err(Error::InvalidArgument(format!("this model has no parameter '{key}'")))
+    }
+
+    /// Loss and rank of each of the batch's labels.
+    pub(crate) fn score(&self, batch: &PackedBatch) -> Result<Vec<RowStats>> {
+        self.require_mlm_head()?;
+        if batch.labels.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pass = Pass::new(&self.gpu);
+        let stats = self.bert.score(&mut pass, batch)?;
+        let download = pass.download(&stats);
+        pass.submit()?;
+        Ok(stats_of(&download.wait::<f32>(&self.gpu)?).to_vec())
+    }
+
+    pub(crate) fn require_mlm_head(&self) -> Result<()> {
+        if self.has_mlm_head { Ok(()) } else { Err(Error::NoMlmHead) }
+    }
+
+    /// Writes a folder that transformers loads: `config.json`, `model.safetensors` (f32) and the tokenizer's files.
+    ///
+    /// Everything is written beside the folder first and put in place by renaming, so that an interruption leaves the old
+    /// contents or the new ones whole. Files of other names in the folder are kept.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming what could not be written; GPU errors.
+    pub fn save(&self, folder: impl Into<PathBuf>) -> Result<()> {
+        super::save::save(self, &folder.into())
+    }
+}

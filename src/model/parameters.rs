@@ -1,0 +1,156 @@
+//! Parameters, the keys checkpoints have for them, and where their first values come from.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use crate::Result;
+use crate::gpu::{Gpu, Pass, Tensor};
+
+/// One tensor that is trained. It may stack several tensors of the checkpoint along its first dimension (query, key and
+/// value are multiplied as one).
+#[derive(Debug)]
+pub(crate) struct Parameter {
+    /// The checkpoint's own keys, in stacking order.
+    pub(crate) keys: Vec<String>,
+    pub(crate) value: Tensor,
+    /// Its place in [`Gradients`], and among the optimizer's states.
+    pub(crate) index: usize,
+    /// Whether weight decay applies: not to biases and LayerNorms.
+    pub(crate) decay: bool,
+}
+
+/// A parameter still to be made.
+pub(crate) struct Spec {
+    pub(crate) keys: Vec<String>,
+    /// Of the whole stack.
+    pub(crate) shape: Vec<usize>,
+    pub(crate) init: Init,
+}
+
+/// BERT's initialisation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Init {
+    /// Normal with the config's `initializer_range`: weights and embeddings, but for row `zero_row`.
+    Normal { zero_row: Option<usize> },
+    /// Biases and LayerNorm's beta.
+    Zeros,
+    /// LayerNorm's gamma.
+    Ones,
+}
+
+/// Where values come from: a checkpoint, a random state, or another model.
+pub(crate) trait Source {
+    fn load(&mut self, gpu: &Gpu, spec: &Spec, index: usize) -> Result<Tensor>;
+}
+
+/// Hands out indices while a network is built.
+pub(crate) struct Builder<'s> {
+    pub(crate) gpu: &'s Gpu,
+    pub(crate) source: &'s mut dyn Source,
+    pub(crate) next: usize,
+}
+
+impl Builder<'_> {
+    pub(crate) fn parameter(&mut self, keys: Vec<String>, shape: &[usize], init: Init) -> Result<Parameter> {
+        // The rule of transformers' Trainer: no decay for biases and LayerNorms, which are the one-dimensional ones.
+        let decay = shape.len() > 1;
+        let spec = Spec { keys, shape: shape.to_vec(), init };
+        let index = self.next;
+        let value = self.source.load(self.gpu, &spec, index)?;
+        self.next += 1;
+        Ok(Parameter { keys: spec.keys, value, index, decay })
+    }
+
+    pub(crate) fn normal(&mut self, key: &str, shape: &[usize]) -> Result<Parameter> {
+        self.parameter(vec![key.to_owned()], shape, Init::Normal { zero_row: None })
+    }
+}
+
+/// Gradients of all parameters, by their index.
+pub(crate) struct Gradients(pub(crate) Vec<Tensor>);
+
+impl Gradients {
+    pub(crate) fn new(gpu: &Gpu, parameters: &[&Parameter]) -> Result<Self> {
+        let zeroed = |parameter: &&Parameter| {
+            Tensor::persistent(gpu, parameter.value.shape(), &format!("the gradient of {}", parameter.keys[0]))
+        };
+        Ok(Self(parameters.iter().map(zeroed).collect::<Result<_>>()?))
+    }
+
+    pub(crate) fn of(&self, parameter: &Parameter) -> &Tensor {
+        &self.0[parameter.index]
+    }
+
+    pub(crate) fn clear(&self, pass: &mut Pass) {
+        for gradient in &self.0 {
+            pass.clear(gradient);
+        }
+    }
+}
+
+/// Fresh values. Each parameter has a stream of its own, so that its values do not depend on what else is fresh.
+pub(crate) struct InitialSource {
+    pub(crate) seed: u64,
+    pub(crate) range: f64,
+}
+
+impl Source for InitialSource {
+    fn load(&mut self, gpu: &Gpu, spec: &Spec, index: usize) -> Result<Tensor> {
+        let len = spec.shape.iter().product();
+        let values = match spec.init {
+            Init::Zeros => vec![0.0; len],
+            Init::Ones => vec![1.0; len],
+            Init::Normal { zero_row } => {
+                let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+                rng.set_stream(index as u64);
+                let mut values = normal(&mut rng, len, self.range);
+                if let Some(row) = zero_row.filter(|&row| row < spec.shape[0]) {
+                    let columns = len / spec.shape[0];
+                    values[row * columns..(row + 1) * columns].fill(0.0);
+                }
+                values
+            }
+        };
+        Tensor::from_f32(gpu, &spec.shape, &values, &spec.keys[0])
+    }
+}
+
+/// Normal values by Box and Muller's method (1958).
+fn normal(rng: &mut ChaCha8Rng, len: usize, deviation: f64) -> Vec<f32> {
+    // In (0, 1], so that the logarithm is finite.
+    let mut uniform = || (rng.next_u64() >> 11).wrapping_add(1) as f64 / (1u64 << 53) as f64;
+    let pairs = (0..len.div_ceil(2)).flat_map(|_| {
+        let (radius, angle) = ((-2.0 * uniform().ln()).sqrt(), std::f64::consts::TAU * uniform());
+        [radius * angle.cos(), radius * angle.sin()]
+    });
+    pairs.take(len).map(|x| (x * deviation) as f32).collect()
+}
+
+/// The values of another model, copied on the GPU.
+pub(crate) struct CopySource<'p>(pub(crate) Vec<&'p Parameter>);
+
+impl Source for CopySource<'_> {
+    fn load(&mut self, gpu: &Gpu, spec: &Spec, index: usize) -> Result<Tensor> {
+        let copy = Tensor::persistent(gpu, &spec.shape, &spec.keys[0])?;
+        let mut pass = Pass::new(gpu);
+        pass.copy(&self.0[index].value, &copy);
+        pass.submit()?;
+        Ok(copy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fresh_values_have_the_deviation_asked_for() {
+        let values = normal(&mut ChaCha8Rng::seed_from_u64(7), 100_001, 0.02);
+        let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / values.len() as f64;
+        let variance = values.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / values.len() as f64;
+        assert!(mean.abs() < 3e-4 && (variance.sqrt() - 0.02).abs() < 2e-4, "{mean} {variance}");
+        // A normal has 4.55 % beyond two deviations.
+        let far = values.iter().filter(|x| x.abs() > 0.04).count() as f64 / values.len() as f64;
+        assert!((far - 0.0455).abs() < 0.003, "{far}");
+    }
+}

@@ -1,0 +1,116 @@
+//! Sequences of different lengths as one, without padding.
+
+/// A batch: its tokens one after another, and where each sequence begins.
+///
+/// Attention stays within a sequence, so there is no attention mask and nothing is computed for padding. Hugging Face's
+/// padded batch with its mask gives the same numbers.
+///
+/// ```
+/// let mut batch = retto::PackedBatch::default();
+/// batch.push(&[2, 7, 8, 3]);
+/// batch.push(&[2, 9, 3]);
+/// assert_eq!(batch.cu_seqlens, [0, 4, 7]);
+/// assert_eq!(batch.position_ids, [0, 1, 2, 3, 0, 1, 2]);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackedBatch {
+    /// \[tokens\]: ids of the vocabulary.
+    pub input_ids: Vec<u32>,
+    /// \[tokens\]: from 0 in each sequence.
+    pub position_ids: Vec<u32>,
+    /// \[tokens\]: 0, or 1 for the second text of a pair.
+    pub token_type_ids: Vec<u32>,
+    /// \[sequences + 1\]: where each sequence begins, and the number of tokens.
+    pub cu_seqlens: Vec<u32>,
+    /// Tokens the head is asked about: indices into `input_ids`, ascending, each once.
+    pub masked_rows: Vec<u32>,
+    /// \[masked rows\]: the ids that belong there; empty for a query.
+    pub labels: Vec<u32>,
+}
+
+impl Default for PackedBatch {
+    fn default() -> Self {
+        Self {
+            input_ids: Vec::new(),
+            position_ids: Vec::new(),
+            token_type_ids: Vec::new(),
+            cu_seqlens: vec![0],
+            masked_rows: Vec::new(),
+            labels: Vec::new(),
+        }
+    }
+}
+
+impl PackedBatch {
+    /// Appends a sequence of token type 0. Nothing is asked about it yet.
+    pub fn push(&mut self, input_ids: &[u32]) {
+        self.input_ids.extend(input_ids);
+        self.position_ids.extend(0..input_ids.len() as u32);
+        self.token_type_ids.extend(std::iter::repeat_n(0, input_ids.len()));
+        self.cu_seqlens.push(self.input_ids.len() as u32);
+    }
+
+    /// Appends a sequence of which some tokens are asked about: (index within the sequence, label), ascending.
+    pub fn push_masked(&mut self, input_ids: &[u32], labels: &[(u32, u32)]) {
+        let first = self.tokens() as u32;
+        self.push(input_ids);
+        self.masked_rows.extend(labels.iter().map(|(row, _)| first + row));
+        self.labels.extend(labels.iter().map(|(_, label)| label));
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.input_ids.len()
+    }
+
+    /// Number of sequences.
+    pub fn sequences(&self) -> usize {
+        self.cu_seqlens.len() - 1
+    }
+
+    /// What is wrong with the batch in itself, if anything: the arrays have to agree before ids are checked by a model.
+    pub(crate) fn inconsistency(&self) -> Option<&'static str> {
+        let tokens = self.tokens();
+        let ends = self.cu_seqlens.first() == Some(&0) && self.cu_seqlens.last() == Some(&(tokens as u32));
+        if !ends || self.cu_seqlens.windows(2).any(|pair| pair[0] > pair[1]) {
+            return Some("cu_seqlens has to rise from 0 to the number of tokens");
+        }
+        if self.position_ids.len() != tokens || self.token_type_ids.len() != tokens {
+            return Some("input_ids, position_ids and token_type_ids have to be of one length");
+        }
+        if self.masked_rows.windows(2).any(|pair| pair[0] >= pair[1]) {
+            return Some("masked_rows have to rise");
+        }
+        if !self.labels.is_empty() && self.labels.len() != self.masked_rows.len() {
+            return Some("labels have to be as many as masked_rows");
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inconsistent_batches_are_seen() {
+        let mut good = PackedBatch::default();
+        good.push_masked(&[5, 6, 7], &[(0, 1), (2, 3)]);
+        good.push_masked(&[8, 9], &[(1, 4)]);
+        assert_eq!((good.masked_rows.as_slice(), good.labels.as_slice()), ([0, 2, 4].as_slice(), [1, 3, 4].as_slice()));
+        assert_eq!(good.inconsistency(), None);
+        let broken: [fn(&mut PackedBatch); 6] = [
+            |b| b.cu_seqlens = vec![],
+            |b| b.cu_seqlens[1] = 9,
+            |b| b.input_ids.push(1),
+            |b| b.position_ids.truncate(1),
+            |b| b.masked_rows[1] = 0,
+            |b| b.labels.truncate(1),
+        ];
+        for spoil in broken {
+            let mut batch = good.clone();
+            spoil(&mut batch);
+            assert!(batch.inconsistency().is_some(), "{batch:?}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Lines of text files, and their tokens.
+
+use std::path::{Path, PathBuf};
+
+use super::tokenizer::Tokenizer;
+use crate::{Error, Result};
+
+/// The files meant by these paths: files as they are, folders as the `.txt` files in them, sorted by name.
+///
+/// # Errors
+/// [`Error::Io`] for what does not exist or cannot be listed.
+pub fn text_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let mut inside = Vec::new();
+        for entry in std::fs::read_dir(path).map_err(Error::io(path))? {
+            let file = entry.map_err(Error::io(path))?.path();
+            if file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt")) && file.is_file() {
+                inside.push(file);
+            }
+        }
+        inside.sort();
+        files.extend(inside);
+    }
+    Ok(files)
+}
+
+/// The lines of these files and folders that hold more than white space, in order. A byte order mark is dropped.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::NotUtf8`] with the line, [`Error::EmptyCorpus`] where nothing is left.
+pub fn read_lines(paths: &[PathBuf]) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for file in text_files(paths)? {
+        let bytes = std::fs::read(&file).map_err(Error::io(&file))?;
+        let text = decode(&bytes, &file)?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        lines.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
+    }
+    if lines.is_empty() {
+        let paths = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+        return Err(Error::EmptyCorpus { paths });
+    }
+    Ok(lines)
+}
+
+fn decode<'b>(bytes: &'b [u8], file: &Path) -> Result<&'b str> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let line = bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count() + 1;
+        Error::NotUtf8 { path: file.to_owned(), line }
+    })
+}
+
+/// Tokenized lines, one after another.
+#[derive(Debug)]
+pub(crate) struct Examples {
+    ids: Vec<u32>,
+    /// Where each example begins, and the number of tokens.
+    starts: Vec<usize>,
+    /// Lines that were cut to the longest allowed.
+    pub(crate) truncated: usize,
+}
+
+impl Examples {
+    /// Tokenizes each line with its special tokens, cut to `max_length` tokens by leaving out the last before \[SEP\]. Lines
+    /// without a token of their own are left out.
+    pub(crate) fn tokenize<S: AsRef<str>>(tokenizer: &Tokenizer, lines: &[S], max_length: usize) -> Result<Self> {
+        let mut examples = Self { ids: Vec::new(), starts: vec![0], truncated: 0 };
+        for line in lines {
+            let mut ids = tokenizer.encode(line.as_ref())?;
+            if ids.iter().all(|&id| tokenizer.is_special(id)) {
+                continue;
+            }
+            if ids.len() > max_length {
+                // The closing special token stays last, as transformers' truncation leaves it.
+                let last = ids[ids.len() - 1];
+                ids.truncate(max_length);
+                if tokenizer.is_special(last) {
+                    ids[max_length - 1] = last;
+                }
+                examples.truncated += 1;
+            }
+            examples.ids.extend(ids);
+            examples.starts.push(examples.ids.len());
+        }
+        Ok(examples)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    pub(crate) fn get(&self, index: usize) -> &[u32] {
+        &self.ids[self.starts[index]..self.starts[index + 1]]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_trimmed_and_blank_ones_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+        write("b.txt", b"two\r\n\r\n  three \n");
+        write("a.txt", "\u{feff}one\n \t\n".as_bytes());
+        write("ignored.md", b"not text");
+        assert_eq!(read_lines(&[folder.path().to_owned()]).unwrap(), ["one", "two", "three"]);
+    }
+
+    #[test]
+    fn bad_files_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("latin1.txt");
+        std::fs::write(&file, b"one\ntwo\ncaf\xe9\n").unwrap();
+        let error = read_lines(&[file.clone()]).unwrap_err();
+        assert!(matches!(&error, Error::NotUtf8 { path, line: 3 } if *path == file), "{error}");
+        std::fs::write(&file, b" \n\n").unwrap();
+        assert!(matches!(read_lines(&[file]).unwrap_err(), Error::EmptyCorpus { .. }));
+        let missing = folder.path().join("missing.txt");
+        assert!(matches!(read_lines(&[missing]).unwrap_err(), Error::Io { .. }));
+    }
+}

@@ -1,0 +1,377 @@
+//! A checkpoint's tokenizer: `tokenizer.json`, or the `vocab.txt` of older ones; and the training of a new one.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
+use tokenizers::models::TrainerWrapper;
+use tokenizers::models::wordpiece::{WordPiece, WordPieceTrainer};
+use tokenizers::normalizers::BertNormalizer;
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::processors::bert::BertProcessing;
+use tokenizers::{AddedToken, Tokenizer as Inner};
+
+use crate::{Error, Result};
+
+const TOKENIZER_FILE: &str = "tokenizer.json";
+const VOCAB_FILE: &str = "vocab.txt";
+const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
+const SPECIAL_TOKENS_FILE: &str = "special_tokens_map.json";
+const ADDED_TOKENS_FILE: &str = "added_tokens.json";
+
+/// The files a tokenizer may consist of; all that are there are carried along when a model is saved.
+pub(crate) const TOKENIZER_FILES: [&str; 5] =
+    [TOKENIZER_FILE, VOCAB_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE];
+
+/// BERT's special tokens, in the order a new vocabulary has them.
+const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+
+/// Turns text into ids and back. Cheap to clone.
+#[derive(Clone)]
+pub struct Tokenizer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    inner: Inner,
+    /// Names and contents, as they were read.
+    files: Vec<(String, Vec<u8>)>,
+    /// For errors.
+    folder: PathBuf,
+    special: HashSet<u32>,
+    mask_token: String,
+    mask_token_id: Option<u32>,
+    pad_token_id: Option<u32>,
+    /// One more than the largest id.
+    vocab_size: usize,
+}
+
+/// How a vocabulary is learnt by [`Tokenizer::train`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WordPieceOptions {
+    /// Entries at most, special tokens included.
+    pub vocab_size: usize,
+    /// Whether text is lower-cased and its accents removed.
+    pub do_lower_case: bool,
+    /// Pieces must occur at least this often.
+    pub min_frequency: u64,
+}
+
+impl Default for WordPieceOptions {
+    fn default() -> Self {
+        Self { vocab_size: 30_522, do_lower_case: true, min_frequency: 2 }
+    }
+}
+
+impl Tokenizer {
+    /// Opens `tokenizer.json`, or `vocab.txt` with what `tokenizer_config.json` says of it, from a folder.
+    ///
+    /// # Errors
+    /// [`Error::BadTokenizer`] where both are missing or one is malformed; [`Error::Io`].
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
+        let mut files = Vec::new();
+        for name in TOKENIZER_FILES {
+            let path = folder.join(name);
+            match std::fs::read(&path) {
+                Ok(bytes) => files.push((name.to_owned(), bytes)),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io(path)(error)),
+            }
+        }
+        Self::from_files(folder, files)
+    }
+
+    /// From the contents of the files named in [`TOKENIZER_FILES`]; `folder` is for errors.
+    pub(crate) fn from_files(folder: &Path, files: Vec<(String, Vec<u8>)>) -> Result<Self> {
+        let find = |name: &str| files.iter().find(|(file, _)| file == name).map(|(_, bytes)| bytes.as_slice());
+        let json = |name: &str| match find(name) {
+            None => Ok(Value::Null),
+            Some(bytes) => serde_json::from_slice(bytes)
+                .map_err(|error| Error::tokenizer(folder.join(name), format!("not JSON: {error}"))),
+        };
+        let (config, special_tokens) = (json(TOKENIZER_CONFIG_FILE)?, json(SPECIAL_TOKENS_FILE)?);
+        // A token's name is a string, or an object with its content.
+        let named = |key: &str, default: &str| {
+            let name = |source: &Value| {
+                let value = &source[key];
+                value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned)
+            };
+            name(&config).or_else(|| name(&special_tokens)).unwrap_or_else(|| default.to_owned())
+        };
+        let names = [
+            named("pad_token", SPECIAL_TOKENS[0]),
+            named("unk_token", SPECIAL_TOKENS[1]),
+            named("cls_token", SPECIAL_TOKENS[2]),
+            named("sep_token", SPECIAL_TOKENS[3]),
+            named("mask_token", SPECIAL_TOKENS[4]),
+        ];
+        let mut inner = match (find(TOKENIZER_FILE), find(VOCAB_FILE)) {
+            (Some(bytes), _) => Inner::from_bytes(bytes)
+                .map_err(|error| Error::tokenizer(folder.join(TOKENIZER_FILE), error.to_string()))?,
+            (None, Some(vocabulary)) => from_vocabulary(vocabulary, &config, &names, &folder.join(VOCAB_FILE))?,
+            (None, None) => return Err(Error::tokenizer(folder, "no tokenizer.json and no vocab.txt")),
+        };
+        // Some checkpoints ship with padding and truncation on; here batches are packed, and callers are told what is cut.
+        let _ = inner.with_padding(None).with_truncation(None);
+
+        let special = names.iter().filter_map(|name| inner.token_to_id(name));
+        let marked = inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special).map(|(id, _)| id);
+        let special = special.chain(marked).collect();
+        let vocab_size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        if vocab_size == 0 {
+            return Err(Error::tokenizer(folder, "the vocabulary is empty"));
+        }
+        let [pad_token, .., mask_token] = names;
+        let shared = Shared {
+            mask_token_id: inner.token_to_id(&mask_token),
+            pad_token_id: inner.token_to_id(&pad_token),
+            mask_token,
+            special,
+            vocab_size,
+            folder: folder.to_owned(),
+            files,
+            inner,
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Learns a WordPiece vocabulary from lines of text, with BERT's special tokens, normalisation and pre-tokenization.
+    /// The same lines give the same vocabulary.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] where `vocab_size` cannot even hold the special tokens.
+    pub fn train<'l>(lines: impl Iterator<Item = &'l str> + Send, options: &WordPieceOptions) -> Result<Self> {
+        let WordPieceOptions { vocab_size, do_lower_case, min_frequency } = *options;
+        if vocab_size <= SPECIAL_TOKENS.len() {
+            let special = SPECIAL_TOKENS.len();
+            return Err(Error::InvalidArgument(format!(
+                "vocab_size {vocab_size} leaves no room beside the {special} special tokens"
+            )));
+        }
+        let failed = |error: tokenizers::Error| Error::InvalidArgument(format!("training the vocabulary: {error}"));
+        let mut inner = Inner::new(WordPiece::default());
+        inner.with_normalizer(Some(BertNormalizer::new(true, true, None, do_lower_case))).map_err(failed)?;
+        inner.with_pre_tokenizer(Some(BertPreTokenizer));
+        let special = SPECIAL_TOKENS.map(|token| AddedToken::from(token, true)).to_vec();
+        let trainer = WordPieceTrainer::builder()
+            .vocab_size(vocab_size)
+            .min_frequency(min_frequency)
+            .special_tokens(special)
+            // A piece of every letter, so that what is rare is spelt and not lost; no more than BERT's own had.
+            .limit_alphabet(1000.min(vocab_size / 2))
+            .show_progress(false)
+            .build();
+        inner.train(&mut TrainerWrapper::from(trainer), lines).map_err(failed)?;
+
+        let mut vocabulary: Vec<(String, u32)> = inner.get_vocab(true).into_iter().collect();
+        vocabulary.sort_by_key(|(_, id)| *id);
+        let vocabulary: String = vocabulary.into_iter().map(|(token, _)| token + "\n").collect();
+        let config = serde_json::json!({
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": do_lower_case,
+            "pad_token": SPECIAL_TOKENS[0],
+            "unk_token": SPECIAL_TOKENS[1],
+            "cls_token": SPECIAL_TOKENS[2],
+            "sep_token": SPECIAL_TOKENS[3],
+            "mask_token": SPECIAL_TOKENS[4],
+        });
+        // Through the same door as an old checkpoint, so that there is one way to set a BERT tokenizer up.
+        let folder = Path::new("(new vocabulary)");
+        let names = SPECIAL_TOKENS.map(str::to_owned);
+        let inner = from_vocabulary(vocabulary.as_bytes(), &config, &names, folder)?;
+        let json = inner.to_string(true).map_err(failed)?;
+        let config = serde_json::to_string_pretty(&config).unwrap_or_default() + "\n";
+        let files = vec![
+            (TOKENIZER_FILE.to_owned(), json.into_bytes()),
+            (TOKENIZER_CONFIG_FILE.to_owned(), config.into_bytes()),
+            (VOCAB_FILE.to_owned(), vocabulary.into_bytes()),
+        ];
+        Self::from_files(folder, files)
+    }
+
+    /// Ids of a text, \[CLS\] and \[SEP\] (or what this tokenizer adds) included.
+    ///
+    /// # Errors
+    /// [`Error::BadTokenizer`] where the tokenizer cannot represent the text at all.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.shared.inner.encode_fast(text, true);
+        let encoding = encoding.map_err(|error| Error::tokenizer(&self.shared.folder, error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Text of ids.
+    ///
+    /// # Errors
+    /// [`Error::BadTokenizer`] where the tokenizer's decoder refuses.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
+        let decoded = self.shared.inner.decode(ids, skip_special_tokens);
+        decoded.map_err(|error| Error::tokenizer(&self.shared.folder, error.to_string()))
+    }
+
+    /// The entry of the vocabulary with this id, as it is written there (`##ing`).
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        self.shared.inner.id_to_token(id)
+    }
+
+    /// The id of an entry of the vocabulary.
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.shared.inner.token_to_id(token)
+    }
+
+    /// The mask token as it is written in texts, `[MASK]` for most.
+    pub fn mask_token(&self) -> &str {
+        &self.shared.mask_token
+    }
+
+    /// Its id; `None` where the vocabulary has none.
+    pub fn mask_token_id(&self) -> Option<u32> {
+        self.shared.mask_token_id
+    }
+
+    /// The padding token's id.
+    pub fn pad_token_id(&self) -> Option<u32> {
+        self.shared.pad_token_id
+    }
+
+    /// Ids in use: one more than the largest.
+    pub fn vocab_size(&self) -> usize {
+        self.shared.vocab_size
+    }
+
+    /// Whether an id is a special token, which is never masked.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.shared.special.contains(&id)
+    }
+
+    pub(crate) fn files(&self) -> &[(String, Vec<u8>)] {
+        &self.shared.files
+    }
+
+    pub(crate) fn require_mask_token(&self) -> Result<u32> {
+        self.shared.mask_token_id.ok_or_else(|| {
+            Error::tokenizer(&self.shared.folder, format!("no {} in the vocabulary", self.shared.mask_token))
+        })
+    }
+
+    /// Refuses a vocabulary whose ids the embeddings do not have.
+    pub(crate) fn check_vocabulary(&self, vocab_size: usize) -> Result<()> {
+        if self.vocab_size() > vocab_size {
+            let reason = format!(
+                "the vocabulary has ids up to {}, but the model's vocab_size is {vocab_size}",
+                self.vocab_size() - 1
+            );
+            return Err(Error::tokenizer(&self.shared.folder, reason));
+        }
+        Ok(())
+    }
+}
+
+/// transformers' BertTokenizer from its oldest form: one token a line, and options.
+fn from_vocabulary(vocabulary: &[u8], config: &Value, names: &[String; 5], path: &Path) -> Result<Inner> {
+    let bad = |reason: String| Error::tokenizer(path, reason);
+    let [_, unk_token, cls_token, sep_token, _] = names;
+    let vocabulary = WordPiece::read_bytes(vocabulary).map_err(|error| bad(error.to_string()))?;
+    let id =
+        |token: &String| vocabulary.get(token).copied().ok_or_else(|| bad(format!("{token} is not in the vocabulary")));
+    let (cls, sep) = ((cls_token.clone(), id(cls_token)?), (sep_token.clone(), id(sep_token)?));
+    id(unk_token)?;
+    let special: Vec<AddedToken> =
+        names.iter().filter(|name| vocabulary.contains_key(*name)).map(|name| AddedToken::from(name, true)).collect();
+    let model = WordPiece::builder().vocab(vocabulary).unk_token(unk_token.clone()).build();
+    let flag = |name: &str, default: bool| config[name].as_bool().unwrap_or(default);
+    let normalizer = BertNormalizer::new(
+        true,
+        flag("tokenize_chinese_chars", true),
+        config["strip_accents"].as_bool(),
+        flag("do_lower_case", true),
+    );
+    let mut inner = Inner::new(model.map_err(|error| bad(error.to_string()))?);
+    inner.with_normalizer(Some(normalizer)).map_err(|error| bad(error.to_string()))?;
+    inner.with_pre_tokenizer(Some(BertPreTokenizer));
+    inner.with_post_processor(Some(BertProcessing::new(sep, cls)));
+    inner.with_decoder(Some(WordPieceDecoder::new("##".into(), true)));
+    inner.add_special_tokens(special).map_err(|error| bad(error.to_string()))?;
+    Ok(inner)
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn folder() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures/tokenizer")
+    }
+
+    pub(crate) fn tokenizer() -> Tokenizer {
+        Tokenizer::open(folder()).unwrap()
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Case {
+        text: String,
+        input_ids: Vec<u32>,
+        cased_input_ids: Vec<u32>,
+    }
+
+    #[test]
+    fn vocab_txt_tokenizes_as_transformers_does() {
+        let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(folder().join("cases.json")).unwrap()).unwrap();
+        let vocabulary = std::fs::read(folder().join(VOCAB_FILE)).unwrap();
+        let cased = vec![
+            (VOCAB_FILE.to_owned(), vocabulary),
+            (TOKENIZER_CONFIG_FILE.to_owned(), br#"{"do_lower_case": false}"#.to_vec()),
+        ];
+        let cased = Tokenizer::from_files(Path::new("cased"), cased).unwrap();
+        assert!(cases.len() > 20);
+        for case in cases {
+            assert_eq!(tokenizer().encode(&case.text).unwrap(), case.input_ids, "{:?}", case.text);
+            assert_eq!(cased.encode(&case.text).unwrap(), case.cased_input_ids, "{:?}, cased", case.text);
+        }
+    }
+
+    #[test]
+    fn a_trained_vocabulary_reopens_and_is_reproducible() {
+        let lines = ["the rain on the roof", "the river in the rain", "raining on the river again"];
+        let options = WordPieceOptions { vocab_size: 60, ..Default::default() };
+        let train = || Tokenizer::train(lines.iter().copied(), &options).unwrap();
+        let tokenizer = train();
+        assert!(tokenizer.vocab_size() <= 60);
+        assert_eq!(tokenizer.files(), train().files());
+        let ids = tokenizer.encode("The RAIN in [MASK]").unwrap();
+        assert_eq!(ids[ids.len() - 2], tokenizer.mask_token_id().unwrap());
+        assert_eq!(tokenizer.decode(&ids, true).unwrap(), "the rain in");
+        // vocab.txt alone gives the same ids as tokenizer.json.
+        let only = tokenizer.files().iter().filter(|(name, _)| name != TOKENIZER_FILE).cloned().collect();
+        assert_eq!(Tokenizer::from_files(Path::new("x"), only).unwrap().encode("The RAIN in [MASK]").unwrap(), ids);
+    }
+
+    #[test]
+    fn broken_tokenizers_are_refused() {
+        let open = |files: &[(&str, &str)]| {
+            let files = files.iter().map(|(name, text)| (name.to_string(), text.as_bytes().to_vec())).collect();
+            Tokenizer::from_files(Path::new("folder"), files).unwrap_err()
+        };
+        for (files, words) in [
+            (&[][..], "no tokenizer.json and no vocab.txt"),
+            (&[(TOKENIZER_FILE, "{")][..], "tokenizer.json"),
+            (&[(VOCAB_FILE, "a\nb\n")][..], "[CLS]"),
+            (&[(VOCAB_FILE, "")][..], "[CLS]"),
+            (&[(VOCAB_FILE, "[CLS]\n"), (TOKENIZER_CONFIG_FILE, "nonsense")][..], "tokenizer_config.json"),
+        ] {
+            let error = open(files);
+            assert!(matches!(error, Error::BadTokenizer { .. }), "{error}");
+            assert!(error.to_string().contains(words), "{error}");
+        }
+        assert!(matches!(tokenizer().check_vocabulary(10).unwrap_err(), Error::BadTokenizer { .. }));
+    }
+}

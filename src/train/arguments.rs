@@ -1,0 +1,178 @@
+//! Training options, with the names and defaults of transformers' TrainingArguments and run_mlm.py, and the schedule.
+
+use crate::{Error, Result};
+
+/// Options of a training run. Fields and defaults are those of transformers' `TrainingArguments` and `run_mlm.py`.
+///
+/// No dropout is applied, whatever the config says.
+///
+/// ```
+/// let arguments = retto::TrainingArguments { learning_rate: 3e-4, ..Default::default() };
+/// assert_eq!(arguments.num_train_epochs, 3.0);
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainingArguments {
+    /// Passes over the training lines; may be a fraction.
+    pub num_train_epochs: f64,
+    /// Optimizer steps, instead of epochs where given.
+    pub max_steps: Option<u64>,
+    /// The highest learning rate of the schedule.
+    pub learning_rate: f64,
+    /// The share of all steps in which the learning rate rises linearly from 0; then it falls linearly to 0.
+    pub warmup_ratio: f64,
+    /// AdamW's decoupled weight decay, for all parameters but biases and LayerNorms.
+    pub weight_decay: f64,
+    /// AdamW's decay of the first moment.
+    pub adam_beta1: f64,
+    /// AdamW's decay of the second moment.
+    pub adam_beta2: f64,
+    /// Added to the root of the second moment.
+    pub adam_epsilon: f64,
+    /// Gradients are scaled down to this 2-norm, all together; 0 turns that off.
+    pub max_grad_norm: f64,
+    /// The share of tokens that are masked.
+    pub mlm_probability: f64,
+    /// Lines in a training step.
+    pub per_device_train_batch_size: usize,
+    /// Lines in an evaluation step.
+    pub per_device_eval_batch_size: usize,
+    /// Longer lines are cut to this many tokens, special tokens included; by default to the model's longest.
+    pub max_seq_length: Option<usize>,
+    /// Steps between two log entries.
+    pub logging_steps: u64,
+    /// Seed of masks and order.
+    pub seed: u64,
+}
+
+impl Default for TrainingArguments {
+    fn default() -> Self {
+        Self {
+            num_train_epochs: 3.0,
+            max_steps: None,
+            learning_rate: 5e-5,
+            warmup_ratio: 0.0,
+            weight_decay: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            max_grad_norm: 1.0,
+            mlm_probability: 0.15,
+            per_device_train_batch_size: 8,
+            per_device_eval_batch_size: 8,
+            max_seq_length: None,
+            logging_steps: 500,
+            seed: 42,
+        }
+    }
+}
+
+/// Three tokens are the least that hold a word between \[CLS\] and \[SEP\].
+const SHORTEST: usize = 3;
+
+impl TrainingArguments {
+    pub(crate) fn validate(&self, max_position_embeddings: usize) -> Result<()> {
+        let within = |name: &str, value: f64, low: f64, high: f64| match value >= low && value <= high {
+            true => Ok(()),
+            false => Err(Error::InvalidArgument(format!("{name} is {value}; it must be from {low} to {high}"))),
+        };
+        within("num_train_epochs", self.num_train_epochs, 0.0, 1e6)?;
+        within("learning_rate", self.learning_rate, 0.0, 1e3)?;
+        within("warmup_ratio", self.warmup_ratio, 0.0, 1.0)?;
+        within("weight_decay", self.weight_decay, 0.0, 1e3)?;
+        within("adam_beta1", self.adam_beta1, 0.0, 1.0 - f64::EPSILON)?;
+        within("adam_beta2", self.adam_beta2, 0.0, 1.0 - f64::EPSILON)?;
+        within("adam_epsilon", self.adam_epsilon, f64::MIN_POSITIVE, 1.0)?;
+        within("max_grad_norm", self.max_grad_norm, 0.0, f64::MAX)?;
+        check_mlm_probability(self.mlm_probability)?;
+        for (name, size) in [
+            ("per_device_train_batch_size", self.per_device_train_batch_size as u64),
+            ("per_device_eval_batch_size", self.per_device_eval_batch_size as u64),
+            ("logging_steps", self.logging_steps),
+        ] {
+            if size == 0 {
+                return Err(Error::InvalidArgument(format!("{name} is 0; it must be at least 1")));
+            }
+        }
+        longest(self.max_seq_length, max_position_embeddings).map(|_| ())
+    }
+
+    /// Steps of a run over this many examples.
+    pub(crate) fn total_steps(&self, examples: usize) -> u64 {
+        let per_epoch = examples.div_ceil(self.per_device_train_batch_size) as f64;
+        self.max_steps.unwrap_or((per_epoch * self.num_train_epochs).ceil() as u64)
+    }
+
+    /// The learning rate of the step after `done` of `total` steps: transformers' `get_linear_schedule_with_warmup`.
+    pub(crate) fn learning_rate_at(&self, done: u64, total: u64) -> f64 {
+        let warmup = (total as f64 * self.warmup_ratio).ceil() as u64;
+        let factor = match done < warmup {
+            true => done as f64 / warmup.max(1) as f64,
+            false => total.saturating_sub(done) as f64 / total.saturating_sub(warmup).max(1) as f64,
+        };
+        self.learning_rate * factor
+    }
+}
+
+pub(crate) fn check_mlm_probability(probability: f64) -> Result<()> {
+    match probability > 0.0 && probability <= 1.0 {
+        true => Ok(()),
+        false => {
+            Err(Error::InvalidArgument(format!("mlm_probability is {probability}; it must be above 0, and 1 at most")))
+        }
+    }
+}
+
+/// The longest sequence of a run.
+pub(crate) fn longest(max_seq_length: Option<usize>, max_position_embeddings: usize) -> Result<usize> {
+    let length = max_seq_length.unwrap_or(max_position_embeddings);
+    match (SHORTEST..=max_position_embeddings).contains(&length) {
+        true => Ok(length),
+        false => Err(Error::InvalidArgument(format!(
+            "max_seq_length is {length}; it must be from {SHORTEST} to the model's {max_position_embeddings}"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schedule_is_transformers_own() {
+        let arguments = TrainingArguments { learning_rate: 1.0, warmup_ratio: 0.2, ..Default::default() };
+        let rates: Vec<f64> = (0..=10).map(|done| arguments.learning_rate_at(done, 10)).collect();
+        assert_eq!(rates, [0.0, 0.5, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0]);
+        let without = TrainingArguments { learning_rate: 1.0, ..Default::default() };
+        assert_eq!(without.learning_rate_at(0, 4), 1.0);
+        let only_warmup = TrainingArguments { learning_rate: 1.0, warmup_ratio: 1.0, ..Default::default() };
+        assert_eq!(only_warmup.learning_rate_at(3, 4), 0.75);
+    }
+
+    #[test]
+    fn steps_are_counted_as_transformers_counts_them() {
+        let arguments = TrainingArguments { num_train_epochs: 1.5, ..Default::default() };
+        assert_eq!(arguments.total_steps(17), 5); // ceil(1.5 * ceil(17 / 8))
+        assert_eq!(TrainingArguments { max_steps: Some(7), ..arguments }.total_steps(17), 7);
+    }
+
+    #[test]
+    fn options_out_of_range_are_named() {
+        let bad: [(&str, fn(&mut TrainingArguments)); 8] = [
+            ("learning_rate", |a| a.learning_rate = f64::NAN),
+            ("learning_rate", |a| a.learning_rate = -1.0),
+            ("warmup_ratio", |a| a.warmup_ratio = 1.1),
+            ("mlm_probability", |a| a.mlm_probability = 0.0),
+            ("per_device_train_batch_size", |a| a.per_device_train_batch_size = 0),
+            ("max_seq_length", |a| a.max_seq_length = Some(65)),
+            ("max_seq_length", |a| a.max_seq_length = Some(2)),
+            ("num_train_epochs", |a| a.num_train_epochs = f64::INFINITY),
+        ];
+        for (name, spoil) in bad {
+            let mut arguments = TrainingArguments::default();
+            spoil(&mut arguments);
+            let error = arguments.validate(64).unwrap_err();
+            assert!(matches!(&error, Error::InvalidArgument(text) if text.contains(name)), "{error}");
+        }
+        TrainingArguments::default().validate(64).unwrap();
+    }
+}
