@@ -109,7 +109,7 @@ pub enum Error {
     /// An option or argument out of range.
     #[error("{0}")]
     InvalidArgument(String),
-    /// Training produced a loss or gradient that is not finite; the parameters are those of the last good step.
+    /// Training produced a loss or gradient that is not finite. The step changed nothing: the parameters are those before it.
     #[error("training diverged at step {step} (loss {loss}, gradient norm {grad_norm}): lower the learning rate")]
     Diverged {
         /// The step, counted from 1.

@@ -47,13 +47,6 @@ impl Tensor {
         Self::new(gpu, shape, false, what)
     }
 
-    /// A persistent tensor holding these values.
-    pub(crate) fn from_f32(gpu: &Gpu, shape: &[usize], values: &[f32], what: &str) -> Result<Self> {
-        let tensor = Self::persistent(gpu, shape, what)?;
-        tensor.write(gpu, 0, values)?;
-        Ok(tensor)
-    }
-
     fn new(gpu: &Gpu, shape: &[usize], pooled: bool, what: &str) -> Result<Self> {
         let bytes = byte_size(shape);
         let limits = &gpu.inner.limits;

@@ -96,6 +96,8 @@ pub(crate) struct InitialSource {
 
 impl Source for InitialSource {
     fn load(&mut self, gpu: &Gpu, spec: &Spec, index: usize) -> Result<Tensor> {
+        // First: a tensor this adapter cannot hold is refused before its values are drawn.
+        let tensor = Tensor::persistent(gpu, &spec.shape, &spec.keys[0])?;
         let len = spec.shape.iter().product();
         let values = match spec.init {
             Init::Zeros => vec![0.0; len],
@@ -111,7 +113,9 @@ impl Source for InitialSource {
                 values
             }
         };
-        Tensor::from_f32(gpu, &spec.shape, &values, &spec.keys[0])
+        tensor.write(gpu, 0, &values)?;
+        gpu.flush()?;
+        Ok(tensor)
     }
 }
 

@@ -119,7 +119,7 @@ pub(super) fn save(model: &Model, folder: &Path) -> Result<()> {
         let file = fs::OpenOptions::new().write(true).open(&entry).map_err(Error::io(&entry))?;
         file.sync_all().map_err(Error::io(&entry))?;
     }
-    readable_by_all(staging.path());
+    usual_permissions(staging.path())?;
     replace(staging, folder)?;
     sync_folder(parent);
     Ok(())
@@ -130,15 +130,23 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     list.map(|entry| entry.map(|entry| entry.path()).map_err(Error::io(folder))).collect()
 }
 
-/// Temporary folders are made for their owner alone; a model is a folder like any other.
-fn readable_by_all(folder: &Path) {
+/// Temporary folders, and what the safetensors library writes, are readable by their owner alone; a model is as readable as
+/// any file this process makes, `config.json` for one.
+fn usual_permissions(folder: &Path) -> Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o755));
+        let config = folder.join(CONFIG_FILE);
+        let mode = fs::metadata(&config).map_err(Error::io(&config))?.permissions().mode();
+        let weights = folder.join(WEIGHTS_FILE);
+        fs::set_permissions(&weights, fs::Permissions::from_mode(mode)).map_err(Error::io(&weights))?;
+        // A folder is entered by those who may read it.
+        let mode = mode | ((mode & 0o444) >> 2);
+        fs::set_permissions(folder, fs::Permissions::from_mode(mode)).map_err(Error::io(folder))?;
     }
     #[cfg(not(unix))]
     let _ = folder;
+    Ok(())
 }
 
 /// Makes the renames last through a power failure, where the system lets a folder be synced.

@@ -4,10 +4,12 @@ mod batch;
 mod corpus;
 mod masking;
 mod tokenizer;
+mod vocabulary;
 
 pub use batch::PackedBatch;
 pub(crate) use corpus::Examples;
 pub use corpus::{read_lines, text_files};
 pub(crate) use masking::{Masking, Purpose, shuffled};
 pub(crate) use tokenizer::TOKENIZER_FILES;
-pub use tokenizer::{Tokenizer, WordPieceOptions};
+pub use tokenizer::Tokenizer;
+pub use vocabulary::WordPieceOptions;

@@ -1,4 +1,4 @@
-//! A checkpoint's tokenizer: `tokenizer.json`, or the `vocab.txt` of older ones; and the training of a new one.
+//! A checkpoint's tokenizer: `tokenizer.json`, or the `vocab.txt` of older ones.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
-use tokenizers::models::TrainerWrapper;
-use tokenizers::models::wordpiece::{WordPiece, WordPieceTrainer};
+use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
@@ -15,9 +14,9 @@ use tokenizers::{AddedToken, Tokenizer as Inner};
 
 use crate::{Error, Result};
 
-const TOKENIZER_FILE: &str = "tokenizer.json";
-const VOCAB_FILE: &str = "vocab.txt";
-const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
+pub(super) const TOKENIZER_FILE: &str = "tokenizer.json";
+pub(super) const VOCAB_FILE: &str = "vocab.txt";
+pub(super) const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS_FILE: &str = "special_tokens_map.json";
 const ADDED_TOKENS_FILE: &str = "added_tokens.json";
 
@@ -26,7 +25,7 @@ pub(crate) const TOKENIZER_FILES: [&str; 5] =
     [TOKENIZER_FILE, VOCAB_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE];
 
 /// BERT's special tokens, in the order a new vocabulary has them.
-const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+pub(super) const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
 /// Turns text into ids and back. Cheap to clone.
 #[derive(Clone)]
@@ -46,24 +45,6 @@ struct Shared {
     pad_token_id: Option<u32>,
     /// One more than the largest id.
     vocab_size: usize,
-}
-
-/// How a vocabulary is learnt by [`Tokenizer::train`].
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct WordPieceOptions {
-    /// Entries at most, special tokens included.
-    pub vocab_size: usize,
-    /// Whether text is lower-cased and its accents removed.
-    pub do_lower_case: bool,
-    /// Pieces must occur at least this often.
-    pub min_frequency: u64,
-}
-
-impl Default for WordPieceOptions {
-    fn default() -> Self {
-        Self { vocab_size: 30_522, do_lower_case: true, min_frequency: 2 }
-    }
 }
 
 impl Tokenizer {
@@ -137,60 +118,6 @@ impl Tokenizer {
             inner,
         };
         Ok(Self { shared: Arc::new(shared) })
-    }
-
-    /// Learns a WordPiece vocabulary from lines of text, with BERT's special tokens, normalisation and pre-tokenization.
-    /// The same lines give the same vocabulary.
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`] where `vocab_size` cannot even hold the special tokens.
-    pub fn train<'l>(lines: impl Iterator<Item = &'l str> + Send, options: &WordPieceOptions) -> Result<Self> {
-        let WordPieceOptions { vocab_size, do_lower_case, min_frequency } = *options;
-        if vocab_size <= SPECIAL_TOKENS.len() {
-            let special = SPECIAL_TOKENS.len();
-            return Err(Error::InvalidArgument(format!(
-                "vocab_size {vocab_size} leaves no room beside the {special} special tokens"
-            )));
-        }
-        let failed = |error: tokenizers::Error| Error::InvalidArgument(format!("training the vocabulary: {error}"));
-        let mut inner = Inner::new(WordPiece::default());
-        inner.with_normalizer(Some(BertNormalizer::new(true, true, None, do_lower_case))).map_err(failed)?;
-        inner.with_pre_tokenizer(Some(BertPreTokenizer));
-        let special = SPECIAL_TOKENS.map(|token| AddedToken::from(token, true)).to_vec();
-        let trainer = WordPieceTrainer::builder()
-            .vocab_size(vocab_size)
-            .min_frequency(min_frequency)
-            .special_tokens(special)
-            // A piece of every letter, so that what is rare is spelt and not lost; no more than BERT's own had.
-            .limit_alphabet(1000.min(vocab_size / 2))
-            .show_progress(false)
-            .build();
-        inner.train(&mut TrainerWrapper::from(trainer), lines).map_err(failed)?;
-
-        let mut vocabulary: Vec<(String, u32)> = inner.get_vocab(true).into_iter().collect();
-        vocabulary.sort_by_key(|(_, id)| *id);
-        let vocabulary: String = vocabulary.into_iter().map(|(token, _)| token + "\n").collect();
-        let config = serde_json::json!({
-            "tokenizer_class": "BertTokenizer",
-            "do_lower_case": do_lower_case,
-            "pad_token": SPECIAL_TOKENS[0],
-            "unk_token": SPECIAL_TOKENS[1],
-            "cls_token": SPECIAL_TOKENS[2],
-            "sep_token": SPECIAL_TOKENS[3],
-            "mask_token": SPECIAL_TOKENS[4],
-        });
-        // Through the same door as an old checkpoint, so that there is one way to set a BERT tokenizer up.
-        let folder = Path::new("(new vocabulary)");
-        let names = SPECIAL_TOKENS.map(str::to_owned);
-        let inner = from_vocabulary(vocabulary.as_bytes(), &config, &names, folder)?;
-        let json = inner.to_string(true).map_err(failed)?;
-        let config = serde_json::to_string_pretty(&config).unwrap_or_default() + "\n";
-        let files = vec![
-            (TOKENIZER_FILE.to_owned(), json.into_bytes()),
-            (TOKENIZER_CONFIG_FILE.to_owned(), config.into_bytes()),
-            (VOCAB_FILE.to_owned(), vocabulary.into_bytes()),
-        ];
-        Self::from_files(folder, files)
     }
 
     /// Ids of a text, \[CLS\] and \[SEP\] (or what this tokenizer adds) included.
@@ -271,7 +198,7 @@ impl Tokenizer {
 }
 
 /// transformers' BertTokenizer from its oldest form: one token a line, and options.
-fn from_vocabulary(vocabulary: &[u8], config: &Value, names: &[String; 5], path: &Path) -> Result<Inner> {
+pub(super) fn from_vocabulary(vocabulary: &[u8], config: &Value, names: &[String; 5], path: &Path) -> Result<Inner> {
     let bad = |reason: String| Error::tokenizer(path, reason);
     let [_, unk_token, cls_token, sep_token, _] = names;
     let vocabulary = WordPiece::read_bytes(vocabulary).map_err(|error| bad(error.to_string()))?;
@@ -337,22 +264,6 @@ pub(crate) mod tests {
             assert_eq!(tokenizer().encode(&case.text).unwrap(), case.input_ids, "{:?}", case.text);
             assert_eq!(cased.encode(&case.text).unwrap(), case.cased_input_ids, "{:?}, cased", case.text);
         }
-    }
-
-    #[test]
-    fn a_trained_vocabulary_reopens_and_is_reproducible() {
-        let lines = ["the rain on the roof", "the river in the rain", "raining on the river again"];
-        let options = WordPieceOptions { vocab_size: 60, ..Default::default() };
-        let train = || Tokenizer::train(lines.iter().copied(), &options).unwrap();
-        let tokenizer = train();
-        assert!(tokenizer.vocab_size() <= 60);
-        assert_eq!(tokenizer.files(), train().files());
-        let ids = tokenizer.encode("The RAIN in [MASK]").unwrap();
-        assert_eq!(ids[ids.len() - 2], tokenizer.mask_token_id().unwrap());
-        assert_eq!(tokenizer.decode(&ids, true).unwrap(), "the rain in");
-        // vocab.txt alone gives the same ids as tokenizer.json.
-        let only = tokenizer.files().iter().filter(|(name, _)| name != TOKENIZER_FILE).cloned().collect();
-        assert_eq!(Tokenizer::from_files(Path::new("x"), only).unwrap().encode("The RAIN in [MASK]").unwrap(), ids);
     }
 
     #[test]

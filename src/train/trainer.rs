@@ -57,6 +57,8 @@ pub struct StepReport {
     pub masked_tokens: usize,
     /// Tokens a second since the run began, evaluation left out.
     pub tokens_per_second: f64,
+    /// Seconds the remaining steps will take at the pace so far, evaluation left out.
+    pub seconds_left: f64,
 }
 
 /// What [`Trainer::train`] tells while it runs.
@@ -174,6 +176,7 @@ impl Trainer {
             tokens: batch.tokens(),
             masked_tokens: batch.labels.len(),
             tokens_per_second: 0.0,
+            seconds_left: 0.0,
         };
         if batch.labels.is_empty() {
             self.model.bert.check(batch)?;
@@ -274,6 +277,7 @@ impl Trainer {
                 report.max_steps = total;
                 report.epoch = output.epoch;
                 report.tokens_per_second = output.tokens as f64 / seconds.max(1e-9);
+                report.seconds_left = (total - output.steps) as f64 * seconds / output.steps as f64;
                 all.add(&report);
                 since_log.add(&report);
 

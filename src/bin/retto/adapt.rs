@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use retto::{Gpu, MetricsFile, TrainEvent, Trainer, TrainingArguments};
@@ -135,7 +136,7 @@ impl Progress {
     fn new() -> Self {
         // Hidden by indicatif itself where stderr is not a terminal.
         let bar = ProgressBar::new(0);
-        let template = "{wide_bar} {pos}/{len}  {msg}  {eta} left";
+        let template = "{wide_bar} {pos}/{len}  {msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
@@ -147,13 +148,17 @@ impl Progress {
             TrainEvent::Step(report) => {
                 self.bar.set_length(report.max_steps);
                 self.bar.set_position(report.step);
-                self.bar.set_message(format!("loss {:.3}  {:.0} tokens/s", report.loss, report.tokens_per_second));
+                self.bar.set_message(format!(
+                    "loss {:.3}  {:.0} tokens/s  {} left",
+                    report.loss,
+                    report.tokens_per_second,
+                    indicatif::HumanDuration(Duration::from_secs_f64(report.seconds_left.ceil()))
+                ));
             }
             TrainEvent::Log { report, loss } if !self.terminal => {
-                let left = self.bar.eta().as_secs();
                 eprintln!(
-                    "step {}/{}  epoch {:.2}  loss {loss:.4}  {:.0} tokens/s  {left} s left",
-                    report.step, report.max_steps, report.epoch, report.tokens_per_second
+                    "step {}/{}  epoch {:.2}  loss {loss:.4}  {:.0} tokens/s  {:.0} s left",
+                    report.step, report.max_steps, report.epoch, report.tokens_per_second, report.seconds_left
                 );
             }
             TrainEvent::Evaluated { evaluation, epoch, .. } => {

@@ -48,7 +48,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
             eprintln!("learning a vocabulary from {} lines of {}", lines.len(), display(&args.data));
             let mut options = WordPieceOptions::default();
             options.vocab_size = args.vocab_size.unwrap_or(options.vocab_size);
-            Tokenizer::train(lines.iter().map(String::as_str), &options)?
+            Tokenizer::train(&lines, &options)?
         }
     };
     // A vocabulary learnt from little text may be smaller than asked for; one that is given may be given room to grow.

@@ -1,0 +1,54 @@
+# Each job first installs what it needs and is missing: see scripts/setup.sh.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+PYTHON ?= python3
+
+# rustup writes this into shell profiles, which a shell opened before rustup ran has not read.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+BUILT := $(or $(CARGO_TARGET_DIR),target)/release
+# In CI a Cargo.lock that does not fit Cargo.toml is an error.
+LOCKED := $(if $(CI),--locked)
+
+.PHONY: help demo build test lint check reference install
+
+help: ## this list
+	@awk -F ': .*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: ## adapt the bundled model to song lyrics; its answers before and after
+	@scripts/setup.sh run
+	cargo run --release --all-features $(LOCKED) --example adapt
+
+build: ## the retto command, in target/release
+	@scripts/setup.sh build
+	cargo build --release --all-features $(LOCKED)
+
+# nextest runs no doc tests. It is used where it is there: compiling it takes longer than all of Retto. Its summary
+# ends the output.
+test: ## every test
+	@scripts/setup.sh run
+	cargo test --doc --all-features $(LOCKED)
+	@if cargo nextest --version >/dev/null 2>&1; then \
+	  echo '==> cargo nextest'; cargo nextest run --all-features $(LOCKED); \
+	else \
+	  echo '==> cargo test, as cargo-nextest is not installed'; \
+	  cargo test --all-features $(LOCKED) --lib --bins --tests; \
+	fi
+
+lint: ## formatting, clippy and the documentation's links, warnings as errors
+	@scripts/setup.sh lint
+	cargo fmt --check
+	cargo clippy --all-targets --all-features $(LOCKED) -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --all-features $(LOCKED)
+
+check: lint test ## lint and test
+
+reference: ## comparison with transformers, live: needs Python, see tests/reference/README.md
+	@scripts/setup.sh run
+	$(PYTHON) tests/reference/live.py
+
+# sudo is for the copy alone: cargo belongs to the user, and root may have none.
+install: build ## the retto command into $(DESTDIR)$(PREFIX)/bin; PREFIX=/usr/local
+	@bin='$(DESTDIR)$(PREFIX)/bin'; \
+	if mkdir -p "$$bin" 2>/dev/null && [ -w "$$bin" ]; then sudo=; else sudo=sudo; fi; \
+	set -x; $$sudo install -d "$$bin" && $$sudo install -m 755 $(BUILT)/retto "$$bin/retto"

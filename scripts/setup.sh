@@ -1,0 +1,249 @@
+#!/usr/bin/env bash
+# Installs what building and running Retto needs, where it is missing, and says what it installs.
+#
+#   scripts/setup.sh build   a C linker, which cargo calls
+#   scripts/setup.sh lint    that, and rustfmt and clippy
+#   scripts/setup.sh run     a C linker, and a software Vulkan driver where no Vulkan adapter is found
+#
+# RETTO_NO_BACKPORTS=1: on Debian 12, take Mesa from the release itself and leave backports alone.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# rustup writes this into shell profiles, which a shell opened before rustup ran has not read.
+PATH="$PATH:${CARGO_HOME:-${HOME:-}/.cargo}/bin"
+
+say() { printf '==> %s\n' "$*" >&2; }
+die() {
+    say "$*"
+    exit 1
+}
+
+on_linux() { [[ $(uname -s) == Linux ]]; }
+
+# The code name of the Debian release this is, nothing elsewhere. In a subshell: os-release sets many names.
+debian_codename() (
+    ID='' VERSION_CODENAME=''
+    # shellcheck source=/dev/null
+    [[ ! -r /etc/os-release ]] || . /etc/os-release
+    [[ $ID != debian ]] || printf '%s\n' "$VERSION_CODENAME"
+)
+
+as_root() {
+    if ((EUID == 0)); then "$@"; else sudo "$@"; fi
+}
+
+# Without standard input: no package may stop to ask. Waits where another program installs, as new machines do at boot.
+apt_get() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 "$@" </dev/null
+}
+
+# Names the packages to be installed with what they are for, or says how to install them and gives up.
+announce() {
+    local reason=$1 && shift
+    command -v apt-get >/dev/null || die "$reason. Install what your system calls: $*"
+    if ((EUID != 0)) && ! command -v sudo >/dev/null; then
+        die "$reason. As root, run: apt-get update && apt-get install -y --no-install-recommends $*"
+    fi
+    say "$reason: installing $*"
+}
+
+lists_updated=
+update_lists() {
+    [[ -z $lists_updated ]] || return 0
+    # A broken third-party source is no reason to stop: the package may be had from the others.
+    apt_get update -qq || say "apt-get update failed; trying with the package lists there are"
+    lists_updated=1
+}
+
+apt_install() {
+    update_lists
+    apt_get install -y --no-install-recommends "$@"
+}
+
+require_rust() {
+    local version oldest
+    command -v cargo >/dev/null || die "cargo is not installed. Install Rust from https://rustup.rs, then run this again."
+    version=$(cargo --version) || die "cargo does not run; see the message above."
+    version=${version#cargo } version=${version%%[ -]*}
+    oldest=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
+    if [[ $(printf '%s\n' "$oldest" "$version" | sort -V | sed -n 1p) != "$oldest" ]]; then
+        die "Rust $version is too old, Retto needs $oldest: run 'rustup update stable', or install Rust from https://rustup.rs."
+    fi
+}
+
+# ---- linker
+
+# Asks for a whole program: gcc can be there without libc6-dev, which has the start files and libc.so.
+can_link() { echo 'int main(void) { return 0; }' | cc -x c -o "$scratch/linked" - 2>/dev/null; }
+
+require_linker() {
+    can_link && return
+    on_linux || die "cc cannot link a program. On macOS, run: xcode-select --install"
+    local packages=(gcc libc6-dev)
+    # Small systems leave these out, and then cargo cannot download crates.
+    [[ -e /etc/ssl/certs/ca-certificates.crt || -n ${SSL_CERT_FILE:-} ]] || packages+=(ca-certificates)
+    announce "No C linker" "${packages[@]}"
+    apt_install "${packages[@]}"
+    can_link || die "cc still cannot link a program."
+}
+
+require_lints() {
+    local missing=()
+    cargo fmt --version >/dev/null 2>&1 || missing+=(rustfmt)
+    cargo clippy --version >/dev/null 2>&1 || missing+=(clippy)
+    ((${#missing[@]})) || return 0
+    command -v rustup >/dev/null || die "Install ${missing[*]}, which come with Rust from https://rustup.rs."
+    say "installing ${missing[*]}"
+    rustup component add "${missing[@]}"
+}
+
+# ---- Vulkan
+
+# Prints a line `TYPE NAME` for each adapter (TYPE as in VkPhysicalDeviceType, 4 is software); fails without any.
+# It asks the loader, as wgpu does: a driver's manifest or /dev/dri tells little, since a manifest is installed without
+# its hardware, and a container can see a device and lack the driver. Needs neither Vulkan's headers nor a build of Retto.
+adapters() {
+    cat >"$scratch/adapters.c" <<'C'
+#include <dlfcn.h>
+#include <stdint.h>
+#include <stdio.h>
+
+int main(void) {
+    void *loader = dlopen("libvulkan.so.1", RTLD_NOW);
+    if (!loader) return 1;
+    int (*create_instance)(const void *, const void *, void **) = dlsym(loader, "vkCreateInstance");
+    int (*enumerate)(void *, uint32_t *, void **) = dlsym(loader, "vkEnumeratePhysicalDevices");
+    void (*get_properties)(void *, void *) = dlsym(loader, "vkGetPhysicalDeviceProperties");
+    if (!create_instance || !enumerate || !get_properties) return 1;
+
+    /* VkInstanceCreateInfo: its sType is 1, and nothing is asked for. */
+    struct { uint32_t s_type; const void *p_next; uint32_t flags; const void *application;
+             uint32_t layers; const void *layer_names; uint32_t extensions; const void *extension_names; } info = {1};
+    void *instance, *devices[64];
+    uint32_t count = 64;
+    if (create_instance(&info, NULL, &instance) < 0 || enumerate(instance, &count, devices) < 0) return 1;
+    for (uint32_t i = 0; i < count; i++) {
+        /* VkPhysicalDeviceProperties: `rest` is more than the limits that follow the name take. */
+        struct { uint32_t versions_and_ids[4]; uint32_t type; char name[256]; uint64_t rest[512]; } properties;
+        get_properties(devices[i], &properties);
+        printf("%u %s\n", properties.type, properties.name);
+    }
+    return count == 0;
+}
+C
+    cc -o "$scratch/adapters" "$scratch/adapters.c" -ldl || die "cannot compile the search for Vulkan adapters."
+    # A broken driver can hang, crash and write to stderr; all of these are "no adapter".
+    timeout 30 "$scratch/adapters" 2>/dev/null
+}
+
+backports_known() {
+    [[ -n $(apt-get indextargets --format x 'Codename: bookworm-backports' 'Component: main' 'Created-By: Packages') ]]
+}
+
+# Adds Debian 12's backports as a copy of the entry that names the release itself, so that mirror, key and options stay
+# those of this machine. Fails, and leaves nothing behind, where it cannot.
+add_backports() {
+    local entry source number release added
+    # shellcheck disable=SC2016 # apt-get fills these in, not the shell.
+    entry=$(apt-get indextargets --format '$(SOURCESENTRY) $(RELEASE)' \
+        'Origin: Debian' 'Codename: bookworm' 'Component: main' 'Created-By: Packages' | sed -n 1p)
+    # `FILE:NUMBER RELEASE`; NUMBER counts lines in a .list, and stanzas in a .sources.
+    [[ $entry =~ ^(/.+):([0-9]+)\ (.+)$ ]] || return 1
+    source=${BASH_REMATCH[1]} number=${BASH_REMATCH[2]} release=${BASH_REMATCH[3]}
+    added=/etc/apt/sources.list.d/bookworm-backports.${source##*.}
+    # There already, and yet not known to apt: switched off by someone.
+    [[ ! -e $added ]] || return 1
+
+    say "adding Debian's backports to this machine's package sources: $added"
+    if [[ $source == *.sources ]]; then
+        # Each field with the lines that continue it; those that name the release are replaced.
+        awk -v number="$number" '
+            BEGIN { RS = ""; FS = "\n" }
+            NR == number {
+                for (i = 1; i <= NF; i++) {
+                    if ($i ~ /^#/) continue
+                    if ($i !~ /^[ \t]/) replaced = tolower($i) ~ /^(types|suites|components):/
+                    if (!replaced) print $i
+                }
+                print "Types: deb\nSuites: bookworm-backports\nComponents: main"
+            }' "$source"
+    else
+        sed -nE "$number s#[[:space:]]$release[[:space:]].*# bookworm-backports main#p" "$source"
+    fi | as_root tee "$added" >/dev/null
+
+    # Only this source is fetched; the lists of the others are fresh.
+    if ! apt_get update -qq --error-on=any -o Dir::Etc::SourceList="$added" -o Dir::Etc::SourceParts=- \
+        -o APT::Get::List-Cleanup=0 || ! backports_known; then
+        as_root rm -f "$added"
+        return 1
+    fi
+}
+
+install_from_backports() {
+    update_lists
+    if backports_known || add_backports; then
+        apt_install -t bookworm-backports "$@" && return
+    fi
+    say "backports cannot be used here"
+    return 1
+}
+
+# Debian 12's own lavapipe, 22.3, takes three to four times as long as that of its backports.
+prefer_backports() { [[ $(debian_codename) == bookworm && ${RETTO_NO_BACKPORTS:-} != 1 ]]; }
+
+require_adapter() {
+    local found version driver=(mesa-vulkan-drivers libvulkan1)
+
+    if found=$(adapters); then
+        # 4: software. A GPU is used as it is.
+        if ! grep -qv '^4 ' <<<"$found" && prefer_backports; then
+            # shellcheck disable=SC2016 # dpkg-query fills this in.
+            version=$(dpkg-query -W -f '${Version}' mesa-vulkan-drivers 2>/dev/null) || return 0
+            [[ $version == 22.* ]] || return 0
+            if [[ ${CI:-} == true ]]; then
+                announce "Mesa $version is slow, and this is a CI machine" "${driver[@]}" "from backports"
+                install_from_backports "${driver[@]}" || say "keeping Mesa $version"
+            else
+                say "The software Vulkan driver here, Mesa $version, is three to four times slower than that of Debian's" \
+                    "backports. With backports among your package sources:" \
+                    "apt-get install -t bookworm-backports ${driver[*]}"
+            fi
+        fi
+        return 0
+    fi
+
+    # Not macOS: Metal is part of it.
+    if [[ -e /dev/nvidiactl ]]; then
+        say "There is an NVIDIA GPU, but none that Vulkan can use. In a container, its driver needs" \
+            "NVIDIA_DRIVER_CAPABILITIES=all; elsewhere, the driver's Vulkan part has to be installed." \
+            "Going on with the processor."
+    fi
+    announce "No Vulkan adapter, so a software one" "${driver[@]}"
+    if ! prefer_backports || ! install_from_backports "${driver[@]}"; then
+        apt_install "${driver[@]}"
+    fi
+    found=$(adapters) || die "Still no Vulkan adapter. Where a broken GPU driver is in the way, try" \
+        "VK_DRIVER_FILES=\"\$(echo /usr/share/vulkan/icd.d/lvp_icd*.json)\"."
+    say "Vulkan adapter: $(sed -n '1s/^[0-9]* //p' <<<"$found")"
+}
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+case ${1:-} in
+build)
+    require_rust
+    require_linker
+    ;;
+lint)
+    require_rust
+    require_linker
+    require_lints
+    ;;
+run)
+    require_rust
+    require_linker
+    ! on_linux || require_adapter
+    ;;
+*) die "usage: scripts/setup.sh build|lint|run" ;;
+esac

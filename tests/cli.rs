@@ -1,0 +1,290 @@
+//! The command: results on stdout, one error line on stderr, exit codes 0, 1 and 2.
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use common::{fixtures, gpu};
+use serde_json::Value;
+
+fn retto(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_retto"));
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    retto(args).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn json(args: &[&str]) -> Value {
+    serde_json::from_str(&stdout(&run(args))).unwrap()
+}
+
+/// Exit code 1, nothing on stdout, and a last line `error: ...` with these words.
+fn fails(args: &[&str], words: &[&str]) {
+    let output = run(args);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {text}");
+    assert!(output.stdout.is_empty());
+    let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 1, "{args:?}: {text}");
+    assert!(words.iter().all(|word| errors[0].contains(word)), "{args:?}: '{}' should say {words:?}", errors[0]);
+}
+
+fn fixture(name: &str) -> String {
+    fixtures().join(name).to_string_lossy().into_owned()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn devices_lists_the_adapter_of_the_tests() {
+    let listed = json(&["devices", "--json"]);
+    let adapter = &listed[gpu().adapter().index];
+    assert_eq!(adapter["name"], gpu().adapter().name.as_str());
+    for key in ["index", "type", "backend", "driver", "max_storage_buffer_binding_size", "subgroup", "shader_f16"] {
+        assert!(!adapter[key].is_null(), "{key}: {adapter}");
+    }
+    assert!(stdout(&run(&["devices"])).contains(&gpu().adapter().name));
+}
+
+#[test]
+fn fill_prints_what_the_pipeline_returns() {
+    let cases = std::fs::read(fixtures().join("fillmask/fillmask.json")).unwrap();
+    let cases: Vec<Value> = serde_json::from_slice(&cases).unwrap();
+    for case in cases {
+        let inputs = &case["inputs"];
+        let texts: Vec<&str> = match inputs.as_array() {
+            Some(texts) => texts.iter().map(|text| text.as_str().unwrap()).collect(),
+            None => vec![inputs.as_str().unwrap()],
+        };
+        let model = fixture("fillmask");
+        let got = json(&[&["fill", "--json", "--top-k", "5", "--model", &model], texts.as_slice()].concat());
+        assert_like(&got, &case["outputs"]);
+    }
+}
+
+/// Equal in shape and in everything but scores, which are equal to 1e-5.
+fn assert_like(got: &Value, want: &Value) {
+    match (got, want) {
+        (Value::Array(got), Value::Array(want)) => {
+            assert_eq!(got.len(), want.len());
+            got.iter().zip(want).for_each(|(got, want)| assert_like(got, want));
+        }
+        (Value::Object(got), Value::Object(want)) => {
+            let keys = |object: &serde_json::Map<String, Value>| object.keys().cloned().collect::<Vec<_>>();
+            assert_eq!(keys(got), keys(want));
+            want.keys().for_each(|key| assert_like(&got[key], &want[key]));
+        }
+        (Value::Number(got), Value::Number(want)) if want.is_f64() => {
+            assert!((got.as_f64().unwrap() - want.as_f64().unwrap()).abs() < 1e-5, "{got} {want}");
+        }
+        _ => assert_eq!(got, want),
+    }
+}
+
+#[test]
+fn fill_prints_answers_for_people() {
+    let output = stdout(&run(&["fill", "--model", &fixture("fillmask"), "--top-k", "3", "the [MASK] and [MASK]"]));
+    let lines: Vec<&str> = output.lines().collect();
+    assert_eq!(lines.len(), 8);
+    assert_eq!((lines[0], lines[4]), ("the [MASK] and [MASK]  (mask 1)", "the [MASK] and [MASK]  (mask 2)"));
+}
+
+#[cfg(feature = "default-model")]
+#[test]
+fn the_bundled_model_answers_without_being_named() {
+    let answers = json(&["fill", "--json", "i love [MASK]"]);
+    assert_eq!(answers.as_array().unwrap().len(), 10);
+}
+
+#[test]
+fn usage_errors_exit_with_2() {
+    for args in [&["fill"][..], &["adapt", "--output", "x"], &["fill", "--top-k", "many", "[MASK]"], &["sing"], &[]] {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn failures_exit_with_1_and_one_line() {
+    let model = fixture("fillmask");
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| text(&folder.path().join(name)).to_owned();
+    let write = |name: &str, bytes: &[u8]| {
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+        path(name)
+    };
+    let (empty, latin1, good) =
+        (write("empty.txt", b"\n \n"), write("latin1.txt", b"ok\ncaf\xe9\n"), write("good.txt", b"the rain\n"));
+    let missing = path("missing.txt");
+
+    fails(&["fill", "--model", &model, "no blank"], &["[MASK]", "no blank"]);
+    fails(&["fill", "--model", &model, "--top-k", "0", "[MASK]"], &["top_k"]);
+    fails(&["fill", "--model", &path("nothing"), "[MASK]"], &["nothing", "config.json"]);
+    fails(&["fill", "--model", &model, &format!("{}[MASK]", "the ".repeat(600))], &["603 tokens", "shorten"]);
+    fails(&["fill", "--model", &model, "--device", "no such adapter", "[MASK]"], &["no such adapter", "0: "]);
+    fails(&["eval", "--model", &model, "--data", &empty], &["no usable line", "empty.txt"]);
+    fails(&["eval", "--model", &model, "--data", &missing], &["missing.txt"]);
+    let output = path("out");
+    for (train, words) in [
+        (&empty, &["no usable line", "empty.txt"][..]),
+        (&latin1, &["latin1.txt", "line 2", "UTF-8"]),
+        (&missing, &["missing.txt"]),
+    ] {
+        fails(&["adapt", "--model", &model, "--train", train, "--output", &output], words);
+    }
+    fails(
+        &["adapt", "--model", &model, "--train", &good, "--output", &output, "--learning-rate", "nan"],
+        &["learning_rate"],
+    );
+    fails(&["init", "--data", &good, "--output", &output, "--vocab-size", "5"], &["vocab_size 5"]);
+    fails(&["init", "--data", &good, "--output", &output, "--num-attention-heads", "5"], &["num_attention_heads 5"]);
+    assert!(!folder.path().join("out").exists(), "no partial output");
+    // Found out before training, not after.
+    let below_a_file = format!("{good}/below");
+    fails(&["adapt", "--model", &model, "--train", &good, "--output", &below_a_file], &["good.txt"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn no_adapter_is_an_error_that_says_what_to_install() {
+    let nothing = tempfile::tempdir().unwrap();
+    let mut command = retto(&["fill", "--model", &fixture("fillmask"), "[MASK]"]);
+    for variable in ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"] {
+        command.env(variable, nothing.path().join("none.json"));
+    }
+    let output = command.env_remove("RETTO_DEVICE").output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error.starts_with("error: no GPU adapter") && error.contains("mesa-vulkan-drivers"), "{error}");
+}
+
+#[test]
+fn a_closed_pipe_is_not_a_failure() {
+    let mut child = retto(&["fill", "--model", &fixture("fillmask"), "--top-k", "293", "[MASK]"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// From a folder of text to a model of one's own: init, adapt, eval, fill.
+#[test]
+fn a_model_from_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| text(&folder.path().join(name)).to_owned();
+    let (data, held_out, start, trained) = (path("data"), path("held.txt"), path("start"), path("trained"));
+    std::fs::create_dir(&data).unwrap();
+    let lines: Vec<String> = (0..300)
+        .map(|i| {
+            format!(
+                "{} {} in the {}",
+                ["rain", "snow", "sun"][i % 3],
+                ["falls", "waits"][i % 2],
+                ["city", "hills", "night"][i % 3]
+            )
+        })
+        .collect();
+    std::fs::write(format!("{data}/a.txt"), lines.join("\n")).unwrap();
+    std::fs::write(&held_out, lines[..60].join("\n\n")).unwrap();
+
+    let sizes = ["--hidden-size", "32", "--num-hidden-layers", "1", "--num-attention-heads", "2"];
+    let sizes = [&sizes[..], &["--max-position-embeddings", "16", "--vocab-size", "60", "--seed", "7"]].concat();
+    let output = stdout(&run(&[&["init", "--data", &data, "--output", &start], sizes.as_slice()].concat()));
+    assert!(output.contains("parameters"), "{output}");
+    // The same seed makes the same model.
+    let again = path("again");
+    stdout(&run(&[&["init", "--data", &data, "--output", &again], sizes.as_slice()].concat()));
+    for name in ["model.safetensors", "tokenizer.json", "config.json"] {
+        let read = |folder: &str| std::fs::read(Path::new(folder).join(name)).unwrap();
+        assert!(read(&start) == read(&again), "{name}");
+    }
+
+    let before = json(&["eval", "--model", &start, "--data", &held_out, "--json"]);
+    let options = ["--learning-rate", "5e-3", "--num-train-epochs", "12", "--per-device-train-batch-size", "32"];
+    let options =
+        [&options[..], &["--warmup-ratio", "0.1", "--logging-steps", "30", "--validation", &held_out]].concat();
+    let run =
+        run(&[&["adapt", "--model", &start, "--train", &data, "--output", &trained], options.as_slice()].concat());
+    assert!(stdout(&run).starts_with(&trained));
+    let progress = String::from_utf8(run.stderr).unwrap();
+    assert!(progress.contains("tokens/s") && progress.contains("loss") && progress.contains("left"), "{progress}");
+
+    let after = json(&["eval", "--model", &trained, "--data", &held_out, "--json"]);
+    let keys: Vec<&String> = after.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["loss", "perplexity", "top1_accuracy", "top10_accuracy", "masked_tokens"]);
+    assert!(after["loss"].as_f64().unwrap() < 0.5 * before["loss"].as_f64().unwrap(), "{before} {after}");
+    assert_eq!(before["masked_tokens"], after["masked_tokens"]);
+
+    let metrics = std::fs::read_to_string(Path::new(&trained).join("metrics.jsonl")).unwrap();
+    let metrics: Vec<Value> = metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let with = |key: &str| metrics.iter().filter(|entry| entry.get(key).is_some()).count();
+    // 10 steps an epoch, 120 in all: a log every 30, an evaluation every epoch, and the closing line.
+    assert_eq!((with("loss"), with("grad_norm"), with("learning_rate")), (4, 4, 4));
+    assert_eq!((with("eval_loss"), with("train_runtime"), with("train_samples_per_second")), (12, 1, 1));
+    assert!(metrics.iter().all(|entry| entry["epoch"].is_number() && entry["step"].is_number()));
+
+    let answers = json(&["fill", "--model", &trained, "--json", "--top-k", "3", "rain falls in the [MASK]"]);
+    assert_eq!(answers[0]["token_str"], "city", "{answers}");
+    // A tokenizer can be taken instead of learnt.
+    let taken = path("taken");
+    stdout(&self::run(&[
+        "init",
+        "--tokenizer",
+        &trained,
+        "--output",
+        &taken,
+        "--hidden-size",
+        "16",
+        "--num-hidden-layers",
+        "1",
+    ]));
+    let read = |folder: &str| std::fs::read(Path::new(folder).join("tokenizer.json")).unwrap();
+    assert!(read(&taken) == read(&trained));
+}
+
+/// Killed at any moment, `adapt` leaves the old model or the new one, whole.
+#[test]
+fn an_interruption_leaves_a_whole_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, lines) = (folder.path().join("model"), folder.path().join("lines.txt"));
+    std::fs::write(&lines, "the rain and you\n".repeat(8)).unwrap();
+    let original = retto::Model::open(gpu(), fixtures().join("fillmask")).unwrap();
+    original.save(&model).unwrap();
+    let adapt = || {
+        let args = ["adapt", "--model", text(&model), "--train", text(&lines), "--output", text(&model)];
+        let mut command = retto(&[&args[..], &["--max-steps", "1", "--learning-rate", "1e-3"]].concat());
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let began = std::time::Instant::now();
+    assert!(adapt().wait().unwrap().success());
+    let whole = began.elapsed();
+    let rounds = 16;
+    for round in 0..rounds {
+        let mut child = adapt();
+        // Mostly near the end, where the saving is.
+        std::thread::sleep(
+            whole.mul_f64(0.6 + 0.5 * f64::from(round) / f64::from(rounds)).max(Duration::from_millis(1)),
+        );
+        let _ = child.kill();
+        child.wait().unwrap();
+        let model = retto::Model::open(gpu(), &model).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        assert_eq!(model.fill_mask("the [MASK]", 3).unwrap()[0].len(), 3);
+    }
+}

@@ -1,0 +1,236 @@
+//! Rung 4: training behaves. It learns, repeats to the bit, stops when told, leaves the base model alone, and leaks nothing.
+
+mod common;
+
+use std::ops::ControlFlow;
+
+use common::{copy_fixture, fixtures, gpu};
+use retto::{Error, EvaluationOptions, Model, PackedBatch, TrainEvent, TrainOutput, Trainer, TrainingArguments};
+
+fn model() -> Model {
+    Model::open(gpu(), fixtures().join("fillmask")).unwrap()
+}
+
+fn lines() -> Vec<String> {
+    (0..40)
+        .map(|i| format!("{} the rain {}", ["you", "and", "the"][i % 3], ["you", "and"][i % 2].repeat(1 + i % 4)))
+        .collect()
+}
+
+fn parameters(model: &Model) -> Vec<Vec<u32>> {
+    let bits = |key: &str| model.parameter(key).unwrap().iter().map(|value| value.to_bits()).collect();
+    model.parameter_shapes().iter().map(|(key, _)| bits(key)).collect()
+}
+
+fn arguments() -> TrainingArguments {
+    TrainingArguments {
+        num_train_epochs: 2.0,
+        learning_rate: 1e-2,
+        warmup_ratio: 0.1,
+        weight_decay: 0.01,
+        mlm_probability: 0.3,
+        ..Default::default()
+    }
+}
+
+fn train(model: &Model, arguments: TrainingArguments) -> (Model, Vec<TrainEvent>, TrainOutput) {
+    let mut trainer = Trainer::new(model, arguments).unwrap();
+    let mut events = Vec::new();
+    let output = trainer.train(&lines(), &lines()[..10], |event| {
+        events.push(event.clone());
+        ControlFlow::Continue(())
+    });
+    (trainer.into_model(), events, output.unwrap())
+}
+
+#[test]
+fn one_batch_is_learnt_by_heart() {
+    let folder = copy_fixture("base");
+    let base = Model::open(gpu(), folder.path()).unwrap();
+    let mut batch = PackedBatch::default();
+    batch.push_masked(&[2, 10, 4, 12, 4, 14, 3], &[(2, 11), (4, 13)]);
+    batch.push_masked(&[2, 4, 30, 3], &[(1, 29)]);
+    batch.push_masked(&[2, 40, 41, 4, 43, 44, 3], &[(3, 42)]);
+    let mut trainer = Trainer::new(&base, TrainingArguments::default()).unwrap();
+    let first = trainer.train_step(&batch, 3e-3).unwrap();
+    let mut last = first.clone();
+    for _ in 0..150 {
+        last = trainer.train_step(&batch, 3e-3).unwrap();
+    }
+    assert!(first.loss > 2.0 && last.loss < 0.01, "{} -> {}", first.loss, last.loss);
+    assert_eq!((last.step, last.masked_tokens, last.tokens), (151, 4, 18));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits() {
+    let base = model();
+    let (first, ..) = train(&base, arguments());
+    let (second, ..) = train(&base, arguments());
+    assert_eq!(parameters(&first), parameters(&second));
+    let (other, ..) = train(&base, TrainingArguments { seed: 43, ..arguments() });
+    assert_ne!(parameters(&first), parameters(&other));
+}
+
+#[test]
+fn every_parameter_is_trained() {
+    let base = model();
+    let (trained, ..) = train(&base, arguments());
+    for ((key, _), (before, after)) in
+        base.parameter_shapes().iter().zip(parameters(&base).iter().zip(&parameters(&trained)))
+    {
+        assert_ne!(before, after, "{key} did not move");
+    }
+}
+
+#[test]
+fn training_improves_what_it_was_trained_for() {
+    let base = model();
+    let long = TrainingArguments { num_train_epochs: 30.0, ..arguments() };
+    let (trained, events, output) = train(&base, long.clone());
+    let options = EvaluationOptions { mlm_probability: 0.3, ..Default::default() };
+    let (before, after) = (base.evaluate(&lines(), &options).unwrap(), trained.evaluate(&lines(), &options).unwrap());
+    assert!(after.loss < before.loss * 0.6, "{before:?} -> {after:?}");
+    assert!(after.top1_accuracy > before.top1_accuracy && after.top10_accuracy >= after.top1_accuracy);
+    assert_eq!(before.masked_tokens, after.masked_tokens);
+    assert!((after.perplexity - after.loss.exp()).abs() < 1e-9);
+
+    // 40 lines in batches of 8, 30 epochs: 150 steps, 30 evaluations.
+    assert_eq!((output.steps, output.epoch, output.samples), (150, 30.0, 1200));
+    assert!(!output.cancelled && output.train_loss > 0.0);
+    let steps = events.iter().filter_map(|event| match event {
+        TrainEvent::Step(report) => Some(report),
+        _ => None,
+    });
+    let steps: Vec<_> = steps.collect();
+    assert_eq!(steps.iter().map(|report| report.step).collect::<Vec<_>>(), (1..=150).collect::<Vec<_>>());
+    assert_eq!((steps[0].learning_rate, steps[15].learning_rate), (0.0, long.learning_rate));
+    assert!(steps.iter().all(|report| report.max_steps == 150 && report.tokens > 0 && report.grad_norm >= 0.0));
+    let evaluated = events.iter().filter(|event| matches!(event, TrainEvent::Evaluated { .. })).count();
+    assert_eq!(evaluated, 30);
+}
+
+#[test]
+fn the_observer_ends_the_run() {
+    let mut trainer = Trainer::new(&model(), arguments()).unwrap();
+    let mut logged = 0;
+    let output = trainer.train(&lines(), &[], |event| match event {
+        TrainEvent::Step(report) if report.step == 3 => ControlFlow::Break(()),
+        TrainEvent::Log { .. } => {
+            logged += 1;
+            ControlFlow::Continue(())
+        }
+        _ => ControlFlow::Continue(()),
+    });
+    let output = output.unwrap();
+    assert!(output.cancelled && output.steps == 3);
+    assert_eq!(logged, 1, "what was not yet logged is logged at the end");
+    // The model so far can be used.
+    assert_eq!(trainer.model().fill_mask("the [MASK]", 3).unwrap()[0].len(), 3);
+}
+
+#[test]
+fn max_steps_go_before_epochs() {
+    let (_, events, output) = train(&model(), TrainingArguments { max_steps: Some(7), ..arguments() });
+    assert_eq!(output.steps, 7);
+    assert!((output.epoch - 1.4).abs() < 1e-9, "{}", output.epoch);
+    assert!(matches!(events.last(), Some(TrainEvent::Evaluated { step: 7, .. })));
+    let (untouched, _, output) = train(&model(), TrainingArguments { max_steps: Some(0), ..arguments() });
+    assert_eq!((output.steps, parameters(&untouched)), (0, parameters(&model())));
+}
+
+#[test]
+fn the_base_model_answers_unchanged_while_another_trains() {
+    let base = model();
+    let before = base.fill_mask("the [MASK] in the rain", 5).unwrap();
+    std::thread::scope(|scope| {
+        let base = &base;
+        let training = scope.spawn(move || train(base, TrainingArguments { num_train_epochs: 10.0, ..arguments() }));
+        while !training.is_finished() {
+            assert_eq!(base.fill_mask("the [MASK] in the rain", 5).unwrap(), before);
+        }
+        training.join().unwrap();
+    });
+    assert_eq!(base.fill_mask("the [MASK] in the rain", 5).unwrap(), before);
+}
+
+/// A device of its own: other tests allocate on the shared one.
+#[test]
+fn memory_stays_flat_and_is_given_back() {
+    let gpu = retto::Gpu::open(&gpu().adapter().index.to_string()).unwrap();
+    let base = Model::open(&gpu, fixtures().join("fillmask")).unwrap();
+    let alone = gpu.memory_in_use();
+    let mut trainer = Trainer::new(&base, arguments()).unwrap();
+    let mut batch = PackedBatch::default();
+    batch.push_masked(&[4, 20, 6, 21, 5], &[(2, 22)]);
+    trainer.train_step(&batch, 1e-3).unwrap();
+    let after_one = gpu.memory_in_use();
+    for _ in 0..20 {
+        trainer.train_step(&batch, 1e-3).unwrap();
+    }
+    assert_eq!(gpu.memory_in_use(), after_one);
+    drop(trainer);
+    gpu.trim();
+    assert_eq!(gpu.memory_in_use(), alone);
+    drop(base);
+    gpu.trim();
+    assert_eq!(gpu.memory_in_use(), 0);
+}
+
+#[test]
+fn what_cannot_be_trained_on_is_refused() {
+    let base = model();
+    let mut trainer = Trainer::new(&base, arguments()).unwrap();
+    let go = |_: &TrainEvent| ControlFlow::Continue(());
+    assert!(matches!(trainer.train::<&str>(&[], &[], go), Err(Error::EmptyCorpus { .. })));
+    assert!(matches!(trainer.train(&["", "  "], &[], go), Err(Error::EmptyCorpus { .. })));
+    assert!(matches!(
+        Trainer::new(&base, TrainingArguments { learning_rate: -1.0, ..arguments() }),
+        Err(Error::InvalidArgument(_))
+    ));
+    assert!(matches!(
+        Trainer::new(&base, TrainingArguments { max_seq_length: Some(100_000), ..arguments() }),
+        Err(Error::InvalidArgument(_))
+    ));
+    let nothing_masked = base.evaluate(&["the"], &EvaluationOptions { mlm_probability: 1e-9, ..Default::default() });
+    assert!(matches!(nothing_masked, Err(Error::InvalidArgument(_))));
+    let mut outside = PackedBatch::default();
+    outside.push_masked(&[4, 1_000_000, 5], &[(1, 7)]);
+    assert!(matches!(trainer.train_step(&outside, 1e-3), Err(Error::InvalidArgument(_))));
+    assert_eq!(parameters(trainer.model()), parameters(&base));
+}
+
+#[test]
+fn a_step_without_labels_changes_nothing() {
+    let base = model();
+    let mut trainer = Trainer::new(&base, arguments()).unwrap();
+    let mut batch = PackedBatch::default();
+    batch.push(&[4, 20, 21, 5]);
+    let report = trainer.train_step(&batch, 1e-2).unwrap();
+    assert_eq!((report.loss, report.masked_tokens), (0.0, 0));
+    assert_eq!(parameters(trainer.model()), parameters(&base));
+}
+
+#[test]
+fn divergence_is_an_error_and_is_not_saved() {
+    let base = model();
+    let reckless = TrainingArguments { learning_rate: 1e3, max_grad_norm: 0.0, ..arguments() };
+    let mut trainer = Trainer::new(&base, reckless).unwrap();
+    let mut batch = PackedBatch::default();
+    batch.push_masked(&[4, 20, 6, 21, 5], &[(2, 22)]);
+    let error = (0..100).find_map(|_| trainer.train_step(&batch, 1e37).err()).expect("values of 1e37 overflow");
+    assert!(matches!(error, Error::Diverged { .. }), "{error}");
+    let folder = tempfile::tempdir().unwrap();
+    if trainer.model().save(folder.path().join("model")).is_err() {
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn long_lines_are_cut_and_counted() {
+    let base = model();
+    let max = base.config().max_position_embeddings;
+    let mut trainer = Trainer::new(&base, TrainingArguments { max_steps: Some(1), ..arguments() }).unwrap();
+    let lines = ["the ".repeat(3 * max), "the rain".to_owned()];
+    let output = trainer.train(&lines, &[], |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!((output.truncated, output.tokens), (1, max + base.tokenizer().encode("the rain").unwrap().len()));
+}
