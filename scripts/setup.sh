@@ -37,13 +37,13 @@ apt_get() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 "$@" </dev/null
 }
 
-# Names the packages to be installed with what they are for, or says how to install them and gives up.
+can_be_root() { ((EUID == 0)) || command -v sudo >/dev/null; }
+
+# Names the packages to be installed and why, or says how to install them and gives up.
 announce() {
     local reason=$1 && shift
     command -v apt-get >/dev/null || die "$reason. Install what your system calls: $*"
-    if ((EUID != 0)) && ! command -v sudo >/dev/null; then
-        die "$reason. As root, run: apt-get update && apt-get install -y --no-install-recommends $*"
-    fi
+    can_be_root || die "$reason. As root, run: apt-get update && apt-get install -y --no-install-recommends $*"
     say "$reason: installing $*"
 }
 
@@ -99,11 +99,11 @@ require_lints() {
 
 # ---- Vulkan
 
-# Prints a line `TYPE NAME` for each adapter (TYPE as in VkPhysicalDeviceType, 4 is software); fails without any.
-# It asks the loader, as wgpu does: a driver's manifest or /dev/dri tells little, since a manifest is installed without
-# its hardware, and a container can see a device and lack the driver. Needs neither Vulkan's headers nor a build of Retto.
-adapters() {
-    cat >"$scratch/adapters.c" <<'C'
+# Compiles a program that asks Vulkan's loader for the adapters, as wgpu does. Manifests and /dev/dri tell less: manifests
+# are installed without their hardware, and a container can see a device and lack its driver. Neither Vulkan's headers
+# nor Retto's own build are there yet.
+compile_adapters() {
+    cc -x c -o "$scratch/adapters" - -ldl <<'C' || die "cannot compile the search for Vulkan adapters."
 #include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -131,7 +131,10 @@ int main(void) {
     return count == 0;
 }
 C
-    cc -o "$scratch/adapters" "$scratch/adapters.c" -ldl || die "cannot compile the search for Vulkan adapters."
+}
+
+# Prints a line `TYPE NAME` for each adapter, TYPE as in VkPhysicalDeviceType; fails where there is none.
+adapters() {
     # A broken driver can hang, crash and write to stderr; all of these are "no adapter".
     timeout 30 "$scratch/adapters" 2>/dev/null
 }
@@ -168,7 +171,7 @@ add_backports() {
                 print "Types: deb\nSuites: bookworm-backports\nComponents: main"
             }' "$source"
     else
-        sed -nE "$number s#[[:space:]]$release[[:space:]].*# bookworm-backports main#p" "$source"
+        sed -nE "$number s#[[:space:]]${release}[[:space:]].*# bookworm-backports main#p" "$source"
     fi | as_root tee "$added" >/dev/null
 
     # Only this source is fetched; the lists of the others are fresh.
@@ -191,39 +194,44 @@ install_from_backports() {
 # Debian 12's own lavapipe, 22.3, takes three to four times as long as that of its backports.
 prefer_backports() { [[ $(debian_codename) == bookworm && ${RETTO_NO_BACKPORTS:-} != 1 ]]; }
 
+driver=(mesa-vulkan-drivers libvulkan1)
+
+# Takes what `adapters` printed. Someone's choice is not replaced behind their back; a CI machine has nobody to read hints.
+upgrade_slow_driver() {
+    local version
+    # Nothing to gain where there is a GPU (4 is software), or where these variables name other drivers than the installed.
+    ! grep -qv '^4 ' <<<"$1" || return 0
+    [[ -z ${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-} ]] && prefer_backports || return 0
+    # shellcheck disable=SC2016 # dpkg-query fills this in.
+    version=$(dpkg-query -W -f '${Version}' mesa-vulkan-drivers 2>/dev/null) || return 0
+    [[ $version == 22.* ]] || return 0
+    if [[ ${CI:-} == true ]] && can_be_root; then
+        say "Mesa $version has a slow software Vulkan driver: installing ${driver[*]} from backports"
+        install_from_backports "${driver[@]}" || say "keeping Mesa $version"
+    else
+        say "The software Vulkan driver here, Mesa $version, is three to four times slower than the one in Debian's" \
+            "backports. To have that, add bookworm-backports to the package sources, then as root:" \
+            "apt-get update && apt-get install -t bookworm-backports ${driver[*]}"
+    fi
+}
+
 require_adapter() {
-    local found version driver=(mesa-vulkan-drivers libvulkan1)
-
+    local found
+    compile_adapters
     if found=$(adapters); then
-        # 4: software. A GPU is used as it is.
-        if ! grep -qv '^4 ' <<<"$found" && prefer_backports; then
-            # shellcheck disable=SC2016 # dpkg-query fills this in.
-            version=$(dpkg-query -W -f '${Version}' mesa-vulkan-drivers 2>/dev/null) || return 0
-            [[ $version == 22.* ]] || return 0
-            if [[ ${CI:-} == true ]]; then
-                announce "Mesa $version is slow, and this is a CI machine" "${driver[@]}" "from backports"
-                install_from_backports "${driver[@]}" || say "keeping Mesa $version"
-            else
-                say "The software Vulkan driver here, Mesa $version, is three to four times slower than that of Debian's" \
-                    "backports. With backports among your package sources:" \
-                    "apt-get install -t bookworm-backports ${driver[*]}"
-            fi
-        fi
-        return 0
+        upgrade_slow_driver "$found"
+        return
     fi
-
-    # Not macOS: Metal is part of it.
     if [[ -e /dev/nvidiactl ]]; then
-        say "There is an NVIDIA GPU, but none that Vulkan can use. In a container, its driver needs" \
-            "NVIDIA_DRIVER_CAPABILITIES=all; elsewhere, the driver's Vulkan part has to be installed." \
-            "Going on with the processor."
+        say "There is an NVIDIA GPU, and Vulkan finds no driver for it: install the Vulkan part of NVIDIA's driver, or in a" \
+            "container set NVIDIA_DRIVER_CAPABILITIES=all. Going on with the processor."
     fi
-    announce "No Vulkan adapter, so a software one" "${driver[@]}"
+    announce "No Vulkan adapter found, so a software one is needed" "${driver[@]}"
     if ! prefer_backports || ! install_from_backports "${driver[@]}"; then
         apt_install "${driver[@]}"
     fi
-    found=$(adapters) || die "Still no Vulkan adapter. Where a broken GPU driver is in the way, try" \
-        "VK_DRIVER_FILES=\"\$(echo /usr/share/vulkan/icd.d/lvp_icd*.json)\"."
+    found=$(adapters) || die "There is still no Vulkan adapter. Where a broken GPU driver is in the way, set" \
+        "VK_ICD_FILENAMES to the lvp_icd file in /usr/share/vulkan/icd.d."
     say "Vulkan adapter: $(sed -n '1s/^[0-9]* //p' <<<"$found")"
 }
 
@@ -243,6 +251,7 @@ lint)
 run)
     require_rust
     require_linker
+    # Metal is part of macOS.
     ! on_linux || require_adapter
     ;;
 *) die "usage: scripts/setup.sh build|lint|run" ;;

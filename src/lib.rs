@@ -36,7 +36,7 @@ mod train;
 pub use error::{Error, Result};
 pub use fill::Fill;
 pub use gpu::{Adapter, Gpu};
-pub use model::{BertConfig, HiddenAct, Model};
+pub use model::{BertConfig, HiddenAct, Model, NamedValues};
 pub use text::{PackedBatch, Tokenizer, WordPieceOptions, read_lines, text_files};
 pub use train::{
     Evaluation, EvaluationOptions, METRICS_FILE, MetricsFile, StepReport, TrainEvent, TrainOutput, Trainer,

@@ -278,7 +278,7 @@ impl Gpu {
 }
 
 /// Bytes of the sizes and scalars each dispatch carries; WebGPU's own proposal gives at least 64.
-pub(super) const MAX_IMMEDIATE_SIZE: u32 = 64;
+const MAX_IMMEDIATE_SIZE: u32 = 64;
 
 impl Inner {
     pub(super) fn forget_bind_groups(&self, released: &std::collections::HashSet<u64>) {

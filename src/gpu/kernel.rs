@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::device::{Gpu, MAX_IMMEDIATE_SIZE, lock};
+use super::device::{Gpu, lock};
 use crate::{Error, Result};
 
 /// Values of a shader's `override` declarations.
@@ -70,7 +70,6 @@ impl Gpu {
             },
             cache: None,
         });
-        debug_assert!(MAX_IMMEDIATE_SIZE >= 64);
         match pollster::block_on(scope.pop()) {
             Some(error) => Err(Error::Gpu(format!("{label} {constants:?}: {error}"))),
             None => self.check().map(|()| pipeline),

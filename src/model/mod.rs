@@ -14,5 +14,5 @@ mod save;
 
 pub use config::{BertConfig, HiddenAct};
 pub(crate) use mlm_head::{mean_loss, stats_of};
-pub use open::Model;
+pub use open::{Model, NamedValues};
 pub(crate) use parameters::{Gradients, Parameter};

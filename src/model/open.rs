@@ -34,6 +34,9 @@ pub struct Model {
     pub(crate) has_mlm_head: bool,
 }
 
+/// Values by checkpoint key.
+pub type NamedValues = Vec<(String, Vec<f32>)>;
+
 /// The seed of a head that a checkpoint lacks.
 const FRESH_HEAD_SEED: u64 = 42;
 
@@ -192,7 +195,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::hidden_states`].
-    pub fn loss_and_gradients(&self, batch: &PackedBatch) -> Result<(f32, Vec<(String, Vec<f32>)>)> {
+    pub fn loss_and_gradients(&self, batch: &PackedBatch) -> Result<(f32, NamedValues)> {
         let parameters = self.bert.parameters();
         let gradients = Gradients::new(&self.gpu, &parameters)?;
         let mut pass = Pass::new(&self.gpu);

@@ -118,7 +118,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("latin1.txt");
         std::fs::write(&file, b"one\ntwo\ncaf\xe9\n").unwrap();
-        let error = read_lines(&[file.clone()]).unwrap_err();
+        let error = read_lines(std::slice::from_ref(&file)).unwrap_err();
         assert!(matches!(&error, Error::NotUtf8 { path, line: 3 } if *path == file), "{error}");
         std::fs::write(&file, b" \n\n").unwrap();
         assert!(matches!(read_lines(&[file]).unwrap_err(), Error::EmptyCorpus { .. }));

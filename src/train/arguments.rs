@@ -157,7 +157,8 @@ mod tests {
 
     #[test]
     fn options_out_of_range_are_named() {
-        let bad: [(&str, fn(&mut TrainingArguments)); 8] = [
+        type Spoil = fn(&mut TrainingArguments);
+        let bad: [(&str, Spoil); 8] = [
             ("learning_rate", |a| a.learning_rate = f64::NAN),
             ("learning_rate", |a| a.learning_rate = -1.0),
             ("warmup_ratio", |a| a.warmup_ratio = 1.1),

@@ -34,11 +34,12 @@ pub(crate) struct Args {
 pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     let lines = retto::read_lines(&args.data)?;
     let model = open_model(gpu, args.model.as_deref())?;
-    let mut options = EvaluationOptions::default();
-    options.mlm_probability = args.mlm_probability;
-    options.per_device_eval_batch_size = args.per_device_eval_batch_size;
-    options.max_seq_length = args.max_seq_length;
-    options.seed = args.seed;
+    let options = EvaluationOptions {
+        mlm_probability: args.mlm_probability,
+        per_device_eval_batch_size: args.per_device_eval_batch_size,
+        max_seq_length: args.max_seq_length,
+        seed: args.seed,
+    };
     let evaluation = model.evaluate(&lines, &options)?;
     if args.json {
         return output::json(&evaluation);
