@@ -370,7 +370,8 @@ fn a_tensor_over_the_binding_limit_is_refused_by_name() {
 #[test]
 fn batches_that_do_not_fit_the_model_are_refused() {
     let model = Model::open(gpu(), copy_fixture("base").path()).unwrap();
-    let spoiled: [(&str, fn(&mut PackedBatch)); 6] = [
+    type Spoil = fn(&mut PackedBatch);
+    let spoiled: [(&str, Spoil); 6] = [
         ("input_ids", |batch| batch.input_ids[0] = 61),
         ("position_ids", |batch| batch.position_ids[0] = 32),
         ("token_type_ids", |batch| batch.token_type_ids[0] = 2),

@@ -16,14 +16,14 @@ fn batch(reference: &Tensors) -> PackedBatch {
     let position = |pair: &[u32]| 0..pair[1] - pair[0];
     let labels = reference.i32("labels");
     let masked = |&row: &usize| labels[row] >= 0;
-    let mut batch = PackedBatch::default();
-    batch.input_ids = ids("input_ids");
-    batch.position_ids = starts.windows(2).flat_map(position).collect();
-    batch.token_type_ids = ids("token_type_ids");
-    batch.cu_seqlens = starts;
-    batch.masked_rows = (0..labels.len()).filter(masked).map(|row| row as u32).collect();
-    batch.labels = labels.iter().filter(|&&label| label >= 0).map(|&label| label as u32).collect();
-    batch
+    PackedBatch {
+        input_ids: ids("input_ids"),
+        position_ids: starts.windows(2).flat_map(position).collect(),
+        token_type_ids: ids("token_type_ids"),
+        masked_rows: (0..labels.len()).filter(masked).map(|row| row as u32).collect(),
+        labels: labels.iter().filter(|&&label| label >= 0).map(|&label| label as u32).collect(),
+        cu_seqlens: starts,
+    }
 }
 
 /// What may differ, in absolute terms; for gradients and parameters relative to the largest of the tensor, with a floor.

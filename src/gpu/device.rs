@@ -298,3 +298,39 @@ impl fmt::Debug for Gpu {
         f.debug_struct("Gpu").field("adapter", self.adapter()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::{Pass, Tensor};
+
+    #[test]
+    fn a_lost_device_is_an_error_and_stays_one() {
+        let gpu = Gpu::open(&crate::test_gpu().adapter().index.to_string()).unwrap();
+        let tensor = Tensor::persistent(&gpu, &[4], "a tensor").unwrap();
+        gpu.inner.device.destroy();
+        for _ in 0..2 {
+            let mut pass = Pass::new(&gpu);
+            let download = pass.download(&tensor);
+            let result = pass.submit().and_then(|()| download.wait::<f32>(&gpu));
+            assert!(matches!(result, Err(Error::DeviceLost(_))), "{result:?}");
+            assert!(matches!(Tensor::persistent(&gpu, &[4], "another"), Err(Error::DeviceLost(_))));
+        }
+    }
+
+    #[test]
+    fn adapters_are_opened_by_index_or_part_of_their_name() {
+        let adapter = crate::test_gpu().adapter().clone();
+        let part: String = adapter.name.chars().take(4).collect::<String>().to_uppercase();
+        assert_eq!(Gpu::open(&adapter.index.to_string()).unwrap().adapter().name, adapter.name);
+        if Gpu::adapters().iter().filter(|other| other.name.to_uppercase().contains(&part)).count() == 1 {
+            assert_eq!(Gpu::open(&part).unwrap().adapter().index, adapter.index);
+        }
+        for wanted in ["", " ", "no such adapter", "4711"] {
+            match Gpu::open(wanted) {
+                Err(Error::AdapterNotFound { available, .. }) => assert!(available.contains(&adapter.name)),
+                other => panic!("{wanted:?}: {other:?}"),
+            }
+        }
+    }
+}

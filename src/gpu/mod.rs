@@ -7,5 +7,7 @@ mod tensor;
 
 pub use device::{Adapter, Gpu};
 pub(crate) use kernel::{Constants, Kernel};
+#[cfg(test)]
+pub(crate) use pass::GUARD;
 pub(crate) use pass::{Pass, spread};
 pub(crate) use tensor::Tensor;

@@ -16,7 +16,14 @@ pub(crate) struct Pass<'g> {
     compute: Option<wgpu::ComputePass<'static>>,
     encoder: wgpu::CommandEncoder,
     staging: Vec<wgpu::Buffer>,
+    /// Every workspace handed out, so that tests can look beyond their ends.
+    #[cfg(test)]
+    pub(crate) handed_out: Vec<Tensor>,
 }
+
+/// What unit tests put into the unused end of a workspace: no kernel may change it.
+#[cfg(test)]
+pub(crate) const GUARD: u32 = 0x7fc0_dead;
 
 /// Values on their way back to the host.
 pub(crate) struct Download {
@@ -27,7 +34,14 @@ pub(crate) struct Download {
 impl<'g> Pass<'g> {
     pub(crate) fn new(gpu: &'g Gpu) -> Self {
         let encoder = gpu.inner.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
-        Self { gpu, compute: None, encoder, staging: Vec::new() }
+        Self {
+            gpu,
+            compute: None,
+            encoder,
+            staging: Vec::new(),
+            #[cfg(test)]
+            handed_out: Vec::new(),
+        }
     }
 
     pub(crate) fn gpu(&self) -> &'g Gpu {
@@ -48,8 +62,10 @@ impl<'g> Pass<'g> {
     pub(crate) fn upload<T: bytemuck::NoUninit>(&mut self, shape: &[usize], values: &[T]) -> Result<Tensor> {
         let tensor = Tensor::workspace(self.gpu, shape)?;
         assert_eq!(size_of_val(values) as u64, tensor.len() as u64 * 4);
-        if !values.is_empty() {
-            let bytes: &[u8] = bytemuck::cast_slice(values);
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        #[cfg(test)]
+        let bytes = &self.guarded(&tensor, bytes)[..];
+        if !bytes.is_empty() {
             let staging = self.gpu.inner.device.create_buffer(&wgpu::BufferDescriptor {
                 label: None,
                 size: bytes.len() as u64,
@@ -66,6 +82,14 @@ impl<'g> Pass<'g> {
             self.staging.push(staging);
         }
         Ok(tensor)
+    }
+
+    /// The values with guards behind them, up to the end of the tensor's buffer.
+    #[cfg(test)]
+    fn guarded(&mut self, tensor: &Tensor, values: &[u8]) -> Vec<u8> {
+        self.handed_out.push(tensor.clone());
+        let rest = tensor.whole().len() - values.len() / 4;
+        [values, bytemuck::cast_slice(&vec![GUARD; rest])].concat()
     }
 
     /// Writes zeros.
@@ -179,7 +203,7 @@ impl<'g> Pass<'g> {
 
     /// Hands everything recorded to the GPU. Does not wait.
     pub(crate) fn submit(self) -> Result<()> {
-        let Self { gpu, compute, encoder, staging } = self;
+        let Self { gpu, compute, encoder, staging, .. } = self;
         drop(compute);
         gpu.inner.queue.submit([encoder.finish()]);
         drop(staging);

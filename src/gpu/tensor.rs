@@ -90,6 +90,12 @@ impl Tensor {
         self.shape[1..].iter().product()
     }
 
+    /// The same buffer to its very end.
+    #[cfg(test)]
+    pub(crate) fn whole(&self) -> Self {
+        Self { storage: Arc::clone(&self.storage), shape: vec![(self.buffer().capacity / ELEMENT) as usize] }
+    }
+
     pub(super) fn buffer(&self) -> &Buffer {
         self.storage.buffer.as_ref().expect("a live tensor holds its buffer until it is dropped")
     }

@@ -4,7 +4,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::Result;
-use crate::gpu::{Gpu, Pass, Tensor};
+use crate::gpu::{GUARD, Gpu, Pass, Tensor};
 
 /// Uniform values in -1..1.
 pub(crate) fn random(len: usize, seed: u64) -> Vec<f32> {
@@ -16,12 +16,18 @@ pub(crate) fn f64s(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&x| f64::from(x)).collect()
 }
 
-/// Records, submits, and reads back the tensors that `record` returns.
+/// Records, submits, and reads back the tensors that `record` returns. Fails where a kernel wrote beyond a tensor's end.
 pub(crate) fn run(gpu: &Gpu, record: impl FnOnce(&mut Pass) -> Result<Vec<Tensor>>) -> Vec<Vec<f32>> {
     let mut pass = Pass::new(gpu);
     let tensors = record(&mut pass).unwrap();
     let downloads: Vec<_> = tensors.iter().map(|tensor| pass.download(tensor)).collect();
+    let handed_out = std::mem::take(&mut pass.handed_out);
+    let whole: Vec<_> = handed_out.iter().map(|tensor| (tensor, pass.download(&tensor.whole()))).collect();
     pass.submit().unwrap();
+    for (tensor, download) in whole {
+        let words: Vec<u32> = download.wait(gpu).unwrap();
+        assert!(words[tensor.len()..].iter().all(|&word| word == GUARD), "written beyond the end of {tensor:?}");
+    }
     downloads.into_iter().map(|download| download.wait(gpu).unwrap()).collect()
 }
 
