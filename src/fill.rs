@@ -1,8 +1,8 @@
 //! Fill-mask queries.
 
+use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::text::PackedBatch;
-use crate::{Error, Result};
 
 /// One answer for one mask, as transformers' fill-mask pipeline gives it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]

@@ -42,13 +42,3 @@ pub use train::{
     Evaluation, EvaluationOptions, METRICS_FILE, MetricsFile, StepReport, TrainEvent, TrainOutput, Trainer,
     TrainingArguments,
 };
-
-/// The adapter of the unit tests, which fail without one: `RETTO_DEVICE` names it, else it is the default.
-#[cfg(test)]
-fn test_gpu() -> Gpu {
-    let gpu = match std::env::var("RETTO_DEVICE") {
-        Ok(device) => Gpu::open(&device),
-        Err(_) => Gpu::open_default(),
-    };
-    gpu.unwrap_or_else(|error| panic!("the tests need a GPU adapter: {error}"))
-}

@@ -5,9 +5,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::kernel::PipelineKey;
-use super::tensor::Buffer;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// One adapter of this machine, as [`Gpu::adapters`] lists it.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -71,6 +69,17 @@ pub(super) struct Inner {
     pub(super) memory_in_use: AtomicU64,
     pub(super) next_buffer_id: AtomicU64,
     fault: Arc<Mutex<Option<Fault>>>,
+}
+
+/// What a pipeline was compiled from: file, entry point, and the index of its override values.
+pub(super) type PipelineKey = (&'static str, &'static str, usize);
+
+/// A GPU buffer with what the pool and the bind-group cache need to know of it.
+pub(super) struct Buffer {
+    pub(super) buffer: wgpu::Buffer,
+    /// Unique within its `Gpu`, never reused.
+    pub(super) id: u64,
+    pub(super) capacity: u64,
 }
 
 /// Bind groups kept between calls. A bind group holds its buffers, so those of a released buffer are dropped with it.
@@ -306,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_lost_device_is_an_error_and_stays_one() {
-        let gpu = Gpu::open(&crate::test_gpu().adapter().index.to_string()).unwrap();
+        let gpu = Gpu::open(&crate::gpu::test_gpu().adapter().index.to_string()).unwrap();
         let tensor = Tensor::persistent(&gpu, &[4], "a tensor").unwrap();
         gpu.inner.device.destroy();
         for _ in 0..2 {
@@ -320,7 +329,7 @@ mod tests {
 
     #[test]
     fn adapters_are_opened_by_index_or_part_of_their_name() {
-        let adapter = crate::test_gpu().adapter().clone();
+        let adapter = crate::gpu::test_gpu().adapter().clone();
         let part: String = adapter.name.chars().take(4).collect::<String>().to_uppercase();
         assert_eq!(Gpu::open(&adapter.index.to_string()).unwrap().adapter().name, adapter.name);
         if Gpu::adapters().iter().filter(|other| other.name.to_uppercase().contains(&part)).count() == 1 {

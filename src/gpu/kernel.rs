@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::device::{Gpu, lock};
-use crate::{Error, Result};
+use super::device::{Gpu, PipelineKey, lock};
+use crate::error::{Error, Result};
 
 /// Values of a shader's `override` declarations.
 pub(crate) type Constants = &'static [(&'static str, f64)];
@@ -17,9 +17,6 @@ pub(crate) struct Kernel {
     /// All combinations in use: what is not listed here cannot be dispatched, and what is listed is tested.
     pub(crate) variants: &'static [Constants],
 }
-
-/// Entry point and variant of a file, and whether it is part of the same pipeline.
-pub(super) type PipelineKey = (&'static str, &'static str, usize);
 
 /// The combination of a kernel without overrides.
 pub(crate) const PLAIN: &[Constants] = &[&[]];

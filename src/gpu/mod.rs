@@ -11,3 +11,13 @@ pub(crate) use kernel::{Constants, Kernel};
 pub(crate) use pass::GUARD;
 pub(crate) use pass::{Pass, spread};
 pub(crate) use tensor::Tensor;
+
+/// The adapter of the unit tests, which fail without one: `RETTO_DEVICE` names it, else it is the default.
+#[cfg(test)]
+pub(crate) fn test_gpu() -> Gpu {
+    let gpu = match std::env::var("RETTO_DEVICE") {
+        Ok(device) => Gpu::open(&device),
+        Err(_) => Gpu::open_default(),
+    };
+    gpu.unwrap_or_else(|error| panic!("the tests need a GPU adapter: {error}"))
+}

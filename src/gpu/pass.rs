@@ -3,7 +3,7 @@
 use super::device::{Gpu, lock};
 use super::kernel::Kernel;
 use super::tensor::Tensor;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A list of dispatches being recorded. Nothing runs before [`Pass::submit`].
 ///

@@ -5,16 +5,8 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
-use super::device::{Gpu, Inner, lock};
-use crate::{Error, Result};
-
-/// A GPU buffer with what the pool and the bind-group cache need to know of it.
-pub(super) struct Buffer {
-    pub(super) buffer: wgpu::Buffer,
-    /// Unique within its `Gpu`, never reused.
-    pub(super) id: u64,
-    pub(super) capacity: u64,
-}
+use super::device::{Buffer, Gpu, Inner, lock};
+use crate::error::{Error, Result};
 
 /// An array on the GPU: contiguous, row-major, elements of four bytes (f32, or u32 and i32 for ids).
 ///
@@ -174,7 +166,7 @@ mod tests {
 
     #[test]
     fn workspaces_are_reused_and_trimmed() {
-        let gpu = crate::test_gpu();
+        let gpu = crate::gpu::test_gpu();
         let first = Tensor::workspace(&gpu, &[1000]).unwrap();
         let id = first.buffer().id;
         drop(first);
@@ -187,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_tensor_over_the_binding_limit_names_the_limit() {
-        let gpu = crate::test_gpu();
+        let gpu = crate::gpu::test_gpu();
         let limit = gpu.adapter().max_storage_buffer_binding_size;
         let error = Tensor::persistent(&gpu, &[limit as usize / 4 + 1], "bert.x").unwrap_err();
         assert!(matches!(error, Error::DeviceLimit { limit_name: "maxStorageBufferBindingSize", .. }));

@@ -4,7 +4,7 @@ use super::config::BertConfig;
 use super::embeddings::DeviceBatch;
 use super::layers::{LayerNorm, Linear};
 use super::parameters::{Builder, Gradients, Parameter};
-use crate::Result;
+use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
 use crate::ops::{attention, layer_norm};
 

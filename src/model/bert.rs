@@ -6,9 +6,9 @@ use super::embeddings::{DeviceBatch, Embeddings};
 use super::feed_forward::{self, FeedForward};
 use super::mlm_head::MlmHead;
 use super::parameters::{Builder, CopySource, Gradients, Parameter, Source};
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pass, Tensor};
 use crate::text::PackedBatch;
-use crate::{Error, Result};
 
 #[derive(Debug)]
 pub(crate) struct Bert {

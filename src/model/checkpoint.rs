@@ -10,8 +10,8 @@ use safetensors::{Dtype, SafeTensorError};
 
 use super::config::BertConfig;
 use super::parameters::{Init, InitialSource, Source, Spec};
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Tensor};
-use crate::{Error, Result};
 
 pub(crate) const WEIGHTS_FILE: &str = "model.safetensors";
 pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";

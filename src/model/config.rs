@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::error::{Error, Result};
 use crate::ops::activation::Activation;
-use crate::{Error, Result};
 
 /// The file's name in a checkpoint folder.
 pub(crate) const CONFIG_FILE: &str = "config.json";

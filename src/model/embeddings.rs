@@ -3,7 +3,7 @@
 use super::config::BertConfig;
 use super::layers::LayerNorm;
 use super::parameters::{Builder, Gradients, Init, Parameter};
-use crate::Result;
+use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
 use crate::ops::embedding::{self, Occurrences};
 use crate::ops::{attention, layer_norm};

@@ -3,7 +3,7 @@
 use super::config::BertConfig;
 use super::layers::{LayerNorm, Linear};
 use super::parameters::{Builder, Gradients, Parameter};
-use crate::Result;
+use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
 use crate::ops::activation::{self, Activation};
 use crate::ops::layer_norm;

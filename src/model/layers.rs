@@ -1,7 +1,7 @@
 //! A linear layer and a LayerNorm with their parameters.
 
 use super::parameters::{Builder, Gradients, Init, Parameter};
-use crate::Result;
+use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
 use crate::ops::{layer_norm, linear};
 

@@ -5,7 +5,7 @@
 use super::config::BertConfig;
 use super::layers::{LayerNorm, Linear};
 use super::parameters::{Builder, Gradients, Init, Parameter};
-use crate::Result;
+use crate::error::Result;
 use crate::gpu::{Gpu, Pass, Tensor};
 use crate::ops::activation::{self, Activation};
 use crate::ops::cross_entropy::{CrossEntropy, cross_entropy};

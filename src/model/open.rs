@@ -1,15 +1,15 @@
 //! A model: BERT on a GPU with its tokenizer.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::bert::Bert;
 use super::checkpoint::{Checkpoint, CheckpointSource};
 use super::config::{BertConfig, CONFIG_FILE};
 use super::mlm_head::{RowStats, mean_loss, stats_of};
-use super::parameters::{Gradients, InitialSource};
+use super::parameters::{Gradients, InitialSource, Parameter};
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pass};
 use crate::text::{PackedBatch, Tokenizer};
-use crate::{Error, Result};
 
 /// BERT's weights on a [`Gpu`], with the tokenizer they were trained with.
 ///
@@ -155,7 +155,7 @@ impl Model {
 
     /// The checkpoint's keys in a fixed order, those of a stacked parameter one after another, with their shapes.
     pub fn parameter_shapes(&self) -> Vec<(String, Vec<usize>)> {
-        self.bert.parameters().into_iter().flat_map(super::save::parts).collect()
+        self.bert.parameters().into_iter().flat_map(Parameter::parts).collect()
     }
 
     /// The encoder's output (`last_hidden_state`): row-major f32 of shape \[tokens, hidden_size\].
@@ -246,16 +246,5 @@ impl Model {
 
     pub(crate) fn require_mlm_head(&self) -> Result<()> {
         if self.has_mlm_head { Ok(()) } else { Err(Error::NoMlmHead) }
-    }
-
-    /// Writes a folder that transformers loads: `config.json`, `model.safetensors` (f32) and the tokenizer's files.
-    ///
-    /// Everything is written beside the folder first and put in place by renaming, so that an interruption leaves the old
-    /// contents or the new ones whole. Files of other names in the folder are kept.
-    ///
-    /// # Errors
-    /// [`Error::Io`] naming what could not be written; GPU errors.
-    pub fn save(&self, folder: impl Into<PathBuf>) -> Result<()> {
-        super::save::save(self, &folder.into())
     }
 }

@@ -3,7 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::Result;
+use crate::error::Result;
 use crate::gpu::{Gpu, Pass, Tensor};
 
 /// One tensor that is trained. It may stack several tensors of the checkpoint along its first dimension (query, key and
@@ -17,6 +17,15 @@ pub(crate) struct Parameter {
     pub(crate) index: usize,
     /// Whether weight decay applies: not to biases and LayerNorms.
     pub(crate) decay: bool,
+}
+
+impl Parameter {
+    /// The checkpoint's tensors it stacks: key and shape of each.
+    pub(crate) fn parts(&self) -> Vec<(String, Vec<usize>)> {
+        let mut shape = self.value.shape().to_vec();
+        shape[0] /= self.keys.len();
+        self.keys.iter().map(|key| (key.clone(), shape.clone())).collect()
+    }
 }
 
 /// A parameter still to be made.

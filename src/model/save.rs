@@ -12,15 +12,21 @@ use super::checkpoint::{INDEX_FILE, WEIGHTS_FILE};
 use super::config::CONFIG_FILE;
 use super::open::Model;
 use super::parameters::Parameter;
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pass};
 use crate::text::TOKENIZER_FILES;
-use crate::{Error, Result};
 
-/// The checkpoint's tensors of a parameter: key and shape of each.
-pub(super) fn parts(parameter: &Parameter) -> Vec<(String, Vec<usize>)> {
-    let mut shape = parameter.value.shape().to_vec();
-    shape[0] /= parameter.keys.len();
-    parameter.keys.iter().map(|key| (key.clone(), shape.clone())).collect()
+impl Model {
+    /// Writes a folder that transformers loads: `config.json`, `model.safetensors` (f32) and the tokenizer's files.
+    ///
+    /// Everything is written beside the folder first and put in place by renaming, so that an interruption leaves the old
+    /// contents or the new ones whole. Files of other names in the folder are kept.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming what could not be written; GPU errors.
+    pub fn save(&self, folder: impl Into<PathBuf>) -> Result<()> {
+        save(self, &folder.into())
+    }
 }
 
 /// One tensor of the file, fetched from the GPU when its turn comes: the whole model is never in host memory.
@@ -75,7 +81,7 @@ fn write_weights(model: &Model, path: &Path) -> Result<()> {
     let failed = RefCell::new(None);
     let mut tensors = Vec::new();
     for parameter in model.bert.parameters() {
-        for (part, (key, shape)) in parts(parameter).into_iter().enumerate() {
+        for (part, (key, shape)) in parameter.parts().into_iter().enumerate() {
             let view = |shape| Lazy { gpu: &model.gpu, parameter, part, shape, failed: &failed };
             // A decoder of its own has a bias of its own in transformers; the other name is expected beside it.
             if key == "cls.predictions.decoder.bias" {
@@ -93,7 +99,7 @@ fn write_weights(model: &Model, path: &Path) -> Result<()> {
 }
 
 /// See [`Model::save`].
-pub(super) fn save(model: &Model, folder: &Path) -> Result<()> {
+fn save(model: &Model, folder: &Path) -> Result<()> {
     // A folder given as `.` or `a/..` has no name to put another one beside; its real path does.
     let folder = &std::path::absolute(folder).map_err(Error::io(folder))?;
     let folder = &fs::canonicalize(folder).unwrap_or_else(|_| folder.clone());

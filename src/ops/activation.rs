@@ -1,6 +1,6 @@
 //! The activations BERT checkpoints name in `hidden_act`.
 
-use crate::Result;
+use crate::error::Result;
 use crate::gpu::{Constants, Kernel, Pass, Tensor, spread};
 
 /// `hidden_act`; the discriminants index [`VARIANTS`] and are the shader's `KIND`.
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn equals_its_twin_and_is_finite_far_out() {
-        let gpu = crate::test_gpu();
+        let gpu = crate::gpu::test_gpu();
         let (x, dy) = (inputs(), random(inputs().len(), 3));
         for kind in ALL {
             let got = run(&gpu, |pass| {

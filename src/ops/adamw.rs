@@ -1,6 +1,6 @@
 //! Global-norm clipping and AdamW (Loshchilov and Hutter, arXiv 1711.05101) as `torch.optim.AdamW` computes it.
 
-use crate::Result;
+use crate::error::Result;
 use crate::gpu::{Kernel, Pass, Tensor, spread};
 
 const SOURCE: &str = include_str!("../../shaders/adamw.wgsl");
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn clip_measures_all_gradients_together() {
-        let gpu = crate::test_gpu();
+        let gpu = crate::gpu::test_gpu();
         for lengths in [vec![1], vec![37, 16_384, 16_385], vec![70_000, 3]] {
             let gradients: Vec<Vec<f32>> = lengths.iter().enumerate().map(|(i, &n)| random(n, i as u64)).collect();
             for max_norm in [0.0, 0.5, 1e6] {
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn ten_steps_equal_the_twin() {
-        let gpu = crate::test_gpu();
+        let gpu = crate::gpu::test_gpu();
         let n = 300;
         let start = random(n, 1);
         let gradients: Vec<Vec<f32>> = (0..10).map(|i| random(n, 10 + i)).collect();
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_gradient_that_is_not_finite_changes_nothing() {
-        let gpu = crate::test_gpu();
+        let gpu = crate::gpu::test_gpu();
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let got = run(&gpu, |pass| {
                 let value = pass.upload(&[3], &[1.0f32, 2.0, 3.0])?;

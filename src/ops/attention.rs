@@ -1,6 +1,6 @@
 //! Multi-head self-attention over packed sequences, each attending to itself alone.
 
-use crate::Result;
+use crate::error::Result;
 use crate::gpu::{Kernel, Pass, Tensor, spread};
 
 const SOURCE: &str = include_str!("../../shaders/attention.wgsl");
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn equals_its_twin() {
-        let gpu = crate::test_gpu();
+        let gpu = crate::gpu::test_gpu();
         let shapes = [
             Shape { cu_seqlens: &[0, 1], heads: 1, head_size: 1 },
             Shape { cu_seqlens: &[0, 13, 20, 57, 58], heads: 3, head_size: 13 },

@@ -3,7 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::Result;
+use crate::error::Result;
 use crate::gpu::{GUARD, Gpu, Pass, Tensor};
 
 /// Uniform values in -1..1.

@@ -1,7 +1,7 @@
 //! y\[j\] += sum over i of x\[i, j\]: the gradient of a bias.
 
 use super::BlockExtent;
-use crate::Result;
+use crate::error::Result;
 use crate::gpu::{Constants, Kernel, Pass, Tensor};
 
 const VARIANTS: &[Constants] = &[&[("ACCUMULATE", 0.0)], &[("ACCUMULATE", 1.0)]];
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn equals_its_twin_and_adds() {
-        let gpu = crate::test_gpu();
+        let gpu = crate::gpu::test_gpu();
         for (rows, columns) in [(1, 1), (13, 37), (128, 64), (129, 65), (16_500, 7)] {
             let (x, before) = (random(rows * columns, 1), random(columns, 2));
             let got = run(&gpu, |pass| {

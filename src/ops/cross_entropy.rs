@@ -1,6 +1,6 @@
 //! Cross entropy of rows of logits, and how the label ranks among them.
 
-use crate::Result;
+use crate::error::Result;
 use crate::gpu::{Constants, Kernel, Pass, Tensor, spread};
 
 const VARIANTS: &[Constants] = &[&[("GRADIENT", 0.0)], &[("GRADIENT", 1.0)]];
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn equals_its_twin() {
-        let gpu = crate::test_gpu();
+        let gpu = crate::gpu::test_gpu();
         for (rows, columns) in [(1, 1), (3, 13), (7, 64), (5, 1001)] {
             // Labels and stats of two chunks; this one is the second.
             let first_row = 2;

@@ -1,7 +1,7 @@
 //! The sum of three table lookups, and the gradient of a table.
 
 use super::Extent;
-use crate::Result;
+use crate::error::Result;
 use crate::gpu::{Constants, Kernel, Pass, Tensor, spread};
 
 const SOURCE: &str = include_str!("../../shaders/embedding.wgsl");
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn equals_its_twin() {
-        let gpu = crate::test_gpu();
+        let gpu = crate::gpu::test_gpu();
         // One token 5,000 times needs three stages.
         for (tokens, columns, vocabulary) in [(1, 1, 1), (13, 37, 7), (5000, 3, 2), (300, 70, 11)] {
             let ids = |rows: usize, seed| -> Vec<u32> {

@@ -2,7 +2,7 @@
 //!
 //! Two variants, chosen by adapter: `gemm_subgroup` where a subgroup is one vector of a CPU, `gemm_tiled` everywhere else.
 
-use crate::Result;
+use crate::error::Result;
 use crate::gpu::{Constants, Gpu, Kernel, Pass, Tensor};
 
 const fn constants(transposed_a: bool, transposed_b: bool, bias: bool, accumulate: bool) -> [(&'static str, f64); 4] {
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn every_variant_and_form_equals_its_twin() {
-        let gpu = crate::test_gpu();
+        let gpu = crate::gpu::test_gpu();
         let shapes = [(1, 1, 1), (13, 7, 37), (64, 64, 16), (65, 129, 8), (3, 200, 61), (130, 5, 100), (17, 128, 24)];
         for kernel in candidates(&gpu) {
             for form in [Form::Linear, Form::InputGradient, Form::InputGradientAdd, Form::WeightGradient] {

@@ -1,7 +1,7 @@
 //! y = gamma * (s - mean) / sqrt(var + eps) + beta, row by row, with s = x (+ residual).
 
 use super::column_sum::{ROWS_PER_BLOCK, column_sum};
-use crate::Result;
+use crate::error::Result;
 use crate::gpu::{Constants, Kernel, Pass, Tensor, spread};
 
 const SOURCE: &str = include_str!("../../shaders/layer_norm.wgsl");
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn equals_its_twin() {
-        let gpu = crate::test_gpu();
+        let gpu = crate::gpu::test_gpu();
         for (rows, columns) in [(1, 3), (13, 37), (7, 32), (300, 65)] {
             let n = rows * columns;
             let [x, residual, gamma, beta] = [(n, 1), (n, 2), (columns, 3), (columns, 4)].map(|(n, s)| random(n, s));
@@ -171,7 +171,7 @@ mod tests {
     /// Far from zero the mean of squares would cancel: x = 1000 + noise.
     #[test]
     fn survives_a_large_mean() {
-        let gpu = crate::test_gpu();
+        let gpu = crate::gpu::test_gpu();
         let x: Vec<f32> = random(64, 1).iter().map(|x| 1000.0 + x).collect();
         let got = run(&gpu, |pass| {
             let x = pass.upload(&[1, 64], &x)?;

@@ -2,7 +2,7 @@
 
 use super::column_sum::column_sum;
 use super::gemm::{Form, Gemm, Sizes, gemm};
-use crate::Result;
+use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
 
 /// Arrays of [`forward`].
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn equals_its_twin() {
-        let gpu = crate::test_gpu();
+        let gpu = crate::gpu::test_gpu();
         for (rows, input, out) in [(1, 1, 1), (13, 7, 37), (130, 65, 20)] {
             let [x, w, b, dy] =
                 [(rows * input, 1), (out * input, 2), (out, 3), (rows * out, 4)].map(|(n, s)| random(n, s));

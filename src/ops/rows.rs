@@ -1,7 +1,7 @@
 //! Rows picked from a matrix, and put back.
 
 use super::Extent;
-use crate::Result;
+use crate::error::Result;
 use crate::gpu::{Kernel, Pass, Tensor, spread};
 
 const SOURCE: &str = include_str!("../../shaders/rows.wgsl");
@@ -29,7 +29,7 @@ mod tests {
 
     #[test]
     fn gathers_and_scatters_exactly() {
-        let gpu = crate::test_gpu();
+        let gpu = crate::gpu::test_gpu();
         for (rows, columns) in [(7, 1), (13, 37), (9, 130)] {
             let picked: Vec<u32> = (0..rows as u32).rev().step_by(2).collect();
             let (x, y) = (random(rows * columns, 1), random(rows * columns, 2));

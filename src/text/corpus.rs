@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::tokenizer::Tokenizer;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// The files meant by these paths: files as they are, folders as the `.txt` files in them, sorted by name.
 ///

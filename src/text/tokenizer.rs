@@ -12,7 +12,7 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
 use tokenizers::{AddedToken, Tokenizer as Inner};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 pub(super) const TOKENIZER_FILE: &str = "tokenizer.json";
 pub(super) const VOCAB_FILE: &str = "vocab.txt";

@@ -13,7 +13,7 @@ use tokenizers::{
 };
 
 use super::tokenizer::{SPECIAL_TOKENS, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer, VOCAB_FILE, from_vocabulary};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// How a vocabulary is learnt by [`Tokenizer::train`].
 #[derive(Clone, Debug)]

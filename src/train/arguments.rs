@@ -1,6 +1,6 @@
 //! Training options, with the names and defaults of transformers' TrainingArguments and run_mlm.py, and the schedule.
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Options of a training run. Fields and defaults are those of transformers' `TrainingArguments` and `run_mlm.py`.
 ///

@@ -1,9 +1,9 @@
 //! How well a model fills blanks in lines it was not trained on.
 
 use super::arguments::{check_mlm_probability, longest};
+use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::text::{Examples, Masking, PackedBatch, Purpose};
-use crate::{Error, Result};
 
 /// Options of [`Model::evaluate`].
 #[derive(Clone, Debug, PartialEq)]

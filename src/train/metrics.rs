@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::trainer::{TrainEvent, TrainOutput};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// The file's name in a training run's output.
 pub const METRICS_FILE: &str = "metrics.jsonl";

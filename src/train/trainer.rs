@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::arguments::{TrainingArguments, longest};
 use super::evaluate::{Evaluation, EvaluationOptions};
+use crate::error::{Error, Result};
 use crate::gpu::{Pass, Tensor};
 use crate::model::{Gradients, Model, mean_loss, stats_of};
 use crate::ops::adamw::{self, AdamW};
 use crate::text::{Examples, Masking, PackedBatch, Purpose, shuffled};
-use crate::{Error, Result};
 
 /// Trains a copy of a model; the model itself stays as it is and can be queried meanwhile.
 ///
