@@ -62,12 +62,12 @@ apt_install() {
 
 require_rust() {
     local version oldest
-    command -v cargo >/dev/null || die "cargo is not installed. Install Rust from https://rustup.rs, then run this again."
+    command -v cargo >/dev/null || die "cargo is not installed. Install Rust: https://rustup.rs"
     version=$(cargo --version) || die "cargo does not run; see the message above."
     version=${version#cargo } version=${version%%[ -]*}
     oldest=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
     if [[ $(printf '%s\n' "$oldest" "$version" | sort -V | sed -n 1p) != "$oldest" ]]; then
-        die "Rust $version is too old, Retto needs $oldest: run 'rustup update stable', or install Rust from https://rustup.rs."
+        die "Rust $version is too old, Retto needs $oldest. Run: rustup update stable (from https://rustup.rs)"
     fi
 }
 
@@ -99,9 +99,9 @@ require_lints() {
 
 # ---- Vulkan
 
-# Compiles a program that asks Vulkan's loader for the adapters, as wgpu does. Manifests and /dev/dri tell less: manifests
-# are installed without their hardware, and a container can see a device and lack its driver. Neither Vulkan's headers
-# nor Retto's own build are there yet.
+# Compiles a program that asks Vulkan's loader for the adapters, as wgpu does. Manifests and /dev/dri tell less:
+# manifests are installed without their hardware, and a container can see a device and lack its driver. On a fresh
+# machine neither Vulkan's headers nor Retto's own build are there.
 compile_adapters() {
     cc -x c -o "$scratch/adapters" - -ldl <<'C' || die "cannot compile the search for Vulkan adapters."
 #include <dlfcn.h>
@@ -159,17 +159,17 @@ add_backports() {
 
     say "adding Debian's backports to this machine's package sources: $added"
     if [[ $source == *.sources ]]; then
-        # Each field with the lines that continue it; those that name the release are replaced.
-        awk -v number="$number" '
+        # Each field with the lines that continue it; those that name the release are replaced. Comments end no stanza and
+        # make none.
+        grep -v '^#' "$source" | awk -v number="$number" '
             BEGIN { RS = ""; FS = "\n" }
             NR == number {
                 for (i = 1; i <= NF; i++) {
-                    if ($i ~ /^#/) continue
                     if ($i !~ /^[ \t]/) replaced = tolower($i) ~ /^(types|suites|components):/
                     if (!replaced) print $i
                 }
                 print "Types: deb\nSuites: bookworm-backports\nComponents: main"
-            }' "$source"
+            }'
     else
         sed -nE "$number s#[[:space:]]${release}[[:space:]].*# bookworm-backports main#p" "$source"
     fi | as_root tee "$added" >/dev/null
@@ -196,10 +196,10 @@ prefer_backports() { [[ $(debian_codename) == bookworm && ${RETTO_NO_BACKPORTS:-
 
 driver=(mesa-vulkan-drivers libvulkan1)
 
-# Takes what `adapters` printed. Someone's choice is not replaced behind their back; a CI machine has nobody to read hints.
+# Takes what `adapters` printed. A driver someone installed is replaced only in CI, where nobody reads the hint.
 upgrade_slow_driver() {
     local version
-    # Nothing to gain where there is a GPU (4 is software), or where these variables name other drivers than the installed.
+    # Nothing to gain where there is a GPU (4 is software), or where these variables name the driver.
     ! grep -qv '^4 ' <<<"$1" || return 0
     [[ -z ${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-} ]] && prefer_backports || return 0
     # shellcheck disable=SC2016 # dpkg-query fills this in.
@@ -223,8 +223,8 @@ require_adapter() {
         return
     fi
     if [[ -e /dev/nvidiactl ]]; then
-        say "There is an NVIDIA GPU, and Vulkan finds no driver for it: install the Vulkan part of NVIDIA's driver, or in a" \
-            "container set NVIDIA_DRIVER_CAPABILITIES=all. Going on with the processor."
+        say "There is an NVIDIA GPU, and Vulkan finds no driver for it: install the Vulkan part of NVIDIA's driver," \
+            "or in a container set NVIDIA_DRIVER_CAPABILITIES=all. Going on with the processor."
     fi
     announce "No Vulkan adapter found, so a software one is needed" "${driver[@]}"
     if ! prefer_backports || ! install_from_backports "${driver[@]}"; then

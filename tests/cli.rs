@@ -117,6 +117,15 @@ fn usage_errors_exit_with_2() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn a_text_that_is_not_utf_8_is_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let output = retto(&["fill"]).arg(std::ffi::OsStr::from_bytes(b"caf\xe9 [MASK]")).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("invalid UTF-8") && output.stdout.is_empty());
+}
+
 #[test]
 fn failures_exit_with_1_and_one_line() {
     let model = fixture("fillmask");

@@ -90,7 +90,6 @@ pub(super) struct BindGroups {
 
 enum Fault {
     Lost(String),
-    OutOfMemory,
     Other(String),
 }
 
@@ -210,11 +209,7 @@ impl Gpu {
         let on_error = Arc::clone(&fault);
         // wgpu's default is to panic.
         device.on_uncaptured_error(Arc::new(move |error| {
-            let new = match error {
-                wgpu::Error::OutOfMemory { .. } => Fault::OutOfMemory,
-                other => Fault::Other(other.to_string()),
-            };
-            lock(&on_error).get_or_insert(new);
+            lock(&on_error).get_or_insert(Fault::Other(error.to_string()));
         }));
         let on_lost = Arc::clone(&fault);
         device.set_device_lost_callback(move |_, message| *lock(&on_lost) = Some(Fault::Lost(message)));
@@ -267,7 +262,6 @@ impl Gpu {
                 *fault = Some(Fault::Lost(message.clone()));
                 Err(Error::DeviceLost(message))
             }
-            Some(Fault::OutOfMemory) => Err(Error::OutOfMemory { bytes: 0, in_use: self.memory_in_use() }),
             Some(Fault::Other(message)) => Err(Error::Gpu(message)),
         }
     }
@@ -276,6 +270,16 @@ impl Gpu {
     pub(crate) fn flush(&self) -> Result<()> {
         self.inner.queue.submit([]);
         self.wait()
+    }
+
+    /// Every buffer of the crate is made here.
+    pub(super) fn create_buffer(&self, descriptor: &wgpu::BufferDescriptor) -> Result<wgpu::Buffer> {
+        let scope = self.inner.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let buffer = self.inner.device.create_buffer(descriptor);
+        if pollster::block_on(scope.pop()).is_some() {
+            return Err(Error::OutOfMemory { bytes: descriptor.size, in_use: self.memory_in_use() });
+        }
+        self.check().map(|()| buffer)
     }
 
     /// Waits until everything submitted so far is done.
@@ -320,8 +324,10 @@ mod tests {
         gpu.inner.device.destroy();
         for _ in 0..2 {
             let mut pass = Pass::new(&gpu);
-            let download = pass.download(&tensor);
-            let result = pass.submit().and_then(|()| download.wait::<f32>(&gpu));
+            let result = match pass.download(&tensor) {
+                Ok(download) => pass.submit().and_then(|()| download.wait::<f32>(&gpu)),
+                Err(error) => Err(error),
+            };
             assert!(matches!(result, Err(Error::DeviceLost(_))), "{result:?}");
             assert!(matches!(Tensor::persistent(&gpu, &[4], "another"), Err(Error::DeviceLost(_))));
         }

@@ -66,12 +66,12 @@ impl<'g> Pass<'g> {
         #[cfg(test)]
         let bytes = &self.guarded(&tensor, bytes)[..];
         if !bytes.is_empty() {
-            let staging = self.gpu.inner.device.create_buffer(&wgpu::BufferDescriptor {
+            let staging = self.gpu.create_buffer(&wgpu::BufferDescriptor {
                 label: None,
                 size: bytes.len() as u64,
                 usage: wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::MAP_WRITE,
                 mapped_at_creation: true,
-            });
+            })?;
             match staging.get_mapped_range_mut(..) {
                 Ok(mut view) => view.copy_from_slice(bytes),
                 Err(error) => return Err(self.gpu.check().err().unwrap_or(Error::Gpu(error.to_string()))),
@@ -189,16 +189,16 @@ impl<'g> Pass<'g> {
     }
 
     /// Copies a tensor towards the host. Read it after [`Pass::submit`].
-    pub(crate) fn download(&mut self, tensor: &Tensor) -> Download {
+    pub(crate) fn download(&mut self, tensor: &Tensor) -> Result<Download> {
         self.compute = None;
-        let buffer = self.gpu.inner.device.create_buffer(&wgpu::BufferDescriptor {
+        let buffer = self.gpu.create_buffer(&wgpu::BufferDescriptor {
             label: None,
             size: tensor.bytes(),
             usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
             mapped_at_creation: false,
-        });
+        })?;
         self.encoder.copy_buffer_to_buffer(&tensor.buffer().buffer, 0, &buffer, 0, tensor.bytes());
-        Download { buffer, len: tensor.len() }
+        Ok(Download { buffer, len: tensor.len() })
     }
 
     /// Hands everything recorded to the GPU. Does not wait.

@@ -122,14 +122,9 @@ fn allocate(gpu: &Gpu, capacity: u64) -> Result<Buffer> {
             limit: inner.limits.max_buffer_size,
         });
     }
-    let scope = inner.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
     let descriptor = wgpu::BufferDescriptor { label: None, size: capacity, usage, mapped_at_creation: false };
-    let buffer = inner.device.create_buffer(&descriptor);
-    if pollster::block_on(scope.pop()).is_some() {
-        return Err(Error::OutOfMemory { bytes: capacity, in_use: gpu.memory_in_use() });
-    }
-    gpu.check()?;
+    let buffer = gpu.create_buffer(&descriptor)?;
     inner.memory_in_use.fetch_add(capacity, Ordering::Relaxed);
     Ok(Buffer { buffer, id: inner.next_buffer_id.fetch_add(1, Ordering::Relaxed), capacity })
 }

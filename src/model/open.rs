@@ -165,7 +165,7 @@ impl Model {
     pub fn hidden_states(&self, batch: &PackedBatch) -> Result<Vec<f32>> {
         let mut pass = Pass::new(&self.gpu);
         let hidden_states = self.bert.encode(&mut pass, batch)?;
-        let download = pass.download(&hidden_states);
+        let download = pass.download(&hidden_states)?;
         pass.submit()?;
         download.wait(&self.gpu)
     }
@@ -179,7 +179,7 @@ impl Model {
         let mut pass = Pass::new(&self.gpu);
         let mut downloads = Vec::new();
         self.bert.logits(&mut pass, batch, |pass, _, logits| {
-            downloads.push(pass.download(logits));
+            downloads.push(pass.download(logits)?);
             Ok(())
         })?;
         pass.submit()?;
@@ -201,8 +201,9 @@ impl Model {
         let mut pass = Pass::new(&self.gpu);
         gradients.clear(&mut pass);
         let stats = self.bert.train(&mut pass, &gradients, batch)?;
-        let stats = pass.download(&stats);
-        let downloads: Vec<_> = parameters.iter().map(|parameter| pass.download(gradients.of(parameter))).collect();
+        let stats = pass.download(&stats)?;
+        let downloads = parameters.iter().map(|parameter| pass.download(gradients.of(parameter)));
+        let downloads = downloads.collect::<Result<Vec<_>>>()?;
         pass.submit()?;
         let stats = stats.wait::<f32>(&self.gpu)?;
         let mut named = Vec::new();
@@ -222,7 +223,7 @@ impl Model {
         for parameter in self.bert.parameters() {
             let Some(part) = parameter.keys.iter().position(|name| name == key) else { continue };
             let mut pass = Pass::new(&self.gpu);
-            let download = pass.download(&parameter.value);
+            let download = pass.download(&parameter.value)?;
             pass.submit()?;
             let values: Vec<f32> = download.wait(&self.gpu)?;
             let len = values.len() / parameter.keys.len();
@@ -239,7 +240,7 @@ impl Model {
         }
         let mut pass = Pass::new(&self.gpu);
         let stats = self.bert.score(&mut pass, batch)?;
-        let download = pass.download(&stats);
+        let download = pass.download(&stats)?;
         pass.submit()?;
         Ok(stats_of(&download.wait::<f32>(&self.gpu)?).to_vec())
     }

@@ -42,7 +42,7 @@ struct Lazy<'m> {
 impl Lazy<'_> {
     fn read(&self) -> Result<Vec<u8>> {
         let mut pass = Pass::new(self.gpu);
-        let download = pass.download(&self.parameter.value);
+        let download = pass.download(&self.parameter.value)?;
         pass.submit()?;
         let values: Vec<f32> = download.wait(self.gpu)?;
         let len: usize = self.shape.iter().product();

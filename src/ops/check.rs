@@ -20,9 +20,9 @@ pub(crate) fn f64s(values: &[f32]) -> Vec<f64> {
 pub(crate) fn run(gpu: &Gpu, record: impl FnOnce(&mut Pass) -> Result<Vec<Tensor>>) -> Vec<Vec<f32>> {
     let mut pass = Pass::new(gpu);
     let tensors = record(&mut pass).unwrap();
-    let downloads: Vec<_> = tensors.iter().map(|tensor| pass.download(tensor)).collect();
+    let downloads: Vec<_> = tensors.iter().map(|tensor| pass.download(tensor).unwrap()).collect();
     let handed_out = std::mem::take(&mut pass.handed_out);
-    let whole: Vec<_> = handed_out.iter().map(|tensor| (tensor, pass.download(&tensor.whole()))).collect();
+    let whole: Vec<_> = handed_out.iter().map(|tensor| (tensor, pass.download(&tensor.whole()).unwrap())).collect();
     pass.submit().unwrap();
     for (tensor, download) in whole {
         let words: Vec<u32> = download.wait(gpu).unwrap();

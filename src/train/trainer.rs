@@ -200,7 +200,7 @@ impl Trainer {
             let gradient = self.gradients.of(parameter);
             adamw::adamw(&mut pass, AdamW { gradient, clip: &clip, value: &parameter.value, m, v }, step)?;
         }
-        let (stats, clip) = (pass.download(&stats), pass.download(&clip));
+        let (stats, clip) = (pass.download(&stats)?, pass.download(&clip)?);
         pass.submit()?;
         report.loss = mean_loss(stats_of(&stats.wait::<f32>(&gpu)?));
         report.grad_norm = clip.wait::<f32>(&gpu)?[0];
