@@ -159,8 +159,8 @@ add_backports() {
 
     say "adding Debian's backports to this machine's package sources: $added"
     if [[ $source == *.sources ]]; then
-        # Each field with the lines that continue it; those that name the release are replaced. Comments end no stanza and
-        # make none.
+        # Each field with the lines that continue it; those that name the release are replaced. Comments neither end a
+        # stanza nor make one.
         grep -v '^#' "$source" | awk -v number="$number" '
             BEGIN { RS = ""; FS = "\n" }
             NR == number {
