@@ -2,6 +2,7 @@
 //!
 //! `cargo run --release --example adapt [-- LYRICS OUTPUT]`, from the repository's root
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use retto::{Gpu, Model, TrainEvent, Trainer, TrainingArguments};
 const BLANKS: [&str; 4] = [
     "lipstick stains on the [MASK]",
     "i miss you every [MASK]",
-    "turn the radio up and drive all [MASK]",
+    "meet me down by the [MASK]",
     "oh my [MASK] is breaking",
 ];
 
@@ -24,10 +25,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{gpu}");
     let base = Model::open(&gpu, "models/retto-tiny")?;
     let lines = retto::read_lines(&[lyrics])?;
-    // One line in twenty is held out, to see whether the model reads lyrics better and not only these.
-    let (held_out, training): (Vec<_>, Vec<_>) = lines.iter().enumerate().partition(|(i, _)| i % 20 == 0);
-    let text = |lines: Vec<(usize, &String)>| lines.into_iter().map(|(_, line)| line.clone()).collect::<Vec<_>>();
-    let (held_out, training) = (text(held_out), text(training));
+    // One line in twenty is held out, to see whether the model reads lyrics better and not only these. A line that comes
+    // again in a chorus is held out every time.
+    let held_out: HashSet<&String> = lines.iter().step_by(20).collect();
+    let (held_out, training): (Vec<&String>, Vec<&String>) = lines.iter().partition(|line| held_out.contains(line));
     println!("adapting on {} lines, {} held out", training.len(), held_out.len());
 
     let arguments = TrainingArguments {

@@ -168,12 +168,13 @@ impl Checkpoint {
 
 /// Every name a tensor goes by in the checkpoints of the last years, the usual one first.
 fn aliases(key: &str) -> Vec<String> {
-    let mut names = vec![key.to_owned()];
-    match key {
-        "cls.predictions.bias" => names.push("cls.predictions.decoder.bias".into()),
-        "cls.predictions.decoder.bias" => names.push("cls.predictions.bias".into()),
-        _ => {}
-    }
+    // Where both biases are stored, transformers adds the decoder's.
+    let mut names = match key {
+        "cls.predictions.bias" | "cls.predictions.decoder.bias" => {
+            vec!["cls.predictions.decoder.bias".to_owned(), "cls.predictions.bias".to_owned()]
+        }
+        _ => vec![key.to_owned()],
+    };
     if let Some(bare) = key.strip_prefix("bert.") {
         names.push(bare.to_owned());
     }

@@ -3,6 +3,7 @@
 mod batch;
 mod corpus;
 mod masking;
+mod settings;
 mod tokenizer;
 mod vocabulary;
 

@@ -4,28 +4,20 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::Value;
-use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
-use tokenizers::models::wordpiece::WordPiece;
-use tokenizers::normalizers::BertNormalizer;
-use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
-use tokenizers::processors::bert::BertProcessing;
-use tokenizers::{AddedToken, Tokenizer as Inner};
+use tokenizers::Tokenizer as Inner;
 
+use super::settings::{Settings, clean_up_tokenization};
 use crate::error::{Error, Result};
 
 pub(super) const TOKENIZER_FILE: &str = "tokenizer.json";
 pub(super) const VOCAB_FILE: &str = "vocab.txt";
 pub(super) const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
-const SPECIAL_TOKENS_FILE: &str = "special_tokens_map.json";
-const ADDED_TOKENS_FILE: &str = "added_tokens.json";
+pub(super) const SPECIAL_TOKENS_FILE: &str = "special_tokens_map.json";
+pub(super) const ADDED_TOKENS_FILE: &str = "added_tokens.json";
 
 /// The files a tokenizer may consist of; all that are there are carried along when a model is saved.
 pub(crate) const TOKENIZER_FILES: [&str; 5] =
     [TOKENIZER_FILE, VOCAB_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE];
-
-/// BERT's special tokens, in the order a new vocabulary has them.
-pub(super) const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
 /// Turns text into ids and back. Cheap to clone.
 #[derive(Clone)]
@@ -45,6 +37,8 @@ struct Shared {
     pad_token_id: Option<u32>,
     /// One more than the largest id.
     vocab_size: usize,
+    /// transformers' `clean_up_tokenization_spaces`.
+    clean_up: bool,
 }
 
 impl Tokenizer {
@@ -68,51 +62,31 @@ impl Tokenizer {
 
     /// From the contents of the files named in [`TOKENIZER_FILES`]; `folder` is for errors.
     pub(crate) fn from_files(folder: &Path, files: Vec<(String, Vec<u8>)>) -> Result<Self> {
+        let settings = Settings::read(folder, &files)?;
         let find = |name: &str| files.iter().find(|(file, _)| file == name).map(|(_, bytes)| bytes.as_slice());
-        let json = |name: &str| match find(name) {
-            None => Ok(Value::Null),
-            Some(bytes) => serde_json::from_slice(bytes)
-                .map_err(|error| Error::tokenizer(folder.join(name), format!("not JSON: {error}"))),
-        };
-        let (config, special_tokens) = (json(TOKENIZER_CONFIG_FILE)?, json(SPECIAL_TOKENS_FILE)?);
-        // A token's name is a string, or an object with its content.
-        let named = |key: &str, default: &str| {
-            let name = |source: &Value| {
-                let value = &source[key];
-                value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned)
-            };
-            name(&config).or_else(|| name(&special_tokens)).unwrap_or_else(|| default.to_owned())
-        };
-        let names = [
-            named("pad_token", SPECIAL_TOKENS[0]),
-            named("unk_token", SPECIAL_TOKENS[1]),
-            named("cls_token", SPECIAL_TOKENS[2]),
-            named("sep_token", SPECIAL_TOKENS[3]),
-            named("mask_token", SPECIAL_TOKENS[4]),
-        ];
         let mut inner = match (find(TOKENIZER_FILE), find(VOCAB_FILE)) {
-            (Some(bytes), _) => Inner::from_bytes(bytes)
-                .map_err(|error| Error::tokenizer(folder.join(TOKENIZER_FILE), error.to_string()))?,
-            (None, Some(vocabulary)) => from_vocabulary(vocabulary, &config, &names, &folder.join(VOCAB_FILE))?,
+            (Some(bytes), _) => settings.from_json(bytes, &folder.join(TOKENIZER_FILE))?,
+            (None, Some(vocabulary)) => settings.from_vocabulary(vocabulary, &folder.join(VOCAB_FILE))?,
             (None, None) => return Err(Error::tokenizer(folder, "no tokenizer.json and no vocab.txt")),
         };
         // Some checkpoints ship with padding and truncation on; here batches are packed, and callers are told what is cut.
         let _ = inner.with_padding(None).with_truncation(None);
 
-        let special = names.iter().filter_map(|name| inner.token_to_id(name));
+        let special = settings.names.iter().filter_map(|name| inner.token_to_id(name));
         let marked = inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special).map(|(id, _)| id);
         let special = special.chain(marked).collect();
         let vocab_size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         if vocab_size == 0 {
             return Err(Error::tokenizer(folder, "the vocabulary is empty"));
         }
-        let [pad_token, .., mask_token] = names;
+        let [pad_token, .., mask_token] = settings.names;
         let shared = Shared {
             mask_token_id: inner.token_to_id(&mask_token),
             pad_token_id: inner.token_to_id(&pad_token),
             mask_token,
             special,
             vocab_size,
+            clean_up: settings.clean_up_tokenization_spaces,
             folder: folder.to_owned(),
             files,
             inner,
@@ -136,7 +110,8 @@ impl Tokenizer {
     /// [`Error::BadTokenizer`] where the tokenizer's decoder refuses.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
         let decoded = self.shared.inner.decode(ids, skip_special_tokens);
-        decoded.map_err(|error| Error::tokenizer(&self.shared.folder, error.to_string()))
+        let text = decoded.map_err(|error| Error::tokenizer(&self.shared.folder, error.to_string()))?;
+        Ok(if self.shared.clean_up { clean_up_tokenization(text) } else { text })
     }
 
     /// The entry of the vocabulary with this id, as it is written there (`##ing`).
@@ -195,34 +170,6 @@ impl Tokenizer {
         }
         Ok(())
     }
-}
-
-/// transformers' BertTokenizer from its oldest form: one token a line, and options.
-pub(super) fn from_vocabulary(vocabulary: &[u8], config: &Value, names: &[String; 5], path: &Path) -> Result<Inner> {
-    let bad = |reason: String| Error::tokenizer(path, reason);
-    let [_, unk_token, cls_token, sep_token, _] = names;
-    let vocabulary = WordPiece::read_bytes(vocabulary).map_err(|error| bad(error.to_string()))?;
-    let id =
-        |token: &String| vocabulary.get(token).copied().ok_or_else(|| bad(format!("{token} is not in the vocabulary")));
-    let (cls, sep) = ((cls_token.clone(), id(cls_token)?), (sep_token.clone(), id(sep_token)?));
-    id(unk_token)?;
-    let special: Vec<AddedToken> =
-        names.iter().filter(|name| vocabulary.contains_key(*name)).map(|name| AddedToken::from(name, true)).collect();
-    let model = WordPiece::builder().vocab(vocabulary).unk_token(unk_token.clone()).build();
-    let flag = |name: &str, default: bool| config[name].as_bool().unwrap_or(default);
-    let normalizer = BertNormalizer::new(
-        true,
-        flag("tokenize_chinese_chars", true),
-        config["strip_accents"].as_bool(),
-        flag("do_lower_case", true),
-    );
-    let mut inner = Inner::new(model.map_err(|error| bad(error.to_string()))?);
-    inner.with_normalizer(Some(normalizer)).map_err(|error| bad(error.to_string()))?;
-    inner.with_pre_tokenizer(Some(BertPreTokenizer));
-    inner.with_post_processor(Some(BertProcessing::new(sep, cls)));
-    inner.with_decoder(Some(WordPieceDecoder::new("##".into(), true)));
-    inner.add_special_tokens(special).map_err(|error| bad(error.to_string()))?;
-    Ok(inner)
 }
 
 impl std::fmt::Debug for Tokenizer {

@@ -12,7 +12,8 @@ use tokenizers::{
     Tokenizer as Inner,
 };
 
-use super::tokenizer::{SPECIAL_TOKENS, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer, VOCAB_FILE, from_vocabulary};
+use super::settings::{SPECIAL_TOKENS, Settings};
+use super::tokenizer::{TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer, VOCAB_FILE};
 use crate::error::{Error, Result};
 
 /// How a vocabulary is learnt by [`Tokenizer::train`].
@@ -25,11 +26,13 @@ pub struct WordPieceOptions {
     pub do_lower_case: bool,
     /// Pieces must occur at least this often.
     pub min_frequency: u64,
+    /// The longest sequence of the model it is for, noted for transformers; this crate asks the model.
+    pub model_max_length: Option<usize>,
 }
 
 impl Default for WordPieceOptions {
     fn default() -> Self {
-        Self { vocab_size: 30_522, do_lower_case: true, min_frequency: 2 }
+        Self { vocab_size: 30_522, do_lower_case: true, min_frequency: 2, model_max_length: None }
     }
 }
 
@@ -74,7 +77,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::InvalidArgument`] where `vocab_size` cannot hold the special tokens and an alphabet.
     pub fn train<S: AsRef<str> + Sync>(lines: &[S], options: &WordPieceOptions) -> Result<Self> {
-        let WordPieceOptions { vocab_size, do_lower_case, min_frequency } = *options;
+        let WordPieceOptions { vocab_size, min_frequency, do_lower_case, .. } = *options;
         if vocab_size < 4 * SPECIAL_TOKENS.len() {
             return Err(Error::InvalidArgument(format!(
                 "vocab_size {vocab_size} is too small: {} are special tokens, and a text has dozens of letters",
@@ -118,26 +121,31 @@ impl Tokenizer {
         let mut vocabulary: Vec<(String, u32)> = inner.get_vocab(true).into_iter().collect();
         vocabulary.sort_by_key(|(_, id)| *id);
         let vocabulary: String = vocabulary.into_iter().map(|(token, _)| token + "\n").collect();
-        Self::from_new_vocabulary(vocabulary, do_lower_case)
+        Self::from_new_vocabulary(vocabulary, options)
     }
 
     /// Through the same door as an old checkpoint, so that there is one way to set a BERT tokenizer up.
-    fn from_new_vocabulary(vocabulary: String, do_lower_case: bool) -> Result<Self> {
+    fn from_new_vocabulary(vocabulary: String, options: &WordPieceOptions) -> Result<Self> {
         let folder = Path::new("(new vocabulary)");
-        let config = serde_json::json!({
+        let mut config = serde_json::json!({
             "tokenizer_class": "BertTokenizer",
-            "do_lower_case": do_lower_case,
+            "do_lower_case": options.do_lower_case,
             "pad_token": SPECIAL_TOKENS[0],
             "unk_token": SPECIAL_TOKENS[1],
             "cls_token": SPECIAL_TOKENS[2],
             "sep_token": SPECIAL_TOKENS[3],
             "mask_token": SPECIAL_TOKENS[4],
         });
-        let inner = from_vocabulary(vocabulary.as_bytes(), &config, &SPECIAL_TOKENS.map(str::to_owned), folder)?;
+        if let Some(length) = options.model_max_length {
+            config["model_max_length"] = length.into();
+        }
+        let config = (TOKENIZER_CONFIG_FILE.to_owned(), format!("{config:#}\n").into_bytes());
+        let settings = Settings::read(folder, std::slice::from_ref(&config))?;
+        let inner = settings.from_vocabulary(vocabulary.as_bytes(), folder)?;
         let json = inner.to_string(true).map_err(|error| Error::tokenizer(folder, error.to_string()))?;
         let files = vec![
             (TOKENIZER_FILE.to_owned(), json.into_bytes()),
-            (TOKENIZER_CONFIG_FILE.to_owned(), format!("{config:#}\n").into_bytes()),
+            config,
             (VOCAB_FILE.to_owned(), vocabulary.into_bytes()),
         ];
         Self::from_files(folder, files)

@@ -48,6 +48,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
             eprintln!("learning a vocabulary from {} lines of {}", lines.len(), display(&args.data));
             let mut options = WordPieceOptions::default();
             options.vocab_size = args.vocab_size.unwrap_or(options.vocab_size);
+            options.model_max_length = Some(args.max_position_embeddings);
             Tokenizer::train(&lines, &options)?
         }
     };

@@ -1,0 +1,230 @@
+//! What stands beside a vocabulary: `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`. Read as
+//! transformers' BertTokenizer reads them.
+
+use std::path::Path;
+
+use serde_json::Value;
+use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
+use tokenizers::models::wordpiece::WordPiece;
+use tokenizers::normalizers::{BertNormalizer, NormalizerWrapper};
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::processors::bert::BertProcessing;
+use tokenizers::{AddedToken, Tokenizer as Inner};
+
+use super::tokenizer::{ADDED_TOKENS_FILE, SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE};
+use crate::error::{Error, Result};
+
+/// BERT's special tokens, in the order a new vocabulary has them.
+pub(super) const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+
+/// The options of a tokenizer.
+pub(super) struct Settings {
+    config: Value,
+    /// Padding, unknown, classifier, separator and mask token.
+    pub(super) names: [String; 5],
+    /// Tokens beside the vocabulary, or special ones within it, with the ids they must have where those are given.
+    added: Vec<(AddedToken, Option<u64>)>,
+    pub(super) clean_up_tokenization_spaces: bool,
+}
+
+impl Settings {
+    pub(super) fn read(folder: &Path, files: &[(String, Vec<u8>)]) -> Result<Self> {
+        let json = |name: &str| match files.iter().find(|(file, _)| file == name) {
+            None => Ok(Value::Null),
+            Some((_, bytes)) => serde_json::from_slice(bytes)
+                .map_err(|error| Error::tokenizer(folder.join(name), format!("not JSON: {error}"))),
+        };
+        let (config, special_tokens) = (json(TOKENIZER_CONFIG_FILE)?, json(SPECIAL_TOKENS_FILE)?);
+        let sources = [&config, &special_tokens];
+        let keys = ["pad_token", "unk_token", "cls_token", "sep_token", "mask_token"];
+        let mut names = SPECIAL_TOKENS.map(str::to_owned);
+        for (name, key) in names.iter_mut().zip(keys) {
+            if let Some(found) = sources.iter().find_map(|source| content(&source[key])) {
+                *name = found.to_owned();
+            }
+        }
+        let mut added = Vec::new();
+        if let Value::Object(tokens) = json(ADDED_TOKENS_FILE)? {
+            added.extend(tokens.iter().map(|(token, id)| (AddedToken::from(token.clone(), false), id.as_u64())));
+        }
+        if let Some(tokens) = config["added_tokens_decoder"].as_object() {
+            let decoded = tokens.iter().filter_map(|(id, token)| Some((added_token(token, false)?, id.parse().ok())));
+            added.extend(decoded);
+        }
+        for source in sources {
+            for key in ["additional_special_tokens", "extra_special_tokens"] {
+                let tokens = source[key].as_array().into_iter().flatten();
+                added.extend(tokens.filter_map(|token| Some((added_token(token, true)?, None))));
+            }
+        }
+        // Ids are handed out in order, so the tokens have to come in the order of theirs.
+        added.sort_by_key(|(_, id)| id.unwrap_or(u64::MAX));
+        let clean_up_tokenization_spaces = config["clean_up_tokenization_spaces"].as_bool().unwrap_or(false);
+        Ok(Self { config, names, added, clean_up_tokenization_spaces })
+    }
+
+    fn flag(&self, name: &str, default: bool) -> bool {
+        self.config[name].as_bool().unwrap_or(default)
+    }
+
+    fn normalizer(&self, clean_text: bool) -> BertNormalizer {
+        BertNormalizer::new(
+            clean_text,
+            self.flag("tokenize_chinese_chars", true),
+            self.config["strip_accents"].as_bool(),
+            self.flag("do_lower_case", true),
+        )
+    }
+
+    /// From `tokenizer.json`. Where transformers would make a BertTokenizer of it, which it does unless the config names
+    /// another class, the config's lower-casing goes before the file's, as it does there.
+    pub(super) fn from_json(&self, bytes: &[u8], path: &Path) -> Result<Inner> {
+        let bad = |error: tokenizers::Error| Error::tokenizer(path, error.to_string());
+        let mut inner = Inner::from_bytes(bytes).map_err(bad)?;
+        let class = self.config["tokenizer_class"].as_str().unwrap_or("BertTokenizer");
+        if let (Some(NormalizerWrapper::BertNormalizer(found)), "BertTokenizer" | "BertTokenizerFast") =
+            (inner.get_normalizer(), class)
+        {
+            let normalizer = self.normalizer(found.clean_text);
+            inner.with_normalizer(Some(normalizer)).map_err(bad)?;
+        }
+        Ok(inner)
+    }
+
+    /// From the oldest form: one token a line, and options.
+    pub(super) fn from_vocabulary(&self, vocabulary: &[u8], path: &Path) -> Result<Inner> {
+        let bad = |reason: String| Error::tokenizer(path, reason);
+        let failed = |error: tokenizers::Error| bad(error.to_string());
+        let [_, unk_token, cls_token, sep_token, _] = &self.names;
+        let vocabulary = WordPiece::read_bytes(vocabulary).map_err(|error| bad(error.to_string()))?;
+        let id = |token: &String| {
+            vocabulary.get(token).copied().ok_or_else(|| bad(format!("{token} is not in the vocabulary")))
+        };
+        let (cls, sep) = ((cls_token.clone(), id(cls_token)?), (sep_token.clone(), id(sep_token)?));
+        id(unk_token)?;
+        let names = self.names.iter().filter(|name| vocabulary.contains_key(*name));
+        let special: Vec<AddedToken> = names.map(|name| AddedToken::from(name, true)).collect();
+        let model = WordPiece::builder().vocab(vocabulary).unk_token(unk_token.clone()).build().map_err(failed)?;
+        let mut inner = Inner::new(model);
+        inner.with_normalizer(Some(self.normalizer(true))).map_err(failed)?;
+        inner.with_pre_tokenizer(Some(BertPreTokenizer));
+        inner.with_post_processor(Some(BertProcessing::new(sep, cls)));
+        inner.with_decoder(Some(WordPieceDecoder::new("##".into(), true)));
+        inner.add_special_tokens(special).map_err(failed)?;
+        for (token, id) in &self.added {
+            let add = [token.clone()];
+            if token.special { inner.add_special_tokens(add) } else { inner.add_tokens(add) }.map_err(failed)?;
+            let got = inner.token_to_id(&token.content).map(u64::from);
+            if id.is_some() && got != *id {
+                let (token, id) = (&token.content, id.unwrap_or_default());
+                return Err(bad(format!("the added token '{token}' should have id {id}, but {got:?} is next")));
+            }
+        }
+        Ok(inner)
+    }
+}
+
+/// A token is a string, or an object with its content.
+fn content(token: &Value) -> Option<&str> {
+    token.as_str().or_else(|| token["content"].as_str())
+}
+
+fn added_token(token: &Value, special: bool) -> Option<AddedToken> {
+    let special = token["special"].as_bool().unwrap_or(special);
+    let flag = |name: &str, default: bool| token[name].as_bool().unwrap_or(default);
+    let added = AddedToken::from(content(token)?, special)
+        .single_word(flag("single_word", false))
+        .lstrip(flag("lstrip", false))
+        .rstrip(flag("rstrip", false))
+        .normalized(flag("normalized", !special));
+    Some(added)
+}
+
+/// transformers' `clean_up_tokenization`: the spaces that English does without.
+pub(super) fn clean_up_tokenization(text: String) -> String {
+    const SPACED: [(&str, &str); 10] = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
+    SPACED.iter().fold(text, |text, (spaced, joined)| text.replace(spaced, joined))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::Tokenizer;
+    use crate::text::tokenizer::tests::folder;
+
+    /// The fixture's vocabulary with other files beside it.
+    fn with(files: &[(&str, &str)]) -> Result<Tokenizer> {
+        let vocabulary = std::fs::read(folder().join("vocab.txt")).unwrap();
+        let files = files.iter().map(|(name, text)| (name.to_string(), text.as_bytes().to_vec()));
+        Tokenizer::from_files(Path::new("folder"), files.chain([("vocab.txt".to_owned(), vocabulary)]).collect())
+    }
+
+    #[test]
+    fn spaces_are_cleaned_up_where_the_config_says_so() {
+        let decoded = |config: &str| {
+            let tokenizer = with(&[(TOKENIZER_CONFIG_FILE, config)]).unwrap();
+            tokenizer.decode(&tokenizer.encode("it isn't the end, is it?").unwrap(), true).unwrap()
+        };
+        assert!(decoded(r#"{"clean_up_tokenization_spaces": true}"#).contains("isn't"));
+        assert!(decoded("{}").contains("isn ' t"));
+    }
+
+    #[test]
+    fn added_tokens_are_applied_to_a_vocabulary() {
+        let plain = with(&[]).unwrap();
+        let next = plain.vocab_size();
+        let added = format!(r#"{{"frobnicate": {next}, "zzyzx": {}}}"#, next + 1);
+        let decoder = format!(r#"{{"added_tokens_decoder": {{"{next}": {{"content": "frobnicate"}}}}}}"#);
+        for files in [&[(ADDED_TOKENS_FILE, added.as_str())], &[(TOKENIZER_CONFIG_FILE, decoder.as_str())]] {
+            let tokenizer = with(files).unwrap();
+            assert_eq!(tokenizer.encode("the frobnicate").unwrap()[2] as usize, next);
+            assert!(!tokenizer.is_special(next as u32));
+        }
+        let error = with(&[(ADDED_TOKENS_FILE, r#"{"frobnicate": 9999}"#)]).unwrap_err();
+        assert!(error.to_string().contains("frobnicate"), "{error}");
+    }
+
+    #[test]
+    fn additional_special_tokens_are_whole_and_never_masked() {
+        let unused = with(&[]).unwrap().token_to_id("[unused0]").unwrap();
+        for (name, text) in [
+            (TOKENIZER_CONFIG_FILE, r#"{"additional_special_tokens": ["[unused0]"]}"#),
+            (SPECIAL_TOKENS_FILE, r#"{"additional_special_tokens": [{"content": "[unused0]"}]}"#),
+            (TOKENIZER_CONFIG_FILE, r#"{"extra_special_tokens": ["[unused0]"]}"#),
+        ] {
+            let tokenizer = with(&[(name, text)]).unwrap();
+            assert_eq!(tokenizer.encode("[unused0] the").unwrap()[1], unused);
+            assert!(tokenizer.is_special(unused));
+        }
+    }
+
+    /// transformers' BertTokenizer lower-cases as its config says, whatever `tokenizer.json` says.
+    #[test]
+    fn the_config_decides_on_lower_casing() {
+        let cased = with(&[(TOKENIZER_CONFIG_FILE, r#"{"do_lower_case": false}"#)]).unwrap();
+        let vocabulary = std::fs::read(folder().join("vocab.txt")).unwrap();
+        let settings = Settings::read(Path::new(""), cased.files()).unwrap();
+        let json = settings.from_vocabulary(&vocabulary, Path::new("")).unwrap().to_string(false).unwrap();
+        let from_json = |config: &str| {
+            let files = [("tokenizer.json", json.as_str()), (TOKENIZER_CONFIG_FILE, config)];
+            let files = files.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
+            Tokenizer::from_files(Path::new(""), files.into()).unwrap().encode("THE").unwrap()
+        };
+        let lower = with(&[]).unwrap().encode("the").unwrap();
+        assert_ne!(cased.encode("THE").unwrap(), lower);
+        assert_eq!(from_json("{}"), lower);
+        assert_eq!(from_json(r#"{"do_lower_case": false}"#), cased.encode("THE").unwrap());
+        assert_eq!(from_json(r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#), cased.encode("THE").unwrap());
+    }
+}
