@@ -78,7 +78,7 @@ impl Settings {
 
     /// From `tokenizer.json`. Where transformers would make a BertTokenizer of it, which it does unless the config names
     /// another class, the config's lower-casing goes before the file's, as it does there.
-    pub(super) fn from_json(&self, bytes: &[u8], path: &Path) -> Result<Inner> {
+    pub(super) fn open_json(&self, bytes: &[u8], path: &Path) -> Result<Inner> {
         let bad = |error: tokenizers::Error| Error::tokenizer(path, error.to_string());
         let mut inner = Inner::from_bytes(bytes).map_err(bad)?;
         let class = self.config["tokenizer_class"].as_str().unwrap_or("BertTokenizer");
@@ -92,7 +92,7 @@ impl Settings {
     }
 
     /// From the oldest form: one token a line, and options.
-    pub(super) fn from_vocabulary(&self, vocabulary: &[u8], path: &Path) -> Result<Inner> {
+    pub(super) fn open_vocabulary(&self, vocabulary: &[u8], path: &Path) -> Result<Inner> {
         let bad = |reason: String| Error::tokenizer(path, reason);
         let failed = |error: tokenizers::Error| bad(error.to_string());
         let [_, unk_token, cls_token, sep_token, _] = &self.names;
@@ -215,16 +215,16 @@ mod tests {
         let cased = with(&[(TOKENIZER_CONFIG_FILE, r#"{"do_lower_case": false}"#)]).unwrap();
         let vocabulary = std::fs::read(folder().join("vocab.txt")).unwrap();
         let settings = Settings::read(Path::new(""), cased.files()).unwrap();
-        let json = settings.from_vocabulary(&vocabulary, Path::new("")).unwrap().to_string(false).unwrap();
-        let from_json = |config: &str| {
+        let json = settings.open_vocabulary(&vocabulary, Path::new("")).unwrap().to_string(false).unwrap();
+        let open_json = |config: &str| {
             let files = [("tokenizer.json", json.as_str()), (TOKENIZER_CONFIG_FILE, config)];
             let files = files.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
             Tokenizer::from_files(Path::new(""), files.into()).unwrap().encode("THE").unwrap()
         };
         let lower = with(&[]).unwrap().encode("the").unwrap();
         assert_ne!(cased.encode("THE").unwrap(), lower);
-        assert_eq!(from_json("{}"), lower);
-        assert_eq!(from_json(r#"{"do_lower_case": false}"#), cased.encode("THE").unwrap());
-        assert_eq!(from_json(r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#), cased.encode("THE").unwrap());
+        assert_eq!(open_json("{}"), lower);
+        assert_eq!(open_json(r#"{"do_lower_case": false}"#), cased.encode("THE").unwrap());
+        assert_eq!(open_json(r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#), cased.encode("THE").unwrap());
     }
 }

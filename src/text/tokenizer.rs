@@ -65,8 +65,8 @@ impl Tokenizer {
         let settings = Settings::read(folder, &files)?;
         let find = |name: &str| files.iter().find(|(file, _)| file == name).map(|(_, bytes)| bytes.as_slice());
         let mut inner = match (find(TOKENIZER_FILE), find(VOCAB_FILE)) {
-            (Some(bytes), _) => settings.from_json(bytes, &folder.join(TOKENIZER_FILE))?,
-            (None, Some(vocabulary)) => settings.from_vocabulary(vocabulary, &folder.join(VOCAB_FILE))?,
+            (Some(bytes), _) => settings.open_json(bytes, &folder.join(TOKENIZER_FILE))?,
+            (None, Some(vocabulary)) => settings.open_vocabulary(vocabulary, &folder.join(VOCAB_FILE))?,
             (None, None) => return Err(Error::tokenizer(folder, "no tokenizer.json and no vocab.txt")),
         };
         // Some checkpoints ship with padding and truncation on; here batches are packed, and callers are told what is cut.

@@ -141,7 +141,7 @@ impl Tokenizer {
         }
         let config = (TOKENIZER_CONFIG_FILE.to_owned(), format!("{config:#}\n").into_bytes());
         let settings = Settings::read(folder, std::slice::from_ref(&config))?;
-        let inner = settings.from_vocabulary(vocabulary.as_bytes(), folder)?;
+        let inner = settings.open_vocabulary(vocabulary.as_bytes(), folder)?;
         let json = inner.to_string(true).map_err(|error| Error::tokenizer(folder, error.to_string()))?;
         let files = vec![
             (TOKENIZER_FILE.to_owned(), json.into_bytes()),
