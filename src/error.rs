@@ -21,7 +21,10 @@ pub enum Error {
         available: String,
     },
     /// Something needs more than this adapter allows.
-    #[error("{what} needs {needed}, but this adapter's {limit_name} is {limit}")]
+    #[error(
+        "{what} needs {needed}, but this adapter's {limit_name} is {limit}: use a smaller batch, shorter sequences, a \
+         smaller model or another adapter"
+    )]
     DeviceLimit {
         /// What needs it, for example a parameter's name.
         what: String,
@@ -43,7 +46,8 @@ pub enum Error {
     /// The device was lost (driver reset, unplugged, suspended). Every later call on the same `Gpu` fails likewise.
     #[error("the GPU device was lost: {0}; open it again")]
     DeviceLost(String),
-    /// The driver or wgpu refused an operation: a defect of this crate or of the driver.
+    /// The driver or wgpu refused an operation: a defect of this crate or of the driver. Results after it cannot be trusted,
+    /// so every later call on the same `Gpu` fails likewise.
     #[error("GPU error: {0}")]
     Gpu(String),
     /// A file or folder could not be read or written.

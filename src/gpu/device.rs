@@ -88,6 +88,7 @@ pub(super) struct BindGroups {
     pub(super) groups: HashMap<(PipelineKey, Vec<(u64, u64)>), wgpu::BindGroup>,
 }
 
+#[derive(Clone)]
 enum Fault {
     Lost(String),
     Other(String),
@@ -179,7 +180,7 @@ impl Gpu {
         let matches = |a: &Adapter| index.map_or(a.name.to_lowercase().contains(&name), |index| a.index == index);
         let mut found: Vec<_> = adapters.into_iter().filter(|(_, a)| !name.is_empty() && matches(a)).collect();
         // One GPU seen through two backends has one name twice: the first backend is taken.
-        found.dedup_by(|b, a| a.1.name == b.1.name);
+        found.dedup_by(|b, a| a.1.name == b.1.name && a.1.backend != b.1.backend);
         match (found.pop(), found.is_empty()) {
             (Some(adapter), true) => Self::from_adapter(adapter),
             _ => Err(Error::AdapterNotFound { wanted: wanted.to_owned(), available }),
@@ -253,15 +254,12 @@ impl Gpu {
         self.inner.features.contains(wgpu::Features::SUBGROUP)
     }
 
-    /// The error that happened since the last call, if any. A lost device stays lost.
+    /// The first error that no caller was told of by other means, if any. It stays: another thread's call may have been the
+    /// one that asked, and its own results would be wrong in silence.
     pub(super) fn check(&self) -> Result<()> {
-        let mut fault = lock(&self.inner.fault);
-        match fault.take() {
+        match lock(&self.inner.fault).clone() {
             None => Ok(()),
-            Some(Fault::Lost(message)) => {
-                *fault = Some(Fault::Lost(message.clone()));
-                Err(Error::DeviceLost(message))
-            }
+            Some(Fault::Lost(message)) => Err(Error::DeviceLost(message)),
             Some(Fault::Other(message)) => Err(Error::Gpu(message)),
         }
     }
@@ -274,12 +272,18 @@ impl Gpu {
 
     /// Every buffer of the crate is made here.
     pub(super) fn create_buffer(&self, descriptor: &wgpu::BufferDescriptor) -> Result<wgpu::Buffer> {
-        let scope = self.inner.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let buffer = self.inner.device.create_buffer(descriptor);
-        if pollster::block_on(scope.pop()).is_some() {
-            return Err(Error::OutOfMemory { bytes: descriptor.size, in_use: self.memory_in_use() });
-        }
-        self.check().map(|()| buffer)
+        let attempt = || {
+            let scope = self.inner.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+            let buffer = self.inner.device.create_buffer(descriptor);
+            pollster::block_on(scope.pop()).is_none().then_some(buffer)
+        };
+        let buffer = attempt().or_else(|| {
+            // Workspaces kept for batches of other lengths may be in the way.
+            self.trim();
+            self.flush().ok().and_then(|()| attempt())
+        });
+        self.check()?;
+        buffer.ok_or_else(|| Error::OutOfMemory { bytes: descriptor.size, in_use: self.memory_in_use() })
     }
 
     /// Waits until everything submitted so far is done.

@@ -50,7 +50,7 @@ impl Tensor {
                 limit: limits.max_storage_buffer_binding_size,
             });
         }
-        let capacity = if pooled { size_class(bytes).min(limits.max_buffer_size) } else { bytes };
+        let capacity = if pooled { size_class(bytes).min(limits.max_buffer_size / ELEMENT * ELEMENT) } else { bytes };
         let reused = if pooled { lock(&gpu.inner.pool).get_mut(&capacity).and_then(Vec::pop) } else { None };
         let buffer = match reused {
             Some(buffer) => buffer,

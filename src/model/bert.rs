@@ -114,6 +114,14 @@ impl Bert {
         Ok(())
     }
 
+    /// As [`Bert::check`], for what needs a label for every masked row.
+    fn check_labels(&self, batch: &PackedBatch) -> Result<()> {
+        if batch.labels.len() != batch.masked_rows.len() {
+            return Err(Error::InvalidArgument("labels have to be as many as masked_rows".into()));
+        }
+        self.check(batch)
+    }
+
     /// The encoder's output, \[tokens, hidden\].
     pub(crate) fn encode(&self, pass: &mut Pass, batch: &PackedBatch) -> Result<Tensor> {
         self.check(batch)?;
@@ -138,13 +146,14 @@ impl Bert {
 
     /// Loss and rank of each label, \[labels, 2\] of [`RowStats`](super::RowStats).
     pub(crate) fn score(&self, pass: &mut Pass, batch: &PackedBatch) -> Result<Tensor> {
+        self.check_labels(batch)?;
         let hidden_states = self.encode(pass, batch)?;
         self.head.score(pass, &self.embeddings.word, &hidden_states, &batch.masked_rows, &batch.labels)
     }
 
     /// Forward and backward of the mean loss over the labels. Gradients `+=`; returns loss and rank of each label.
     pub(crate) fn train(&self, pass: &mut Pass, gradients: &Gradients, batch: &PackedBatch) -> Result<Tensor> {
-        self.check(batch)?;
+        self.check_labels(batch)?;
         let device = DeviceBatch::new(pass, batch)?;
         debug_assert_eq!(device.tokens, batch.input_ids.len());
         let (mut hidden_states, saved_embeddings) = self.embeddings.forward(pass, &device)?;

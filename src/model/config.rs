@@ -164,7 +164,7 @@ impl BertConfig {
             ("type_vocab_size", self.type_vocab_size),
         ] {
             if size == 0 || u32::try_from(size).is_err() {
-                return Err(Error::InvalidArgument(format!("{name} is {size}; it must be at least 1")));
+                return Err(Error::InvalidArgument(format!("{name} is {size}; it must be from 1 to {}", u32::MAX)));
             }
         }
         if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
@@ -177,12 +177,12 @@ impl BertConfig {
     }
 
     /// The file's contents: what was read, with this crate's fields as they are now.
-    pub(crate) fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self, architecture: &str) -> Value {
         let mut raw = self.raw.clone();
         let mut set = |name: &str, value: Value| {
             raw.insert(name.to_owned(), value);
         };
-        set("architectures", serde_json::json!(["BertForMaskedLM"]));
+        set("architectures", serde_json::json!([architecture]));
         set("model_type", "bert".into());
         set("vocab_size", self.vocab_size.into());
         set("hidden_size", self.hidden_size.into());
@@ -250,10 +250,10 @@ mod tests {
     fn reads_names_and_keeps_what_it_does_not_use() {
         let config = parse(r#"{"model_type":"bert","hidden_size":24,"num_attention_heads":3,"my_field":[1]}"#).unwrap();
         assert_eq!((config.hidden_size, config.num_attention_heads, config.vocab_size), (24, 3, 30_522));
-        let json = config.to_json();
+        let json = config.to_json("BertForMaskedLM");
         assert_eq!((&json["my_field"][0], &json["hidden_act"]), (&1.into(), &"gelu".into()));
         let again = parse(&json.to_string()).unwrap();
-        assert_eq!(again.to_json(), json);
+        assert_eq!(again.to_json("BertForMaskedLM"), json);
     }
 
     #[test]

@@ -7,9 +7,10 @@ use super::checkpoint::{Checkpoint, CheckpointSource};
 use super::config::{BertConfig, CONFIG_FILE};
 use super::mlm_head::{RowStats, mean_loss, stats_of};
 use super::parameters::{Gradients, InitialSource, Parameter};
+use super::save::FolderLock;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pass};
-use crate::text::{PackedBatch, Tokenizer};
+use crate::text::{PackedBatch, SHORTEST, Tokenizer};
 
 /// BERT's weights on a [`Gpu`], with the tokenizer they were trained with.
 ///
@@ -52,6 +53,7 @@ impl Model {
     /// [`Error::DeviceLimit`] and [`Error::OutOfMemory`] say what the adapter lacks.
     pub fn open(gpu: &Gpu, folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
+        let _unchanged = FolderLock::shared(folder)?;
         let config_path = folder.join(CONFIG_FILE);
         let config = std::fs::read(&config_path).map_err(Error::io(&config_path))?;
         let config = BertConfig::parse(&config, &config_path)?;
@@ -111,6 +113,11 @@ impl Model {
     /// larger than the config's; otherwise what the adapter lacks.
     pub fn init(gpu: &Gpu, config: BertConfig, tokenizer: Tokenizer, seed: u64) -> Result<Self> {
         config.validate()?;
+        if config.max_position_embeddings < SHORTEST {
+            let length = config.max_position_embeddings;
+            let reason = format!("max_position_embeddings is {length}; a text takes {SHORTEST}: [CLS], a word, [SEP]");
+            return Err(Error::InvalidArgument(reason));
+        }
         tokenizer.check_vocabulary(config.vocab_size)?;
         let mut source = InitialSource { seed, range: config.initializer_range };
         let bert = Bert::new(gpu, config, &mut source)?;
@@ -235,7 +242,7 @@ impl Model {
     /// Loss and rank of each of the batch's labels.
     pub(crate) fn score(&self, batch: &PackedBatch) -> Result<Vec<RowStats>> {
         self.require_mlm_head()?;
-        if batch.labels.is_empty() {
+        if batch.labels.is_empty() && batch.masked_rows.is_empty() {
             return Ok(Vec::new());
         }
         let mut pass = Pass::new(&self.gpu);

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use safetensors::{Dtype, View};
 
@@ -16,11 +17,16 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pass};
 use crate::text::TOKENIZER_FILES;
 
+const STAGING_PREFIX: &str = ".retto-save-";
+/// The complete files of a save that is being put in place, inside the folder they are for.
+const COMMITTED: &str = ".retto-commit";
+
 impl Model {
     /// Writes a folder that transformers loads: `config.json`, `model.safetensors` (f32) and the tokenizer's files.
     ///
-    /// Everything is written beside the folder first and put in place by renaming, so that an interruption leaves the old
-    /// contents or the new ones whole. Files of other names in the folder are kept.
+    /// Everything is written to a temporary folder first and put in place by renaming, so that an interruption leaves the
+    /// old model or the new one whole; what was cut off in between, [`Model::open`] finishes. Files of other names in the
+    /// folder are kept. An encoder whose head was never trained is saved without it, as `BertModel`.
     ///
     /// # Errors
     /// [`Error::Io`] naming what could not be written; GPU errors.
@@ -82,6 +88,9 @@ fn write_weights(model: &Model, path: &Path) -> Result<()> {
     let mut tensors = Vec::new();
     for parameter in model.bert.parameters() {
         for (part, (key, shape)) in parameter.parts().into_iter().enumerate() {
+            if !is_saved(model, &key) {
+                continue;
+            }
             let view = |shape| Lazy { gpu: &model.gpu, parameter, part, shape, failed: &failed };
             // A decoder of its own has a bias of its own in transformers; the other name is expected beside it.
             if key == "cls.predictions.decoder.bias" {
@@ -98,37 +107,82 @@ fn write_weights(model: &Model, path: &Path) -> Result<()> {
     written.map_err(|error| Error::Io { path: path.to_owned(), source: std::io::Error::other(error) })
 }
 
+/// The weights of an encoder whose head was never trained are saved without the head.
+fn is_saved(model: &Model, key: &str) -> bool {
+    model.has_mlm_head || !key.starts_with("cls.")
+}
+
 /// See [`Model::save`].
 fn save(model: &Model, folder: &Path) -> Result<()> {
-    // A folder given as `.` or `a/..` has no name to put another one beside; its real path does.
+    // A folder given as `a/..` has no name to put another one beside; its real path does.
     let folder = &std::path::absolute(folder).map_err(Error::io(folder))?;
     let folder = &fs::canonicalize(folder).unwrap_or_else(|_| folder.clone());
-    if folder.exists() && !folder.is_dir() {
+    if folder.is_dir() {
+        let staging = staging_in(folder)?;
+        write_files(model, staging.path())?;
+        return commit(staging.path(), folder);
+    }
+    if folder.exists() {
         let source = std::io::Error::new(std::io::ErrorKind::AlreadyExists, "is a file, and should be a folder");
         return Err(Error::Io { path: folder.clone(), source });
     }
     let parent = folder.parent().unwrap_or(folder);
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
     // Beside the target, so that renaming does not cross file systems; removed again if anything fails.
-    let staging = tempfile::Builder::new().prefix(".retto-save-").tempdir_in(parent).map_err(Error::io(parent))?;
+    let staging = staging_in(parent)?;
+    write_files(model, staging.path())?;
+    usual_folder_permissions(staging.path())?;
+    match fs::rename(staging.path(), folder) {
+        Ok(()) => {
+            let _ = staging.keep();
+            sync_folder(parent);
+            Ok(())
+        }
+        // Someone else made the folder meanwhile.
+        Err(_) if folder.is_dir() => {
+            let inside = staging_in(folder)?;
+            for file in entries(staging.path())? {
+                let name = file.file_name().unwrap_or_default();
+                fs::rename(&file, inside.path().join(name)).map_err(Error::io(&file))?;
+            }
+            commit(inside.path(), folder)
+        }
+        Err(error) => Err(Error::io(folder)(error)),
+    }
+}
 
-    write_weights(model, &staging.path().join(WEIGHTS_FILE))?;
-    let config = serde_json::to_string_pretty(&model.bert.config.to_json()).map_err(std::io::Error::from);
-    let config = config.map_err(Error::io(folder.join(CONFIG_FILE)))? + "\n";
-    let config_path = staging.path().join(CONFIG_FILE);
+/// Every file of the model, complete and on disk.
+fn write_files(model: &Model, staging: &Path) -> Result<()> {
+    write_weights(model, &staging.join(WEIGHTS_FILE))?;
+    let architecture = if model.has_mlm_head { "BertForMaskedLM" } else { "BertModel" };
+    let config = serde_json::to_string_pretty(&model.bert.config.to_json(architecture)).map_err(std::io::Error::from);
+    let config_path = staging.join(CONFIG_FILE);
+    let config = config.map_err(Error::io(&config_path))? + "\n";
     fs::write(&config_path, config).map_err(Error::io(&config_path))?;
     for (name, bytes) in model.tokenizer.files() {
-        let path = staging.path().join(name);
+        let path = staging.join(name);
         fs::write(&path, bytes).map_err(Error::io(&path))?;
     }
-    for entry in entries(staging.path())? {
+    usual_file_permissions(staging)?;
+    for entry in entries(staging)? {
         let file = fs::OpenOptions::new().write(true).open(&entry).map_err(Error::io(&entry))?;
         file.sync_all().map_err(Error::io(&entry))?;
     }
-    usual_permissions(staging.path())?;
-    replace(staging, folder)?;
-    sync_folder(parent);
+    sync_folder(staging);
     Ok(())
+}
+
+/// A temporary folder. What killed processes left is removed when it is old: a save takes seconds.
+fn staging_in(folder: &Path) -> Result<tempfile::TempDir> {
+    for path in entries(folder)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let modified = fs::metadata(&path).and_then(|metadata| metadata.modified());
+        let age = modified.ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
+        if name.starts_with(STAGING_PREFIX) && path.is_dir() && age > Duration::from_secs(3600) {
+            let _ = fs::remove_dir_all(&path);
+        }
+    }
+    tempfile::Builder::new().prefix(STAGING_PREFIX).tempdir_in(folder).map_err(Error::io(folder))
 }
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -136,17 +190,22 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     list.map(|entry| entry.map(|entry| entry.path()).map_err(Error::io(folder))).collect()
 }
 
-/// Temporary folders, and what the safetensors library writes, are readable by their owner alone; a model is as readable as
-/// any file this process makes, `config.json` for one.
-fn usual_permissions(folder: &Path) -> Result<()> {
+/// What the safetensors library writes is readable by its owner alone; weights are to be as readable as any file this
+/// process makes, `config.json` for one.
+fn usual_file_permissions(folder: &Path) -> Result<()> {
+    let config = folder.join(CONFIG_FILE);
+    let permissions = fs::metadata(&config).map_err(Error::io(&config))?.permissions();
+    let weights = folder.join(WEIGHTS_FILE);
+    fs::set_permissions(&weights, permissions).map_err(Error::io(&weights))
+}
+
+/// The same for a temporary folder, which is entered by those who may read it.
+fn usual_folder_permissions(folder: &Path) -> Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
         let config = folder.join(CONFIG_FILE);
         let mode = fs::metadata(&config).map_err(Error::io(&config))?.permissions().mode();
-        let weights = folder.join(WEIGHTS_FILE);
-        fs::set_permissions(&weights, fs::Permissions::from_mode(mode)).map_err(Error::io(&weights))?;
-        // A folder is entered by those who may read it.
         let mode = mode | ((mode & 0o444) >> 2);
         fs::set_permissions(folder, fs::Permissions::from_mode(mode)).map_err(Error::io(folder))?;
     }
@@ -164,90 +223,167 @@ fn sync_folder(folder: &Path) {
 
 /// Files that belong to a model: what a save replaces. Everything else in the folder stays.
 fn is_model_file(name: &str) -> bool {
+    let five_digits = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let shard = name.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors"));
     name == WEIGHTS_FILE
         || name == INDEX_FILE
         || name == CONFIG_FILE
         || TOKENIZER_FILES.contains(&name)
-        || (name.starts_with("model-") && name.ends_with(".safetensors"))
+        || shard.and_then(|part| part.split_once("-of-")).is_some_and(|(a, b)| five_digits(a) && five_digits(b))
 }
 
-/// Puts the staged folder in the place of `folder`.
-fn replace(staging: tempfile::TempDir, folder: &Path) -> Result<()> {
-    if !folder.exists() {
-        fs::rename(staging.path(), folder).map_err(Error::io(folder))?;
-        let _ = staging.keep();
-        return Ok(());
+/// Keeps other processes' saves out of a folder, or readers from a save in progress, until it is dropped. Where the
+/// system cannot lock a folder there is no lock: two programs saving to one folder at once are then the user's to avoid.
+pub(crate) struct FolderLock {
+    _folder: Option<fs::File>,
+}
+
+impl FolderLock {
+    fn exclusive(folder: &Path) -> Self {
+        Self { _folder: fs::File::open(folder).ok().filter(|folder| folder.lock().is_ok()) }
     }
-    if only_weights_differ(staging.path(), folder)? {
-        // The usual case of saving again: one rename, which is atomic everywhere.
-        return rename_into(staging.path(), folder, WEIGHTS_FILE);
-    }
-    if exchange(staging.path(), folder) || swap_by_renames(staging.path(), folder) {
-        // The new model is in place; the old folder, now under the staging name, gives back what is not a model's.
-        for old in entries(staging.path())? {
-            let Some(name) = old.file_name() else { continue };
-            if !is_model_file(&name.to_string_lossy()) && !folder.join(name).exists() {
-                fs::rename(&old, folder.join(name)).map_err(Error::io(&old))?;
+
+    /// For reading: a save that was interrupted is finished first.
+    pub(crate) fn shared(folder: &Path) -> Result<Self> {
+        loop {
+            let lock = Self { _folder: fs::File::open(folder).ok().filter(|folder| folder.lock_shared().is_ok()) };
+            if !folder.join(COMMITTED).is_dir() {
+                return Ok(lock);
             }
-        }
-        return Ok(());
-    }
-    // A folder that cannot be renamed (a mount point): file by file, the weights last. An interruption in between leaves a
-    // mixture, which the check of shapes and vocabulary refuses to open unless the two models are of one shape.
-    for file in entries(staging.path())? {
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name != WEIGHTS_FILE {
-            rename_into(staging.path(), folder, &name)?;
+            drop(lock);
+            let _exclusive = Self::exclusive(folder);
+            finish(folder)?;
         }
     }
-    rename_into(staging.path(), folder, WEIGHTS_FILE)?;
-    let _ = fs::remove_file(folder.join(INDEX_FILE));
+}
+
+/// Puts staged files, which lie in a folder inside `folder`, in the place of its model.
+///
+/// Renaming the staged folder to [`COMMITTED`] decides: before it the old model is whole, after it the new one is, since
+/// whoever opens or saves next finishes what was begun.
+fn commit(staging: &Path, folder: &Path) -> Result<()> {
+    let _lock = FolderLock::exclusive(folder);
+    finish(folder)?;
+    if only_weights_differ(staging, folder)? {
+        // The usual case of saving again: one rename.
+        fs::rename(staging.join(WEIGHTS_FILE), folder.join(WEIGHTS_FILE)).map_err(Error::io(folder))?;
+    } else {
+        let committed = folder.join(COMMITTED);
+        fs::rename(staging, &committed).map_err(Error::io(&committed))?;
+        sync_folder(folder);
+        finish(folder)?;
+    }
+    sync_folder(folder);
     Ok(())
 }
 
-fn rename_into(from: &Path, to: &Path, name: &str) -> Result<()> {
-    fs::rename(from.join(name), to.join(name)).map_err(Error::io(to.join(name)))
+/// Carries a committed save to its end, from wherever it was interrupted; the caller holds the lock.
+fn finish(folder: &Path) -> Result<()> {
+    let committed = folder.join(COMMITTED);
+    if !committed.is_dir() {
+        return Ok(());
+    }
+    let rename = |name: &str| {
+        let target = folder.join(name);
+        fs::rename(committed.join(name), &target).map_err(Error::io(target))
+    };
+    let staged = names(&committed)?;
+    // The weights leave first: as long as they are here, every model file in the folder is an old one.
+    if staged.iter().any(|name| name == WEIGHTS_FILE) {
+        // config.json goes first and comes last, so that other programs see no model rather than half of each.
+        let mut old: Vec<String> = names(folder)?.into_iter().filter(|name| is_model_file(name)).collect();
+        old.sort_by_key(|name| name != CONFIG_FILE);
+        for path in old.iter().map(|name| folder.join(name)) {
+            fs::remove_file(&path).map_err(Error::io(&path))?;
+        }
+        rename(WEIGHTS_FILE)?;
+    }
+    for name in staged.iter().filter(|name| *name != WEIGHTS_FILE && *name != CONFIG_FILE) {
+        rename(name)?;
+    }
+    if staged.iter().any(|name| name == CONFIG_FILE) {
+        rename(CONFIG_FILE)?;
+    }
+    fs::remove_dir(&committed).map_err(Error::io(&committed))
+}
+
+fn names(folder: &Path) -> Result<Vec<String>> {
+    let name = |path: PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(entries(folder)?.into_iter().map(name).collect())
 }
 
 /// Whether the target holds the same model files but for the weights, and nothing that would hide them.
 fn only_weights_differ(staging: &Path, folder: &Path) -> Result<bool> {
-    let mut names = Vec::new();
-    for path in entries(staging)? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name != WEIGHTS_FILE && fs::read(&path).ok() != fs::read(folder.join(&name)).ok() {
+    let staged = names(staging)?;
+    for name in staged.iter().filter(|name| *name != WEIGHTS_FILE) {
+        if fs::read(staging.join(name)).ok() != fs::read(folder.join(name)).ok() {
             return Ok(false);
         }
-        names.push(name);
     }
-    let present = entries(folder)?;
-    let present = present.iter().filter_map(|path| path.file_name()).map(|name| name.to_string_lossy());
-    Ok(present.into_iter().all(|name| !is_model_file(&name) || names.iter().any(|staged| *staged == name)))
+    Ok(names(folder)?.iter().all(|name| !is_model_file(name) || staged.contains(name)))
 }
 
-/// Swaps two folders by three renames, for systems without an exchange (Windows). Interrupted, the old model is whole
-/// under a name beginning with `.retto-old-`.
-fn swap_by_renames(staging: &Path, folder: &Path) -> bool {
-    let name = staging.file_name().unwrap_or_default().to_string_lossy().replace("save", "old");
-    let aside = staging.with_file_name(name);
-    if fs::rename(folder, &aside).is_err() {
-        return false;
-    }
-    if fs::rename(staging, folder).is_err() {
-        let _ = fs::rename(&aside, folder);
-        return false;
-    }
-    let _ = fs::rename(&aside, staging);
-    true
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Swaps two folders in one step; false where the system or the file system cannot.
-#[cfg(any(target_os = "linux", target_os = "macos"))]
-fn exchange(a: &Path, b: &Path) -> bool {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).is_ok()
-}
+    const FILES: [&str; 3] = [WEIGHTS_FILE, "tokenizer.json", CONFIG_FILE];
 
-#[cfg(not(any(target_os = "linux", target_os = "macos")))]
-fn exchange(_: &Path, _: &Path) -> bool {
-    false
+    fn write(folder: &Path, names: &[&str], text: &str) {
+        fs::create_dir_all(folder).unwrap();
+        for name in names {
+            fs::write(folder.join(name), text).unwrap();
+        }
+    }
+
+    /// A folder whose save was cut off after `moved` of the new files had been put in place.
+    fn interrupted(removed: usize, moved: usize) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let old = [CONFIG_FILE, WEIGHTS_FILE, "vocab.txt", "model-00001-of-00002.safetensors"];
+        write(folder.path(), &old[removed..], "old");
+        write(folder.path(), &["notes.md", "model-mine.safetensors"], "mine");
+        write(folder.path(), &FILES[..moved], "new");
+        write(&folder.path().join(COMMITTED), &FILES[moved..], "new");
+        folder
+    }
+
+    #[test]
+    fn an_interrupted_save_is_finished_from_wherever_it_was() {
+        for (removed, moved) in [(0, 0), (1, 0), (3, 0), (4, 0), (4, 1), (4, 2), (4, 3)] {
+            let folder = interrupted(removed, moved);
+            drop(FolderLock::shared(folder.path()).unwrap());
+            let mut names = names(folder.path()).unwrap();
+            names.sort();
+            assert_eq!(
+                names,
+                ["config.json", "model-mine.safetensors", "model.safetensors", "notes.md", "tokenizer.json"]
+            );
+            for name in FILES {
+                assert_eq!(fs::read_to_string(folder.path().join(name)).unwrap(), "new", "{name} {removed} {moved}");
+            }
+            assert_eq!(fs::read_to_string(folder.path().join("notes.md")).unwrap(), "mine");
+        }
+    }
+
+    #[test]
+    fn a_new_save_comes_after_the_interrupted_one() {
+        let folder = interrupted(2, 0);
+        let staging = staging_in(folder.path()).unwrap();
+        write(staging.path(), &FILES, "newer");
+        commit(staging.path(), folder.path()).unwrap();
+        for name in FILES {
+            assert_eq!(fs::read_to_string(folder.path().join(name)).unwrap(), "newer");
+        }
+        assert!(!folder.path().join(COMMITTED).exists());
+    }
+
+    #[test]
+    fn what_belongs_to_a_model() {
+        for name in ["model.safetensors", "vocab.txt", "model-00001-of-00002.safetensors"] {
+            assert!(is_model_file(name), "{name}");
+        }
+        for name in ["model-backup.safetensors", "model-1-of-2.safetensors", "metrics.jsonl", "README.md"] {
+            assert!(!is_model_file(name), "{name}");
+        }
+    }
 }

@@ -65,7 +65,7 @@ impl PackedBatch {
 
     /// Number of sequences.
     pub fn sequences(&self) -> usize {
-        self.cu_seqlens.len() - 1
+        self.cu_seqlens.len().saturating_sub(1)
     }
 
     /// What is wrong with the batch in itself, if anything: the arrays have to agree before ids are checked by a model.

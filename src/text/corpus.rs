@@ -55,6 +55,9 @@ fn decode<'b>(bytes: &'b [u8], file: &Path) -> Result<&'b str> {
     })
 }
 
+/// Three tokens are the least that hold a word between \[CLS\] and \[SEP\].
+pub(crate) const SHORTEST: usize = 3;
+
 /// Tokenized lines, one after another.
 #[derive(Debug)]
 pub(crate) struct Examples {

@@ -8,7 +8,7 @@ mod tokenizer;
 mod vocabulary;
 
 pub use batch::PackedBatch;
-pub(crate) use corpus::Examples;
+pub(crate) use corpus::{Examples, SHORTEST};
 pub use corpus::{read_lines, text_files};
 pub(crate) use masking::{Masking, Purpose, shuffled};
 pub(crate) use tokenizer::TOKENIZER_FILES;

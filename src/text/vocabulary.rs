@@ -36,6 +36,9 @@ impl Default for WordPieceOptions {
     }
 }
 
+/// Four times the vocabulary of the largest multilingual models.
+const LARGEST: usize = 1_000_000;
+
 /// As many letters as BERT's own vocabularies have.
 const LETTERS: usize = 1000;
 
@@ -75,7 +78,8 @@ impl Tokenizer {
     /// The same lines give the same vocabulary.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] where `vocab_size` cannot hold the special tokens and an alphabet.
+    /// [`Error::InvalidArgument`] where `vocab_size` cannot hold the special tokens and an alphabet, or is over a million;
+    /// [`Error::EmptyCorpus`] for lines without a letter.
     pub fn train<S: AsRef<str> + Sync>(lines: &[S], options: &WordPieceOptions) -> Result<Self> {
         let WordPieceOptions { vocab_size, min_frequency, do_lower_case, .. } = *options;
         if vocab_size < 4 * SPECIAL_TOKENS.len() {
@@ -83,6 +87,10 @@ impl Tokenizer {
                 "vocab_size {vocab_size} is too small: {} are special tokens, and a text has dozens of letters",
                 SPECIAL_TOKENS.len()
             )));
+        }
+        if vocab_size > LARGEST {
+            // The library sets memory aside for all of it at once.
+            return Err(Error::InvalidArgument(format!("vocab_size is {vocab_size}; it may be {LARGEST} at most")));
         }
         let failed = |error: tokenizers::Error| Error::InvalidArgument(format!("training the vocabulary: {error}"));
         let normalizer = BertNormalizer::new(true, true, None, do_lower_case);
@@ -95,6 +103,9 @@ impl Tokenizer {
             for (word, ..) in text.get_splits(OffsetReferential::Normalized, OffsetType::Byte) {
                 alphabet.add(word);
             }
+        }
+        if alphabet.letters.is_empty() {
+            return Err(Error::EmptyCorpus { paths: "the lines to learn a vocabulary from".into() });
         }
         // Each letter may need two entries, one for the beginning of a word.
         alphabet.truncate(LETTERS.min((vocab_size - SPECIAL_TOKENS.len()) / 2));

@@ -1,6 +1,7 @@
 //! Training options, with the names and defaults of transformers' TrainingArguments and run_mlm.py, and the schedule.
 
 use crate::error::{Error, Result};
+use crate::text::SHORTEST;
 
 /// Options of a training run. Fields and defaults are those of transformers' `TrainingArguments` and `run_mlm.py`.
 ///
@@ -66,9 +67,6 @@ impl Default for TrainingArguments {
     }
 }
 
-/// Three tokens are the least that hold a word between \[CLS\] and \[SEP\].
-const SHORTEST: usize = 3;
-
 impl TrainingArguments {
     pub(crate) fn validate(&self, max_position_embeddings: usize) -> Result<()> {
         let within = |name: &str, value: f64, low: f64, high: f64| match value >= low && value <= high {
@@ -81,7 +79,7 @@ impl TrainingArguments {
         within("weight_decay", self.weight_decay, 0.0, 1e3)?;
         within("adam_beta1", self.adam_beta1, 0.0, 1.0 - f64::EPSILON)?;
         within("adam_beta2", self.adam_beta2, 0.0, 1.0 - f64::EPSILON)?;
-        within("adam_epsilon", self.adam_epsilon, f64::MIN_POSITIVE, 1.0)?;
+        within("adam_epsilon", self.adam_epsilon, f64::from(f32::MIN_POSITIVE), 1.0)?;
         within("max_grad_norm", self.max_grad_norm, 0.0, f64::MAX)?;
         check_mlm_probability(self.mlm_probability)?;
         for (name, size) in [

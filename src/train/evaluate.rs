@@ -48,22 +48,36 @@ impl Model {
     pub fn evaluate<S: AsRef<str>>(&self, lines: &[S], options: &EvaluationOptions) -> Result<Evaluation> {
         self.require_mlm_head()?;
         check_mlm_probability(options.mlm_probability)?;
+        if options.per_device_eval_batch_size == 0 {
+            return Err(Error::InvalidArgument("per_device_eval_batch_size is 0; it must be at least 1".into()));
+        }
         let length = longest(options.max_seq_length, self.config().max_position_embeddings)?;
         let examples = Examples::tokenize(&self.tokenizer, lines, length)?;
         self.evaluate_examples(&examples, options)
     }
 
-    pub(crate) fn evaluate_examples(&self, examples: &Examples, options: &EvaluationOptions) -> Result<Evaluation> {
-        let masking = Masking {
+    fn evaluation_masking(&self, options: &EvaluationOptions) -> Result<Masking> {
+        Ok(Masking {
             probability: options.mlm_probability,
             mask_token_id: self.tokenizer.require_mask_token()?,
             vocab_size: self.tokenizer.vocab_size(),
             seed: options.seed,
             purpose: Purpose::Evaluate,
-        };
+        })
+    }
+
+    /// Refuses examples of which nothing will be masked: found out before training, not after an epoch of it.
+    pub(crate) fn check_examples(&self, examples: &Examples, options: &EvaluationOptions) -> Result<()> {
+        let masking = self.evaluation_masking(options)?;
+        let any = |i| !masking.apply(&self.tokenizer, examples.get(i), 0, i).1.is_empty();
+        if (0..examples.len()).any(any) { Ok(()) } else { Err(nothing_masked()) }
+    }
+
+    pub(crate) fn evaluate_examples(&self, examples: &Examples, options: &EvaluationOptions) -> Result<Evaluation> {
+        let masking = self.evaluation_masking(options)?;
         let (mut loss, mut top1, mut top10, mut masked_tokens) = (0.0, 0usize, 0usize, 0usize);
         let indices: Vec<usize> = (0..examples.len()).collect();
-        for chunk in indices.chunks(options.per_device_eval_batch_size.max(1)) {
+        for chunk in indices.chunks(options.per_device_eval_batch_size) {
             let mut batch = PackedBatch::default();
             for &index in chunk {
                 let (ids, labels) = masking.apply(&self.tokenizer, examples.get(index), 0, index);
@@ -77,8 +91,7 @@ impl Model {
             }
         }
         if masked_tokens == 0 {
-            let reason = "no token was masked: give more or longer lines, or a higher mlm_probability";
-            return Err(Error::InvalidArgument(reason.into()));
+            return Err(nothing_masked());
         }
         let share = |n: usize| n as f64 / masked_tokens as f64;
         let loss = loss / masked_tokens as f64;
@@ -90,4 +103,9 @@ impl Model {
             masked_tokens,
         })
     }
+}
+
+fn nothing_masked() -> Error {
+    let reason = "no token of the held-out lines is masked: give more or longer lines, or a higher mlm_probability";
+    Error::InvalidArgument(reason.into())
 }

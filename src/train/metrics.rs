@@ -17,18 +17,24 @@ pub const METRICS_FILE: &str = "metrics.jsonl";
 pub struct MetricsFile {
     path: PathBuf,
     file: File,
+    /// The name it gets when the run is complete.
+    finished: PathBuf,
 }
 
+/// What the log is called until the run is complete.
+const PART_FILE: &str = "metrics.jsonl.part";
+
 impl MetricsFile {
-    /// Starts the log in `folder`, which is created if need be; an earlier run's log is replaced.
+    /// Starts the log in `folder`, which is created if need be. It is called `metrics.jsonl.part` until
+    /// [`MetricsFile::finish`], so that a run which fails leaves an earlier run's log as it was.
     ///
     /// # Errors
     /// [`Error::Io`] where the folder or file cannot be written: found out before training, not after.
     pub fn create(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        let path = folder.join(METRICS_FILE);
+        let path = folder.join(PART_FILE);
         let file = File::create(&path).map_err(Error::io(&path))?;
-        Ok(Self { path, file })
+        Ok(Self { path, file, finished: folder.join(METRICS_FILE) })
     }
 
     /// Writes what an event has to say: `loss`, `grad_norm`, `learning_rate`, or the `eval_` figures.
@@ -58,11 +64,11 @@ impl MetricsFile {
         }
     }
 
-    /// Writes the closing line.
+    /// Writes the closing line, and puts the log in the place of an earlier run's.
     ///
     /// # Errors
     /// [`Error::Io`]
-    pub fn finish(&mut self, output: &TrainOutput) -> Result<()> {
+    pub fn finish(mut self, output: &TrainOutput) -> Result<()> {
         let seconds = output.runtime.as_secs_f64();
         let per_second = |n: f64| if seconds > 0.0 { n / seconds } else { 0.0 };
         self.line(json!({
@@ -73,7 +79,9 @@ impl MetricsFile {
             "train_tokens_per_second": per_second(output.tokens as f64),
             "epoch": output.epoch,
             "step": output.steps,
-        }))
+        }))?;
+        drop(self.file);
+        fs::rename(&self.path, &self.finished).map_err(Error::io(&self.finished))
     }
 
     fn line(&mut self, value: serde_json::Value) -> Result<()> {

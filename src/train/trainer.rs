@@ -217,7 +217,8 @@ impl Trainer {
     /// is any, after every epoch. `observe` is told of everything on the calling thread, and ends the run by breaking.
     ///
     /// # Errors
-    /// [`Error::EmptyCorpus`] where no line holds a token; as [`Trainer::train_step`].
+    /// [`Error::EmptyCorpus`] where no line holds a token; [`Error::InvalidArgument`] where there are validation lines but no
+    /// token of them is masked; as [`Trainer::train_step`].
     pub fn train<S: AsRef<str>>(
         &mut self,
         train: &[S],
@@ -232,7 +233,11 @@ impl Trainer {
         if examples.len() == 0 {
             return Err(Error::EmptyCorpus { paths: "the training lines".into() });
         }
-        let validation = Examples::tokenize(&tokenizer, validation, length)?;
+        let held_out = Examples::tokenize(&tokenizer, validation, length)?;
+        if !validation.is_empty() {
+            self.model.check_examples(&held_out, &self.evaluation_options())?;
+        }
+        let validation = held_out;
         let masking = Masking {
             probability: arguments.mlm_probability,
             mask_token_id: tokenizer.require_mask_token()?,
@@ -267,7 +272,14 @@ impl Trainer {
                     let (ids, labels) = masking.apply(&tokenizer, examples.get(example), epoch, example);
                     batch.push_masked(&ids, &labels);
                 }
-                let mut report = self.train_step(&batch, arguments.learning_rate_at(output.steps, total))?;
+                let learning_rate = arguments.learning_rate_at(output.steps, total);
+                let mut report = self.train_step(&batch, learning_rate).map_err(|error| match error {
+                    // Counted in this run, as everything else here is; a trainer may have been used before.
+                    Error::Diverged { loss, grad_norm, .. } => {
+                        Error::Diverged { step: output.steps + 1, loss, grad_norm }
+                    }
+                    other => other,
+                })?;
                 output.steps += 1;
                 output.samples += chunk.len();
                 output.tokens += report.tokens;
@@ -290,7 +302,7 @@ impl Trainer {
                 let due = output.steps == total || index + 1 == batches;
                 if due && flow.is_continue() && validation.len() > 0 {
                     let started = Instant::now();
-                    let evaluation = self.evaluate(&validation)?;
+                    let evaluation = self.model.evaluate_examples(&validation, &self.evaluation_options())?;
                     let runtime = started.elapsed();
                     evaluating += runtime;
                     let (epoch, step) = (output.epoch, output.steps);
@@ -307,14 +319,13 @@ impl Trainer {
         Ok(output)
     }
 
-    fn evaluate(&self, validation: &Examples) -> Result<Evaluation> {
-        let options = EvaluationOptions {
+    fn evaluation_options(&self) -> EvaluationOptions {
+        EvaluationOptions {
             mlm_probability: self.arguments.mlm_probability,
             per_device_eval_batch_size: self.arguments.per_device_eval_batch_size,
             max_seq_length: self.arguments.max_seq_length,
             seed: self.arguments.seed,
-        };
-        self.model.evaluate_examples(validation, &options)
+        }
     }
 }
 

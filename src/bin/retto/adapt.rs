@@ -87,12 +87,14 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     let validation = if args.validation.is_empty() { Vec::new() } else { retto::read_lines(&args.validation)? };
     let model = open_model(gpu, args.model.as_deref())?;
     if !model.has_mlm_head() {
-        eprintln!("note: this checkpoint has no masked-language-model head; a fresh one is trained with it");
+        output::note(format!(
+            "note: this checkpoint has no masked-language-model head; a fresh one is trained with it"
+        ));
     }
     let mut trainer = Trainer::new(&model, args.arguments())?;
     drop(model);
     let mut metrics = MetricsFile::create(&args.output)?;
-    eprintln!("training on {} lines with {gpu}", lines.len());
+    output::note(format!("training on {} lines with {gpu}", lines.len()));
 
     let mut progress = Progress::new();
     let mut failed = None;
@@ -111,10 +113,11 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
         return Err(error.into());
     }
     let trained = trained?;
-    metrics.finish(&trained)?;
     trainer.into_model().save(&args.output)?;
+    metrics.finish(&trained)?;
     if trained.truncated > 0 {
-        eprintln!("note: {} lines were longer than the model reads and were cut", trained.truncated);
+        let longest = args.max_seq_length.map_or("the model reads".to_owned(), |n| format!("{n} tokens"));
+        output::note(format!("note: {} lines were longer than {longest} and were cut", trained.truncated));
     }
     output::line(format!(
         "{}: {} steps, {} tokens, mean loss {:.4}, {:.0} s",
@@ -152,21 +155,24 @@ impl Progress {
                     "loss {:.3}  {:.0} tokens/s  {} left",
                     report.loss,
                     report.tokens_per_second,
-                    indicatif::HumanDuration(Duration::from_secs_f64(report.seconds_left.ceil()))
+                    indicatif::HumanDuration(
+                        // Years are as good as any longer time.
+                        Duration::try_from_secs_f64(report.seconds_left.ceil()).unwrap_or(Duration::from_secs(1 << 32))
+                    )
                 ));
             }
             TrainEvent::Log { report, loss } if !self.terminal => {
-                eprintln!(
+                output::note(format!(
                     "step {}/{}  epoch {:.2}  loss {loss:.4}  {:.0} tokens/s  {:.0} s left",
                     report.step, report.max_steps, report.epoch, report.tokens_per_second, report.seconds_left
-                );
+                ));
             }
             TrainEvent::Evaluated { evaluation, epoch, .. } => {
                 let line = format!(
                     "epoch {epoch:.2}: held-out loss {:.4}, top-1 {:.4}, top-10 {:.4}",
                     evaluation.loss, evaluation.top1_accuracy, evaluation.top10_accuracy
                 );
-                self.bar.suspend(|| eprintln!("{line}"));
+                self.bar.suspend(|| output::note(format!("{line}")));
             }
             _ => {}
         }

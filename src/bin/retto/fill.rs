@@ -8,7 +8,7 @@ use crate::{Result, open_model, output};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Texts with [MASK] where a word is wanted
+    /// Texts with [MASK] where a word is wanted; put -- before one that begins with a dash
     #[arg(required = true, value_name = "TEXT")]
     texts: Vec<String>,
     /// The model's folder [default: the bundled model]

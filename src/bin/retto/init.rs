@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// Layers
     #[arg(long, default_value_t = 12, value_name = "N")]
     num_hidden_layers: usize,
-    /// Attention heads [default: one for every 64 of the hidden size]
+    /// Attention heads [default: one for every 64 of the hidden size, or the next fewer that divide it]
     #[arg(long, value_name = "N")]
     num_attention_heads: Option<usize>,
     /// Width of the feed-forward layers [default: four times the hidden size]
@@ -41,11 +41,19 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
+    let mut config = BertConfig::new(args.vocab_size.unwrap_or(30_522));
+    config.hidden_size = args.hidden_size;
+    config.num_hidden_layers = args.num_hidden_layers;
+    config.num_attention_heads = args.num_attention_heads.unwrap_or_else(|| default_heads(args.hidden_size));
+    config.intermediate_size = args.intermediate_size.unwrap_or(args.hidden_size.saturating_mul(4));
+    config.max_position_embeddings = args.max_position_embeddings;
+    // Before a vocabulary is learnt, which may take minutes.
+    config.validate()?;
     let tokenizer = match &args.tokenizer {
         Some(folder) => Tokenizer::open(folder)?,
         None => {
             let lines = retto::read_lines(&args.data)?;
-            eprintln!("learning a vocabulary from {} lines of {}", lines.len(), display(&args.data));
+            output::note(format!("learning a vocabulary from {} lines of {}", lines.len(), display(&args.data)));
             let mut options = WordPieceOptions::default();
             options.vocab_size = args.vocab_size.unwrap_or(options.vocab_size);
             options.model_max_length = Some(args.max_position_embeddings);
@@ -54,12 +62,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     };
     // A vocabulary learnt from little text may be smaller than asked for; one that is given may be given room to grow.
     let asked = args.tokenizer.as_ref().and(args.vocab_size);
-    let mut config = BertConfig::new(asked.unwrap_or(tokenizer.vocab_size()));
-    config.hidden_size = args.hidden_size;
-    config.num_hidden_layers = args.num_hidden_layers;
-    config.num_attention_heads = args.num_attention_heads.unwrap_or((args.hidden_size / 64).max(1));
-    config.intermediate_size = args.intermediate_size.unwrap_or(4 * args.hidden_size);
-    config.max_position_embeddings = args.max_position_embeddings;
+    config.vocab_size = asked.unwrap_or(tokenizer.vocab_size());
     config.pad_token_id = tokenizer.pad_token_id();
     let model = Model::init(gpu, config, tokenizer, args.seed)?;
     model.save(&args.output)?;
@@ -69,4 +72,9 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
         model.num_parameters(),
         model.tokenizer().vocab_size()
     ))
+}
+
+/// One head for every 64, or the next smaller number of them that divides the hidden size.
+fn default_heads(hidden_size: usize) -> usize {
+    (1..=hidden_size.min(1 << 20) / 64).rev().find(|heads| hidden_size.is_multiple_of(*heads)).unwrap_or(1)
 }

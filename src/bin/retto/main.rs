@@ -56,14 +56,15 @@ fn main() -> ExitCode {
         Err(error) if output::is_closed_pipe(error.as_ref()) => ExitCode::SUCCESS,
         Err(error) => {
             let line = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-            eprintln!("error: {line}");
+            output::note(format!("error: {line}"));
             ExitCode::FAILURE
         }
     }
 }
 
 fn gpu(device: Option<String>) -> Result<Gpu> {
-    Ok(match device {
+    // A variable set to nothing is how shells unset one.
+    Ok(match device.filter(|device| !device.is_empty()) {
         Some(device) => Gpu::open(&device)?,
         None => Gpu::open_default()?,
     })
