@@ -137,6 +137,15 @@ fn an_encoder_without_a_head() {
     assert!(matches!(model.fill_mask("w5 [MASK]", 3), Err(Error::NoMlmHead)));
     assert!(matches!(model.logits(&batch()), Err(Error::NoMlmHead)));
     assert!(matches!(model.evaluate(&["w5 w6 w7"], &Default::default()), Err(Error::NoMlmHead)));
+    // Saved untrained, it stays an encoder: no random head is passed on as if it were one.
+    let saved = tempfile::tempdir().unwrap();
+    model.save(saved.path()).unwrap();
+    let config = std::fs::read_to_string(saved.path().join("config.json")).unwrap();
+    assert!(config.contains(r#""BertModel""#), "{config}");
+    let again = Model::open(gpu(), saved.path()).unwrap();
+    assert!(!again.has_mlm_head());
+    assert_eq!(again.hidden_states(&batch()).unwrap(), whole.hidden_states(&batch()).unwrap());
+
     let mut trainer = retto::Trainer::new(&model, Default::default()).unwrap();
     let mut labelled = batch();
     labelled.labels = vec![5, 6];

@@ -160,6 +160,20 @@ fn failures_exit_with_1_and_one_line() {
     );
     fails(&["init", "--data", &good, "--output", &output, "--vocab-size", "5"], &["vocab_size 5"]);
     fails(&["init", "--data", &good, "--output", &output, "--num-attention-heads", "5"], &["num_attention_heads 5"]);
+    fails(&["init", "--data", &good, "--output", &output, "--vocab-size", "4000000000"], &["vocab_size is 4000000000"]);
+    fails(
+        &["init", "--data", &good, "--output", &output, "--hidden-size", "18446744073709551615"],
+        &["hidden_size is"],
+    );
+    fails(
+        &["init", "--data", &good, "--output", &output, "--max-position-embeddings", "2"],
+        &["max_position_embeddings"],
+    );
+    fails(&["init", "--data", &write("blank.txt", b"\x01\n"), "--output", &output], &["no usable line"]);
+    fails(
+        &["eval", "--model", &model, "--data", &good, "--per-device-eval-batch-size", "0"],
+        &["per_device_eval_batch_size"],
+    );
     assert!(!folder.path().join("out").exists(), "no partial output");
     // Found out before training, not after.
     let below_a_file = format!("{good}/below");
@@ -267,6 +281,30 @@ fn a_model_from_nothing() {
     ]));
     let read = |folder: &str| std::fs::read(Path::new(folder).join("tokenizer.json")).unwrap();
     assert!(read(&taken) == read(&trained));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_stderr_does_not_end_the_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let (lines, output) = (folder.path().join("lines.txt"), folder.path().join("out"));
+    std::fs::write(&lines, "the rain and you\n".repeat(8)).unwrap();
+    std::fs::create_dir(&output).unwrap();
+    std::fs::write(output.join("metrics.jsonl"), "an earlier run").unwrap();
+    let adapt = |rate: &str| {
+        let model = fixture("fillmask");
+        let args = ["adapt", "--model", &model, "--train", text(&lines), "--output", text(&output)];
+        let more = ["--max-steps", "3", "--logging-steps", "1", "--max-grad-norm", "0", "--learning-rate", rate];
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        retto(&[&args[..], &more].concat()).stdout(Stdio::null()).stderr(full).status().unwrap()
+    };
+    let metrics = || std::fs::read_to_string(output.join("metrics.jsonl")).unwrap();
+    // A run that fails leaves the log of the one before it.
+    assert_eq!(adapt("1e37").code(), Some(1));
+    assert_eq!(metrics(), "an earlier run");
+    assert!(adapt("1e-3").success());
+    assert!(metrics().contains("train_loss"));
+    assert!(!output.join("metrics.jsonl.part").exists());
 }
 
 /// Killed at any moment, `adapt` leaves the old model or the new one, whole.

@@ -81,6 +81,19 @@ fn saving_over_another_model_replaces_it_and_keeps_other_files() {
 
 #[cfg(unix)]
 #[test]
+fn a_folder_that_is_there_stays_the_same_folder() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let (old, new) = (copy_fixture("odd"), copy_fixture("fillmask"));
+    fs::set_permissions(old.path(), fs::Permissions::from_mode(0o750)).unwrap();
+    let before = fs::metadata(old.path()).unwrap();
+    open(new.path()).save(old.path()).unwrap();
+    let after = fs::metadata(old.path()).unwrap();
+    // So it may be a mount point, a shell's working folder, or in a folder that cannot be written.
+    assert_eq!((after.ino(), after.mode()), (before.ino(), before.mode()));
+}
+
+#[cfg(unix)]
+#[test]
 fn saved_files_are_as_readable_as_any() {
     use std::os::unix::fs::PermissionsExt;
     let target = tempfile::tempdir().unwrap();

@@ -193,6 +193,19 @@ fn what_cannot_be_trained_on_is_refused() {
     ));
     let nothing_masked = base.evaluate(&["the"], &EvaluationOptions { mlm_probability: 1e-9, ..Default::default() });
     assert!(matches!(nothing_masked, Err(Error::InvalidArgument(_))));
+    // Held-out lines that cannot be evaluated are found out before the first step.
+    let refused = |validation: &str| {
+        let mut trainer = Trainer::new(&base, TrainingArguments { mlm_probability: 1e-9, ..arguments() }).unwrap();
+        let observe = |_: &TrainEvent| panic!("training began");
+        trainer.train(&["the rain"], &[validation], observe)
+    };
+    assert!(matches!(refused("the"), Err(Error::InvalidArgument(_))));
+    assert!(matches!(refused("  "), Err(Error::InvalidArgument(_))));
+    let mut unlabelled = PackedBatch::default();
+    unlabelled.push(&[4, 20, 5]);
+    unlabelled.masked_rows.push(1);
+    assert!(matches!(trainer.train_step(&unlabelled, 1e-3), Err(Error::InvalidArgument(_))));
+    assert!(matches!(base.loss_and_gradients(&unlabelled), Err(Error::InvalidArgument(_))));
     let mut outside = PackedBatch::default();
     outside.push_masked(&[4, 1_000_000, 5], &[(1, 7)]);
     assert!(matches!(trainer.train_step(&outside, 1e-3), Err(Error::InvalidArgument(_))));

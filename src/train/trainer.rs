@@ -178,7 +178,7 @@ impl Trainer {
             tokens_per_second: 0.0,
             seconds_left: 0.0,
         };
-        if batch.labels.is_empty() {
+        if batch.masked_rows.is_empty() {
             self.model.bert.check(batch)?;
             return Ok(report);
         }
