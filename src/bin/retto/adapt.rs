@@ -87,9 +87,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     let validation = if args.validation.is_empty() { Vec::new() } else { retto::read_lines(&args.validation)? };
     let model = open_model(gpu, args.model.as_deref())?;
     if !model.has_mlm_head() {
-        output::note(format!(
-            "note: this checkpoint has no masked-language-model head; a fresh one is trained with it"
-        ));
+        output::note("note: this checkpoint has no masked-language-model head; a fresh one is trained with it");
     }
     let mut trainer = Trainer::new(&model, args.arguments())?;
     drop(model);
@@ -172,7 +170,7 @@ impl Progress {
                     "epoch {epoch:.2}: held-out loss {:.4}, top-1 {:.4}, top-10 {:.4}",
                     evaluation.loss, evaluation.top1_accuracy, evaluation.top10_accuracy
                 );
-                self.bar.suspend(|| output::note(format!("{line}")));
+                self.bar.suspend(|| output::note(&line));
             }
             _ => {}
         }
