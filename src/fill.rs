@@ -17,6 +17,17 @@ pub struct Fill {
     pub sequence: String,
 }
 
+/// Where one particular word stands among a model's answers.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct GoldRank {
+    /// Probability of the word's token among the whole vocabulary.
+    pub score: f32,
+    /// Its id.
+    pub token: u32,
+    /// 1 for the likeliest token of the vocabulary, 2 for the next; of equals, the smaller id first.
+    pub rank: usize,
+}
+
 /// Tokens answered in one pass: bounds the workspace, whatever the number of texts.
 const TOKENS_PER_PASS: usize = 8192;
 
@@ -54,6 +65,44 @@ impl Model {
             rest = &rest[count..];
         }
         Ok(answers)
+    }
+
+    /// Where `gold` stands among the answers for the one mask of a text.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] where the text has several masks, or `gold` is not one token of this model's vocabulary;
+    /// otherwise as [`Model::fill_mask`].
+    pub fn rank_gold(&self, text: &str, gold: &str) -> Result<GoldRank> {
+        self.require_mlm_head()?;
+        let token = self.only_token(gold)?;
+        let ids = self.encode_query(text)?;
+        let mask = self.tokenizer.require_mask_token()?;
+        let masks: Vec<usize> = (0..ids.len()).filter(|&i| ids[i] == mask).collect();
+        let [at] = masks[..] else {
+            let reason = format!("a gold word needs a text with one blank; '{text}' has {}", masks.len());
+            return Err(Error::InvalidArgument(reason));
+        };
+        let mut batch = PackedBatch::default();
+        batch.push(&ids);
+        batch.masked_rows.push(at as u32);
+        Ok(rank(&self.logits(&batch)?, token))
+    }
+
+    /// The id of a word that the vocabulary holds whole.
+    fn only_token(&self, word: &str) -> Result<u32> {
+        let ids = self.tokenizer.encode(word)?;
+        let pieces: Vec<u32> = ids.into_iter().filter(|&id| !self.tokenizer.is_special(id)).collect();
+        match pieces[..] {
+            [token] => Ok(token),
+            _ => {
+                let pieces = pieces.iter().filter_map(|&id| self.tokenizer.id_to_token(id)).collect::<Vec<_>>();
+                let reason = match pieces.is_empty() {
+                    true => format!("'{word}' is not in this model's vocabulary"),
+                    false => format!("'{word}' is not one token of this model's vocabulary but {}", pieces.join(" ")),
+                };
+                Err(Error::InvalidArgument(reason))
+            }
+        }
     }
 
     fn encode_query(&self, text: &str) -> Result<Vec<u32>> {
@@ -120,9 +169,30 @@ fn top(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
     ids.into_iter().map(|id| (id, (f64::from(logits[id as usize] - largest).exp() / sum) as f32)).collect()
 }
 
+/// Where one token stands in the order of [`top`].
+fn rank(logits: &[f32], token: u32) -> GoldRank {
+    let gold = logits[token as usize];
+    let largest = logits.iter().copied().fold(f32::MIN, f32::max);
+    let sum: f64 = logits.iter().map(|&z| f64::from(z - largest).exp()).sum();
+    let before = |&(id, &z): &(usize, &f32)| z.total_cmp(&gold).then((token as usize).cmp(&id)).is_gt();
+    GoldRank {
+        score: (f64::from(gold - largest).exp() / sum) as f32,
+        token,
+        rank: 1 + logits.iter().enumerate().filter(before).count(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rank_is_the_place_in_the_order_of_all() {
+        let logits = [0.0, 2.0, -1.0, 2.0, f32::MIN];
+        for (place, (token, score)) in top(&logits, 5).into_iter().enumerate() {
+            assert_eq!(rank(&logits, token), GoldRank { score, token, rank: place + 1 });
+        }
+    }
 
     #[test]
     fn top_orders_and_normalises() {

@@ -34,11 +34,11 @@ mod text;
 mod train;
 
 pub use error::{Error, Result};
-pub use fill::Fill;
+pub use fill::{Fill, GoldRank};
 pub use gpu::{Adapter, Gpu};
 pub use model::{BertConfig, HiddenAct, Model, NamedValues};
 pub use text::{PackedBatch, Tokenizer, WordPieceOptions, read_lines, text_files};
 pub use train::{
-    Evaluation, EvaluationOptions, METRICS_FILE, MetricsFile, StepReport, TrainEvent, TrainOutput, Trainer,
-    TrainingArguments,
+    Evaluation, EvaluationOptions, METRICS_FILE, MetricsFile, SchedulerType, StepReport, TrainEvent, TrainOutput,
+    Trainer, TrainingArguments,
 };

@@ -19,7 +19,9 @@ pub struct TrainingArguments {
     pub max_steps: Option<u64>,
     /// The highest learning rate of the schedule.
     pub learning_rate: f64,
-    /// The share of all steps in which the learning rate rises linearly from 0; then it falls linearly to 0.
+    /// How the learning rate goes on after the warm-up.
+    pub lr_scheduler_type: SchedulerType,
+    /// The share of all steps in which the learning rate rises linearly from 0 ([`SchedulerType::Constant`] has none).
     pub warmup_ratio: f64,
     /// AdamW's decoupled weight decay, for all parameters but biases and LayerNorms.
     pub weight_decay: f64,
@@ -45,12 +47,28 @@ pub struct TrainingArguments {
     pub seed: u64,
 }
 
+/// The learning rate's course, as transformers' schedulers of these names have it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SchedulerType {
+    /// Falls linearly to 0 at the last step.
+    #[default]
+    Linear,
+    /// Falls to 0 as half a cosine does.
+    Cosine,
+    /// Is the same in every step; there is no warm-up.
+    Constant,
+    /// Stays at its highest after the warm-up.
+    ConstantWithWarmup,
+}
+
 impl Default for TrainingArguments {
     fn default() -> Self {
         Self {
             num_train_epochs: 3.0,
             max_steps: None,
             learning_rate: 5e-5,
+            lr_scheduler_type: SchedulerType::Linear,
             warmup_ratio: 0.0,
             weight_decay: 0.0,
             adam_beta1: 0.9,
@@ -100,12 +118,17 @@ impl TrainingArguments {
         self.max_steps.unwrap_or((per_epoch * self.num_train_epochs).ceil() as u64)
     }
 
-    /// The learning rate of the step after `done` of `total` steps: transformers' `get_linear_schedule_with_warmup`.
+    /// The learning rate of the step after `done` of `total` steps: transformers' `get_linear_schedule_with_warmup` and its
+    /// siblings.
     pub(crate) fn learning_rate_at(&self, done: u64, total: u64) -> f64 {
         let warmup = (total as f64 * self.warmup_ratio).ceil() as u64;
-        let factor = match done < warmup {
-            true => done as f64 / warmup.max(1) as f64,
-            false => total.saturating_sub(done) as f64 / total.saturating_sub(warmup).max(1) as f64,
+        let after = || total.saturating_sub(done) as f64 / total.saturating_sub(warmup).max(1) as f64;
+        let factor = match self.lr_scheduler_type {
+            SchedulerType::Constant => 1.0,
+            _ if done < warmup => done as f64 / warmup.max(1) as f64,
+            SchedulerType::ConstantWithWarmup => 1.0,
+            SchedulerType::Linear => after(),
+            SchedulerType::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * (1.0 - after())).cos()),
         };
         self.learning_rate * factor
     }
@@ -142,6 +165,16 @@ mod tests {
         assert_eq!(rates, [0.0, 0.5, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0]);
         let without = TrainingArguments { learning_rate: 1.0, ..Default::default() };
         assert_eq!(without.learning_rate_at(0, 4), 1.0);
+        let schedule = |lr_scheduler_type| {
+            let arguments = TrainingArguments { lr_scheduler_type, ..arguments.clone() };
+            [0, 1, 2, 4, 6, 8, 10].map(|done| arguments.learning_rate_at(done, 10))
+        };
+        assert_eq!(schedule(SchedulerType::Constant), [1.0; 7]);
+        assert_eq!(schedule(SchedulerType::ConstantWithWarmup), [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0]);
+        // get_cosine_schedule_with_warmup(num_warmup_steps=2, num_training_steps=10)
+        let cosine = [0.0, 0.5, 1.0, 0.853_553_390_593, 0.5, 0.146_446_609_407, 0.0];
+        let got = schedule(SchedulerType::Cosine);
+        assert!(got.iter().zip(cosine).all(|(got, want)| (got - want).abs() < 1e-11), "{got:?}");
         let only_warmup = TrainingArguments { learning_rate: 1.0, warmup_ratio: 1.0, ..Default::default() };
         assert_eq!(only_warmup.learning_rate_at(3, 4), 0.75);
     }

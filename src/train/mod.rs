@@ -5,7 +5,7 @@ mod evaluate;
 mod metrics;
 mod trainer;
 
-pub use arguments::TrainingArguments;
+pub use arguments::{SchedulerType, TrainingArguments};
 pub use evaluate::{Evaluation, EvaluationOptions};
 pub use metrics::{METRICS_FILE, MetricsFile};
 pub use trainer::{StepReport, TrainEvent, TrainOutput, Trainer};

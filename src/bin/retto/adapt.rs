@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use retto::{Gpu, MetricsFile, TrainEvent, Trainer, TrainingArguments};
+use retto::{Gpu, MetricsFile, SchedulerType, TrainEvent, Trainer, TrainingArguments};
 
 use crate::{Result, open_model, output};
 
@@ -33,7 +33,10 @@ pub(crate) struct Args {
     /// Highest learning rate of the schedule
     #[arg(long, default_value_t = 5e-5, value_name = "RATE")]
     learning_rate: f64,
-    /// Share of the steps in which the learning rate rises; then it falls to 0
+    /// How the learning rate goes on after the warm-up
+    #[arg(long, value_enum, default_value_t = Scheduler::Linear, value_name = "NAME")]
+    lr_scheduler_type: Scheduler,
+    /// Share of the steps in which the learning rate rises from 0
     #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     warmup_ratio: f64,
     /// AdamW's weight decay; not for biases and LayerNorms
@@ -62,12 +65,32 @@ pub(crate) struct Args {
     seed: u64,
 }
 
+/// transformers' names.
+#[derive(Clone, Copy, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Scheduler {
+    /// Falls linearly to 0
+    Linear,
+    /// Falls to 0 as half a cosine does
+    Cosine,
+    /// The same in every step, without warm-up
+    Constant,
+    /// Stays at its highest
+    ConstantWithWarmup,
+}
+
 impl Args {
     fn arguments(&self) -> TrainingArguments {
         TrainingArguments {
             num_train_epochs: self.num_train_epochs,
             max_steps: self.max_steps,
             learning_rate: self.learning_rate,
+            lr_scheduler_type: match self.lr_scheduler_type {
+                Scheduler::Linear => SchedulerType::Linear,
+                Scheduler::Cosine => SchedulerType::Cosine,
+                Scheduler::Constant => SchedulerType::Constant,
+                Scheduler::ConstantWithWarmup => SchedulerType::ConstantWithWarmup,
+            },
             warmup_ratio: self.warmup_ratio,
             weight_decay: self.weight_decay,
             max_grad_norm: self.max_grad_norm,

@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 mod adapt;
+mod compare;
 mod devices;
 mod eval;
 mod fill;
@@ -35,6 +36,8 @@ enum Command {
     Init(init::Args),
     /// Train a model on text files, one line one example
     Adapt(adapt::Args),
+    /// Show two models' answers side by side
+    Compare(compare::Args),
     /// Measure how well held-out lines are filled
     Eval(eval::Args),
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Fill(args) => gpu(device).and_then(|gpu| fill::run(&gpu, &args)),
         Command::Init(args) => gpu(device).and_then(|gpu| init::run(&gpu, &args)),
         Command::Adapt(args) => gpu(device).and_then(|gpu| adapt::run(&gpu, &args)),
+        Command::Compare(args) => gpu(device).and_then(|gpu| compare::run(&gpu, &args)),
         Command::Eval(args) => gpu(device).and_then(|gpu| eval::run(&gpu, &args)),
     };
     match result {
