@@ -129,6 +129,39 @@ fn the_observer_ends_the_run() {
 }
 
 #[test]
+fn accumulated_batches_are_as_one() {
+    let base = model();
+    let run = |per_device_train_batch_size, gradient_accumulation_steps| {
+        // Batches of other sizes sum in another order; Adam would make a visible step of an invisible gradient.
+        let sizes = TrainingArguments {
+            per_device_train_batch_size,
+            gradient_accumulation_steps,
+            adam_epsilon: 1e-4,
+            ..arguments()
+        };
+        train(&base, sizes)
+    };
+    let (whole, whole_events, whole_output) = run(16, 1);
+    // 40 lines: the last step of an epoch is half a step.
+    for (size, accumulation) in [(8, 2), (4, 4), (1, 16)] {
+        let (parts, events, output) = run(size, accumulation);
+        assert_eq!((output.steps, output.tokens), (whole_output.steps, whole_output.tokens));
+        assert_eq!(events.len(), whole_events.len());
+        for (got, want) in events.iter().zip(&whole_events) {
+            let (TrainEvent::Step(got), TrainEvent::Step(want)) = (got, want) else { continue };
+            assert_eq!(got.masked_tokens, want.masked_tokens);
+            assert!((got.loss - want.loss).abs() < 1e-4 * want.loss, "{got:?} {want:?}");
+            assert!((got.grad_norm - want.grad_norm).abs() < 1e-3 * want.grad_norm, "{got:?} {want:?}");
+        }
+        for (key, _) in base.parameter_shapes() {
+            let (got, want) = (parts.parameter(&key).unwrap(), whole.parameter(&key).unwrap());
+            let furthest = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(furthest < 1e-4, "{key}: {furthest}");
+        }
+    }
+}
+
+#[test]
 fn max_steps_go_before_epochs() {
     let (_, events, output) = train(&model(), TrainingArguments { max_steps: Some(7), ..arguments() });
     assert_eq!(output.steps, 7);

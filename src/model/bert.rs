@@ -115,7 +115,7 @@ impl Bert {
     }
 
     /// As [`Bert::check`], for what needs a label for every masked row.
-    fn check_labels(&self, batch: &PackedBatch) -> Result<()> {
+    pub(crate) fn check_labels(&self, batch: &PackedBatch) -> Result<()> {
         if batch.labels.len() != batch.masked_rows.len() {
             return Err(Error::InvalidArgument("labels have to be as many as masked_rows".into()));
         }
@@ -151,8 +151,16 @@ impl Bert {
         self.head.score(pass, &self.embeddings.word, &hidden_states, &batch.masked_rows, &batch.labels)
     }
 
-    /// Forward and backward of the mean loss over the labels. Gradients `+=`; returns loss and rank of each label.
-    pub(crate) fn train(&self, pass: &mut Pass, gradients: &Gradients, batch: &PackedBatch) -> Result<Tensor> {
+    /// Forward and backward of the sum of losses over `labels`: the mean, where that is the number of the batch's labels, or
+    /// the batch's part in the mean of several batches with so many labels in all. Gradients `+=`; returns loss and rank of
+    /// each label.
+    pub(crate) fn train(
+        &self,
+        pass: &mut Pass,
+        gradients: &Gradients,
+        batch: &PackedBatch,
+        labels: usize,
+    ) -> Result<Tensor> {
         self.check_labels(batch)?;
         let device = DeviceBatch::new(pass, batch)?;
         debug_assert_eq!(device.tokens, batch.input_ids.len());
@@ -164,8 +172,10 @@ impl Bert {
             saved_layers.push(saved);
         }
         let word_embeddings = &self.embeddings.word;
+        let PackedBatch { masked_rows, labels: of_rows, .. } = batch;
+        let scale = (1.0 / labels.max(1) as f64) as f32;
         let (stats, mut dhidden_states) =
-            self.head.train(pass, gradients, word_embeddings, &hidden_states, &batch.masked_rows, &batch.labels)?;
+            self.head.train(pass, gradients, word_embeddings, &hidden_states, masked_rows, of_rows, scale)?;
         drop(hidden_states);
         for (layer, saved) in self.layers.iter().zip(saved_layers).rev() {
             dhidden_states = layer.backward(pass, gradients, &device, &saved, &dhidden_states)?;

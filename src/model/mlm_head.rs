@@ -152,7 +152,9 @@ impl MlmHead {
         Ok(stats)
     }
 
-    /// Loss and rank of each label, and the gradients of the mean loss: parameters `+=`, hidden_states as returned.
+    /// Loss and rank of each label, and the gradients of the sum of losses times `scale`: parameters `+=`, hidden_states as
+    /// returned.
+    #[expect(clippy::too_many_arguments, reason = "what the head reads, and nothing it could be grouped with")]
     pub(crate) fn train(
         &self,
         pass: &mut Pass,
@@ -161,10 +163,11 @@ impl MlmHead {
         hidden_states: &Tensor,
         masked_rows: &[u32],
         labels: &[u32],
+        scale: f32,
     ) -> Result<(Tensor, Tensor)> {
         let dhidden_states = pass.alloc(hidden_states.shape())?;
         pass.clear(&dhidden_states);
-        let gradient = Some((1.0 / labels.len().max(1) as f64) as f32);
+        let gradient = Some(scale);
         let labels = pass.upload(&[labels.len()], labels)?;
         let stats = pass.alloc(&[labels.len(), 2])?;
         for (first_row, chunk) in self.chunks(pass.gpu(), masked_rows) {

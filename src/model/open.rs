@@ -207,7 +207,7 @@ impl Model {
         let gradients = Gradients::new(&self.gpu, &parameters)?;
         let mut pass = Pass::new(&self.gpu);
         gradients.clear(&mut pass);
-        let stats = self.bert.train(&mut pass, &gradients, batch)?;
+        let stats = self.bert.train(&mut pass, &gradients, batch, batch.labels.len())?;
         let stats = pass.download(&stats)?;
         let downloads = parameters.iter().map(|parameter| pass.download(gradients.of(parameter)));
         let downloads = downloads.collect::<Result<Vec<_>>>()?;

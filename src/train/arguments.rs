@@ -37,6 +37,9 @@ pub struct TrainingArguments {
     pub mlm_probability: f64,
     /// Lines in a training step.
     pub per_device_train_batch_size: usize,
+    /// Batches of `per_device_train_batch_size` lines in an optimizer step: as one batch of them all, but for rounding, in the
+    /// memory of one.
+    pub gradient_accumulation_steps: usize,
     /// Lines in an evaluation step.
     pub per_device_eval_batch_size: usize,
     /// Longer lines are cut to this many tokens, special tokens included; by default to the model's longest.
@@ -77,6 +80,7 @@ impl Default for TrainingArguments {
             max_grad_norm: 1.0,
             mlm_probability: 0.15,
             per_device_train_batch_size: 8,
+            gradient_accumulation_steps: 1,
             per_device_eval_batch_size: 8,
             max_seq_length: None,
             logging_steps: 500,
@@ -102,6 +106,7 @@ impl TrainingArguments {
         check_mlm_probability(self.mlm_probability)?;
         for (name, size) in [
             ("per_device_train_batch_size", self.per_device_train_batch_size as u64),
+            ("gradient_accumulation_steps", self.gradient_accumulation_steps as u64),
             ("per_device_eval_batch_size", self.per_device_eval_batch_size as u64),
             ("logging_steps", self.logging_steps),
         ] {
@@ -112,9 +117,14 @@ impl TrainingArguments {
         longest(self.max_seq_length, max_position_embeddings).map(|_| ())
     }
 
+    /// Lines in an optimizer step.
+    pub(crate) fn examples_per_step(&self) -> usize {
+        self.per_device_train_batch_size.saturating_mul(self.gradient_accumulation_steps)
+    }
+
     /// Steps of a run over this many examples.
     pub(crate) fn total_steps(&self, examples: usize) -> u64 {
-        let per_epoch = examples.div_ceil(self.per_device_train_batch_size) as f64;
+        let per_epoch = examples.div_ceil(self.examples_per_step()) as f64;
         self.max_steps.unwrap_or((per_epoch * self.num_train_epochs).ceil() as u64)
     }
 
@@ -183,13 +193,16 @@ mod tests {
     fn steps_are_counted_as_transformers_counts_them() {
         let arguments = TrainingArguments { num_train_epochs: 1.5, ..Default::default() };
         assert_eq!(arguments.total_steps(17), 5); // ceil(1.5 * ceil(17 / 8))
+        let accumulating = TrainingArguments { gradient_accumulation_steps: 2, ..arguments.clone() };
+        assert_eq!(accumulating.total_steps(17), 3); // ceil(1.5 * ceil(ceil(17 / 8) / 2))
         assert_eq!(TrainingArguments { max_steps: Some(7), ..arguments }.total_steps(17), 7);
     }
 
     #[test]
     fn options_out_of_range_are_named() {
         type Spoil = fn(&mut TrainingArguments);
-        let bad: [(&str, Spoil); 8] = [
+        let bad: [(&str, Spoil); 9] = [
+            ("gradient_accumulation_steps", |a| a.gradient_accumulation_steps = 0),
             ("learning_rate", |a| a.learning_rate = f64::NAN),
             ("learning_rate", |a| a.learning_rate = -1.0),
             ("warmup_ratio", |a| a.warmup_ratio = 1.1),

@@ -166,6 +166,16 @@ impl Trainer {
     /// [`Error::Diverged`] where loss or gradients are not finite: the parameters are then unchanged. [`Error::TooLong`] and
     /// [`Error::InvalidArgument`] for a batch that does not fit; GPU errors.
     pub fn train_step(&mut self, batch: &PackedBatch, learning_rate: f64) -> Result<StepReport> {
+        self.train_step_accumulated(std::slice::from_ref(batch), learning_rate)
+    }
+
+    /// [`Trainer::train_step`] on several batches, one after another in the memory of one. The loss is the mean over the
+    /// masked tokens of all, as if they were one batch.
+    ///
+    /// # Errors
+    /// As [`Trainer::train_step`].
+    pub fn train_step_accumulated(&mut self, batches: &[PackedBatch], learning_rate: f64) -> Result<StepReport> {
+        let labels = batches.iter().map(|batch| batch.labels.len()).sum();
         let mut report = StepReport {
             step: self.step + 1,
             max_steps: 0,
@@ -173,19 +183,27 @@ impl Trainer {
             loss: 0.0,
             grad_norm: 0.0,
             learning_rate,
-            tokens: batch.tokens(),
-            masked_tokens: batch.labels.len(),
+            tokens: batches.iter().map(PackedBatch::tokens).sum(),
+            masked_tokens: labels,
             tokens_per_second: 0.0,
             seconds_left: 0.0,
         };
-        if batch.masked_rows.is_empty() {
-            self.model.bert.check(batch)?;
+        batches.iter().try_for_each(|batch| self.model.bert.check_labels(batch))?;
+        if labels == 0 {
             return Ok(report);
         }
         let gpu = self.model.gpu.clone();
         let mut pass = Pass::new(&gpu);
         self.gradients.clear(&mut pass);
-        let stats = self.model.bert.train(&mut pass, &self.gradients, batch)?;
+        let mut stats = Vec::new();
+        for batch in batches.iter().filter(|batch| !batch.labels.is_empty()) {
+            if !stats.is_empty() {
+                // Activations of one batch at a time: a submitted pass leaves its workspaces to the next.
+                std::mem::replace(&mut pass, Pass::new(&gpu)).submit()?;
+            }
+            let of_batch = self.model.bert.train(&mut pass, &self.gradients, batch, labels)?;
+            stats.push(pass.download(&of_batch)?);
+        }
         let clip = adamw::clip(&mut pass, &self.gradients.0, self.arguments.max_grad_norm as f32)?;
         for (parameter, (m, v)) in self.model.bert.parameters().into_iter().zip(&self.moments) {
             let TrainingArguments { weight_decay, adam_beta1, adam_beta2, adam_epsilon, .. } = self.arguments;
@@ -200,9 +218,13 @@ impl Trainer {
             let gradient = self.gradients.of(parameter);
             adamw::adamw(&mut pass, AdamW { gradient, clip: &clip, value: &parameter.value, m, v }, step)?;
         }
-        let (stats, clip) = (pass.download(&stats)?, pass.download(&clip)?);
+        let clip = pass.download(&clip)?;
         pass.submit()?;
-        report.loss = mean_loss(stats_of(&stats.wait::<f32>(&gpu)?));
+        let mut rows = Vec::with_capacity(2 * labels);
+        for stats in stats {
+            rows.extend(stats.wait::<f32>(&gpu)?);
+        }
+        report.loss = mean_loss(stats_of(&rows));
         report.grad_norm = clip.wait::<f32>(&gpu)?[0];
         if !report.loss.is_finite() || !report.grad_norm.is_finite() {
             let StepReport { step, loss, grad_norm, .. } = report;
@@ -246,7 +268,7 @@ impl Trainer {
             purpose: Purpose::Train,
         };
         let total = arguments.total_steps(examples.len());
-        let batches = examples.len().div_ceil(arguments.per_device_train_batch_size);
+        let steps_per_epoch = examples.len().div_ceil(arguments.examples_per_step());
         let mut output = TrainOutput {
             steps: 0,
             epoch: 0.0,
@@ -263,17 +285,21 @@ impl Trainer {
 
         'run: for epoch in 0u64.. {
             let order = shuffled(examples.len(), arguments.seed, epoch);
-            for (index, chunk) in order.chunks(arguments.per_device_train_batch_size).enumerate() {
+            for (index, chunk) in order.chunks(arguments.examples_per_step()).enumerate() {
                 if output.steps == total {
                     break 'run;
                 }
-                let mut batch = PackedBatch::default();
-                for &example in chunk {
-                    let (ids, labels) = masking.apply(&tokenizer, examples.get(example), epoch, example);
-                    batch.push_masked(&ids, &labels);
-                }
+                let batch = |part: &[usize]| {
+                    let mut batch = PackedBatch::default();
+                    for &example in part {
+                        let (ids, labels) = masking.apply(&tokenizer, examples.get(example), epoch, example);
+                        batch.push_masked(&ids, &labels);
+                    }
+                    batch
+                };
+                let batches: Vec<_> = chunk.chunks(arguments.per_device_train_batch_size).map(batch).collect();
                 let learning_rate = arguments.learning_rate_at(output.steps, total);
-                let mut report = self.train_step(&batch, learning_rate).map_err(|error| match error {
+                let mut report = self.train_step_accumulated(&batches, learning_rate).map_err(|error| match error {
                     // Counted in this run, as everything else here is; a trainer may have been used before.
                     Error::Diverged { loss, grad_norm, .. } => {
                         Error::Diverged { step: output.steps + 1, loss, grad_norm }
@@ -283,7 +309,7 @@ impl Trainer {
                 output.steps += 1;
                 output.samples += chunk.len();
                 output.tokens += report.tokens;
-                output.epoch = epoch as f64 + (index + 1) as f64 / batches as f64;
+                output.epoch = epoch as f64 + (index + 1) as f64 / steps_per_epoch as f64;
                 let seconds = prepared.elapsed().saturating_sub(evaluating).as_secs_f64();
                 report.step = output.steps;
                 report.max_steps = total;
@@ -299,7 +325,7 @@ impl Trainer {
                     let loss = std::mem::take(&mut since_log).mean();
                     flow = join(flow, observe(&TrainEvent::Log { report, loss }));
                 }
-                let due = output.steps == total || index + 1 == batches;
+                let due = output.steps == total || index + 1 == steps_per_epoch;
                 if due && flow.is_continue() && validation.len() > 0 {
                     let started = Instant::now();
                     let evaluation = self.model.evaluate_examples(&validation, &self.evaluation_options())?;

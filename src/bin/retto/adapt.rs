@@ -48,9 +48,12 @@ pub(crate) struct Args {
     /// Share of the tokens that is masked
     #[arg(long, default_value_t = 0.15, value_name = "P")]
     mlm_probability: f64,
-    /// Lines in a step
+    /// Lines in a batch
     #[arg(long, default_value_t = 8, value_name = "N")]
     per_device_train_batch_size: usize,
+    /// Batches of so many lines in an optimizer step: a larger step in the memory of a smaller one
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    gradient_accumulation_steps: usize,
     /// Lines evaluated at a time
     #[arg(long, default_value_t = 8, value_name = "N")]
     per_device_eval_batch_size: usize,
@@ -96,6 +99,7 @@ impl Args {
             max_grad_norm: self.max_grad_norm,
             mlm_probability: self.mlm_probability,
             per_device_train_batch_size: self.per_device_train_batch_size,
+            gradient_accumulation_steps: self.gradient_accumulation_steps,
             per_device_eval_batch_size: self.per_device_eval_batch_size,
             max_seq_length: self.max_seq_length,
             logging_steps: self.logging_steps,
