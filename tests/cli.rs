@@ -382,3 +382,50 @@ fn an_interruption_leaves_a_whole_model() {
         assert_eq!(model.fill_mask("the [MASK]", 3).unwrap()[0].len(), 3);
     }
 }
+
+/// Killed at thirty moments, `adapt --resume` ends each time with the model and the log of a run that was left alone.
+#[test]
+fn a_killed_run_is_resumed_to_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let (base, lines) = (fixture("fillmask"), folder.path().join("lines.txt"));
+    std::fs::write(&lines, "the rain and you\nyou and the rain\nand the rain\n".repeat(8)).unwrap();
+    let adapt = |output: &Path| {
+        let args = ["adapt", "--resume", "--model", &base, "--train", text(&lines), "--output", text(output)];
+        let more = ["--max-steps", "14", "--learning-rate", "1e-3", "--save-steps", "1", "--save-total-limit", "2"];
+        let log = ["--logging-steps", "1"];
+        let mut command = retto(&[&args[..], &more, &log].concat());
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let weights = |output: &Path| std::fs::read(output.join("model.safetensors")).unwrap();
+    let losses = |output: &Path| {
+        let log = std::fs::read_to_string(output.join("metrics.jsonl")).unwrap();
+        let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|entry| entry.get("loss").is_some()).map(|entry| entry.to_string()).collect::<Vec<_>>()
+    };
+    let alone = folder.path().join("alone");
+    let began = std::time::Instant::now();
+    assert!(adapt(&alone).wait().unwrap().success());
+    let whole = began.elapsed();
+    assert_eq!(losses(&alone).len(), 14);
+
+    let (mut kills, mut round) = (0u32, 0);
+    while kills < 30 {
+        round += 1;
+        let output = folder.path().join(format!("round-{round}"));
+        loop {
+            let mut child = adapt(&output);
+            // Spread over the run by the golden ratio; it does not matter that a busy machine shifts them.
+            std::thread::sleep(whole.mul_f64(0.3 + 0.6 * (f64::from(kills) * 0.618_034).fract()));
+            let ended = if kills < 30 { child.try_wait().unwrap() } else { Some(child.wait().unwrap()) };
+            if let Some(status) = ended {
+                assert!(status.success());
+                break;
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            kills += 1;
+        }
+        assert!(weights(&output) == weights(&alone), "after {kills} kills");
+        assert_eq!(losses(&output), losses(&alone), "after {kills} kills");
+    }
+}

@@ -9,7 +9,7 @@ use safetensors::tensor::{Metadata, SafeTensors};
 use safetensors::{Dtype, SafeTensorError};
 
 use super::config::BertConfig;
-use super::parameters::{Init, InitialSource, Source, Spec};
+use super::parameters::{Init, InitialSource, Parameter, Source, Spec};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Tensor};
 
@@ -91,6 +91,19 @@ impl Checkpoint {
             files.push(WeightsFile::map(folder.join(name))?);
         }
         Self::from_files(folder, files, Some((&index, &weight_map)))
+    }
+
+    /// Maps one file of tensors that go by checkpoint keys.
+    pub(crate) fn open_file(path: PathBuf) -> Result<Self> {
+        let folder = path.parent().unwrap_or(&path).to_owned();
+        Self::from_files(&folder, vec![WeightsFile::map(path)?], None)
+    }
+
+    /// Uploads what is stored for a parameter, each of its keys with `prefix` before it.
+    pub(crate) fn load(&self, gpu: &Gpu, parameter: &Parameter, prefix: &str) -> Result<Tensor> {
+        let keys = parameter.keys.iter().map(|key| prefix.to_owned() + key).collect();
+        let spec = Spec { keys, shape: parameter.value.shape().to_vec(), init: Init::Zeros };
+        CheckpointSource { checkpoint: self, fresh_head: None }.load(gpu, &spec, 0)
     }
 
     /// Reads a file compiled into the program.

@@ -12,7 +12,9 @@ mod open;
 mod parameters;
 mod save;
 
+pub(crate) use checkpoint::Checkpoint;
 pub use config::{BertConfig, HiddenAct};
 pub(crate) use mlm_head::{mean_loss, stats_of};
 pub use open::{Model, NamedValues};
 pub(crate) use parameters::{Gradients, Parameter};
+pub(crate) use save::{names, staging_in, sync_folder, usual_permissions, write_tensors};

@@ -14,7 +14,7 @@ use super::config::CONFIG_FILE;
 use super::open::Model;
 use super::parameters::Parameter;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Pass};
+use crate::gpu::{Gpu, Pass, Tensor};
 use crate::text::TOKENIZER_FILES;
 
 const STAGING_PREFIX: &str = ".retto-save-";
@@ -38,7 +38,9 @@ impl Model {
 /// One tensor of the file, fetched from the GPU when its turn comes: the whole model is never in host memory.
 struct Lazy<'m> {
     gpu: &'m Gpu,
-    parameter: &'m Parameter,
+    tensor: &'m Tensor,
+    name: String,
+    /// Which of the equal parts of `tensor` along its first dimension.
     part: usize,
     shape: Vec<usize>,
     /// The first error: the trait has no place for one.
@@ -48,12 +50,12 @@ struct Lazy<'m> {
 impl Lazy<'_> {
     fn read(&self) -> Result<Vec<u8>> {
         let mut pass = Pass::new(self.gpu);
-        let download = pass.download(&self.parameter.value)?;
+        let download = pass.download(self.tensor)?;
         pass.submit()?;
         let values: Vec<f32> = download.wait(self.gpu)?;
         let len: usize = self.shape.iter().product();
         if let Some(bad) = values.iter().find(|value| !value.is_finite()) {
-            let reason = format!("{} holds {bad}, so the model is not saved", self.parameter.keys[self.part]);
+            let reason = format!("{} holds {bad}, so the model is not saved", self.name);
             return Err(Error::InvalidArgument(reason));
         }
         let part = &values[self.part * len..(self.part + 1) * len];
@@ -84,19 +86,32 @@ impl View for Lazy<'_> {
 }
 
 fn write_weights(model: &Model, path: &Path) -> Result<()> {
+    let is_saved = |parameter: &&Parameter| model.has_mlm_head || !parameter.keys[0].starts_with("cls.");
+    let parameters = model.bert.parameters().into_iter().filter(is_saved);
+    write_tensors(&model.gpu, parameters.map(|parameter| (parameter, &parameter.value, String::new())), path)
+}
+
+/// Writes tensors shaped as their parameters are, split as checkpoints have them, each under its key with a prefix.
+pub(crate) fn write_tensors<'m>(
+    gpu: &'m Gpu,
+    entries: impl Iterator<Item = (&'m Parameter, &'m Tensor, String)>,
+    path: &Path,
+) -> Result<()> {
     let failed = RefCell::new(None);
     let mut tensors = Vec::new();
-    for parameter in model.bert.parameters() {
+    for (parameter, tensor, prefix) in entries {
         for (part, (key, shape)) in parameter.parts().into_iter().enumerate() {
-            if !is_saved(model, &key) {
-                continue;
-            }
-            let view = |shape| Lazy { gpu: &model.gpu, parameter, part, shape, failed: &failed };
+            let view =
+                |name: &str| Lazy { gpu, tensor, name: name.into(), part, shape: shape.clone(), failed: &failed };
             // A decoder of its own has a bias of its own in transformers; the other name is expected beside it.
             if key == "cls.predictions.decoder.bias" {
-                tensors.push(("cls.predictions.bias".to_owned(), view(shape.clone())));
+                let name = format!("{prefix}cls.predictions.bias");
+                let view = view(&name);
+                tensors.push((name, view));
             }
-            tensors.push((key, view(shape)));
+            let name = prefix.clone() + &key;
+            let view = view(&name);
+            tensors.push((name, view));
         }
     }
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
@@ -105,11 +120,6 @@ fn write_weights(model: &Model, path: &Path) -> Result<()> {
         return Err(error);
     }
     written.map_err(|error| Error::Io { path: path.to_owned(), source: std::io::Error::other(error) })
-}
-
-/// The weights of an encoder whose head was never trained are saved without the head.
-fn is_saved(model: &Model, key: &str) -> bool {
-    model.has_mlm_head || !key.starts_with("cls.")
 }
 
 /// See [`Model::save`].
@@ -163,7 +173,7 @@ fn write_files(model: &Model, staging: &Path) -> Result<()> {
         let path = staging.join(name);
         fs::write(&path, bytes).map_err(Error::io(&path))?;
     }
-    usual_file_permissions(staging)?;
+    usual_permissions(&staging.join(WEIGHTS_FILE), &config_path)?;
     for entry in entries(staging)? {
         let file = fs::OpenOptions::new().write(true).open(&entry).map_err(Error::io(&entry))?;
         file.sync_all().map_err(Error::io(&entry))?;
@@ -173,7 +183,7 @@ fn write_files(model: &Model, staging: &Path) -> Result<()> {
 }
 
 /// A temporary folder. What killed processes left is removed when it is old: a save takes seconds.
-fn staging_in(folder: &Path) -> Result<tempfile::TempDir> {
+pub(crate) fn staging_in(folder: &Path) -> Result<tempfile::TempDir> {
     for path in entries(folder)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let modified = fs::metadata(&path).and_then(|metadata| metadata.modified());
@@ -190,13 +200,11 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     list.map(|entry| entry.map(|entry| entry.path()).map_err(Error::io(folder))).collect()
 }
 
-/// What the safetensors library writes is readable by its owner alone; weights are to be as readable as any file this
-/// process makes, `config.json` for one.
-fn usual_file_permissions(folder: &Path) -> Result<()> {
-    let config = folder.join(CONFIG_FILE);
-    let permissions = fs::metadata(&config).map_err(Error::io(&config))?.permissions();
-    let weights = folder.join(WEIGHTS_FILE);
-    fs::set_permissions(&weights, permissions).map_err(Error::io(&weights))
+/// What the safetensors library writes is readable by its owner alone; it is to be as readable as any file this process
+/// makes, `like` for one.
+pub(crate) fn usual_permissions(path: &Path, like: &Path) -> Result<()> {
+    let permissions = fs::metadata(like).map_err(Error::io(like))?.permissions();
+    fs::set_permissions(path, permissions).map_err(Error::io(path))
 }
 
 /// The same for a temporary folder, which is entered by those who may read it.
@@ -215,7 +223,7 @@ fn usual_folder_permissions(folder: &Path) -> Result<()> {
 }
 
 /// Makes the renames last through a power failure, where the system lets a folder be synced.
-fn sync_folder(folder: &Path) {
+pub(crate) fn sync_folder(folder: &Path) {
     if let Ok(folder) = fs::File::open(folder) {
         let _ = folder.sync_all();
     }
@@ -307,7 +315,7 @@ fn finish(folder: &Path) -> Result<()> {
     fs::remove_dir(&committed).map_err(Error::io(&committed))
 }
 
-fn names(folder: &Path) -> Result<Vec<String>> {
+pub(crate) fn names(folder: &Path) -> Result<Vec<String>> {
     let name = |path: PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(entries(folder)?.into_iter().map(name).collect())
 }

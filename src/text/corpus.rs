@@ -97,6 +97,14 @@ impl Examples {
         self.starts.len() - 1
     }
 
+    /// FNV-1a of the tokens and of where examples begin: the same on every machine, and enough to notice other data.
+    pub(crate) fn hash(&self) -> u64 {
+        let words = self.ids.iter().map(|&id| u64::from(id)).chain(self.starts.iter().map(|&start| start as u64));
+        words.fold(0xcbf2_9ce4_8422_2325, |hash, word| {
+            word.to_le_bytes().iter().fold(hash, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+        })
+    }
+
     pub(crate) fn get(&self, index: usize) -> &[u32] {
         &self.ids[self.starts[index]..self.starts[index + 1]]
     }

@@ -1,5 +1,7 @@
 //! Training options, with the names and defaults of transformers' TrainingArguments and run_mlm.py, and the schedule.
 
+use std::path::PathBuf;
+
 use crate::error::{Error, Result};
 use crate::text::SHORTEST;
 
@@ -48,6 +50,12 @@ pub struct TrainingArguments {
     pub logging_steps: u64,
     /// Seed of masks and order.
     pub seed: u64,
+    /// Where checkpoints of the run are written and looked for.
+    pub output_dir: Option<PathBuf>,
+    /// Steps between two checkpoints, `checkpoint-N` in `output_dir`; a run that is cancelled writes one, too. None without.
+    pub save_steps: Option<u64>,
+    /// Only so many of the latest checkpoints are kept.
+    pub save_total_limit: Option<usize>,
 }
 
 /// The learning rate's course, as transformers' schedulers of these names have it.
@@ -85,6 +93,9 @@ impl Default for TrainingArguments {
             max_seq_length: None,
             logging_steps: 500,
             seed: 42,
+            output_dir: None,
+            save_steps: None,
+            save_total_limit: None,
         }
     }
 }
@@ -109,10 +120,15 @@ impl TrainingArguments {
             ("gradient_accumulation_steps", self.gradient_accumulation_steps as u64),
             ("per_device_eval_batch_size", self.per_device_eval_batch_size as u64),
             ("logging_steps", self.logging_steps),
+            ("save_steps", self.save_steps.unwrap_or(1)),
+            ("save_total_limit", self.save_total_limit.unwrap_or(1) as u64),
         ] {
             if size == 0 {
                 return Err(Error::InvalidArgument(format!("{name} is 0; it must be at least 1")));
             }
+        }
+        if self.save_steps.is_some() && self.output_dir.is_none() {
+            return Err(Error::InvalidArgument("save_steps is given, but no output_dir to save to".into()));
         }
         longest(self.max_seq_length, max_position_embeddings).map(|_| ())
     }

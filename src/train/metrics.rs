@@ -19,6 +19,8 @@ pub struct MetricsFile {
     file: File,
     /// The name it gets when the run is complete.
     finished: PathBuf,
+    /// Whether anything was written yet.
+    begun: bool,
 }
 
 /// What the log is called until the run is complete.
@@ -33,8 +35,29 @@ impl MetricsFile {
     pub fn create(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let path = folder.join(PART_FILE);
-        let file = File::create(&path).map_err(Error::io(&path))?;
-        Ok(Self { path, file, finished: folder.join(METRICS_FILE) })
+        // An interrupted run's log stays until there is something to write: this run may yet be refused.
+        let open = File::options().write(true).create(true).truncate(false).open(&path);
+        let file = open.map_err(Error::io(&path))?;
+        Ok(Self { path, file, finished: folder.join(METRICS_FILE), begun: false })
+    }
+
+    /// Goes on with the log of a run that was taken up again at `step`: what it says of later steps is dropped, since it
+    /// will be said again.
+    ///
+    /// # Errors
+    /// As [`MetricsFile::create`].
+    pub fn resume(folder: &Path, step: u64) -> Result<Self> {
+        let earlier = [PART_FILE, METRICS_FILE].iter().find_map(|name| fs::read_to_string(folder.join(name)).ok());
+        let mut metrics = Self::create(folder)?;
+        for line in earlier.unwrap_or_default().lines() {
+            // A line cut off by the interruption does not parse.
+            let Ok(entry) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+            let before = entry.get("step").and_then(serde_json::Value::as_u64).is_some_and(|at| at <= step);
+            if before && entry.get("train_runtime").is_none() {
+                metrics.text(line)?;
+            }
+        }
+        Ok(metrics)
     }
 
     /// Writes what an event has to say: `loss`, `grad_norm`, `learning_rate`, or the `eval_` figures.
@@ -43,7 +66,7 @@ impl MetricsFile {
     /// [`Error::Io`]
     pub fn event(&mut self, event: &TrainEvent) -> Result<()> {
         match event {
-            TrainEvent::Step(_) => Ok(()),
+            TrainEvent::Step(_) | TrainEvent::Saved { .. } => Ok(()),
             TrainEvent::Log { report, loss } => self.line(json!({
                 "loss": loss,
                 "grad_norm": report.grad_norm,
@@ -85,6 +108,14 @@ impl MetricsFile {
     }
 
     fn line(&mut self, value: serde_json::Value) -> Result<()> {
-        self.file.write_all(format!("{value}\n").as_bytes()).map_err(Error::io(&self.path))
+        self.text(&value.to_string())
+    }
+
+    fn text(&mut self, line: &str) -> Result<()> {
+        if !self.begun {
+            self.file.set_len(0).map_err(Error::io(&self.path))?;
+            self.begun = true;
+        }
+        self.file.write_all(format!("{line}\n").as_bytes()).map_err(Error::io(&self.path))
     }
 }

@@ -3,6 +3,7 @@
 mod arguments;
 mod evaluate;
 mod metrics;
+mod resume;
 mod trainer;
 
 pub use arguments::{SchedulerType, TrainingArguments};

@@ -1,10 +1,12 @@
 //! The training loop.
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::arguments::{TrainingArguments, longest};
 use super::evaluate::{Evaluation, EvaluationOptions};
+use super::resume::{self, MeanLoss, Moments, State};
 use crate::error::{Error, Result};
 use crate::gpu::{Pass, Tensor};
 use crate::model::{Gradients, Model, mean_loss, stats_of};
@@ -29,10 +31,11 @@ pub struct Trainer {
     model: Model,
     arguments: TrainingArguments,
     gradients: Gradients,
-    /// First and second moment of each parameter's gradient.
-    moments: Vec<(Tensor, Tensor)>,
+    moments: Moments,
     /// Optimizer steps done.
     step: u64,
+    /// Where [`Trainer::train`] goes on.
+    resumed: Option<State>,
 }
 
 /// What one optimizer step did.
@@ -85,13 +88,20 @@ pub enum TrainEvent {
         /// How long it took.
         runtime: Duration,
     },
+    /// A checkpoint was written.
+    Saved {
+        /// Its folder.
+        path: PathBuf,
+        /// Steps so far.
+        step: u64,
+    },
 }
 
 /// The end of [`Trainer::train`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct TrainOutput {
-    /// Optimizer steps of this call.
+    /// Optimizer steps of the run, those before it was resumed included; as is all that is counted here but `runtime`.
     pub steps: u64,
     /// Passes over the data.
     pub epoch: f64,
@@ -103,28 +113,10 @@ pub struct TrainOutput {
     pub tokens: usize,
     /// Lines that were cut to `max_seq_length`.
     pub truncated: usize,
-    /// Time spent, evaluation included.
+    /// Time this call took, evaluation included.
     pub runtime: Duration,
     /// Whether the observer ended the run early.
     pub cancelled: bool,
-}
-
-/// Mean loss weighted by masked tokens.
-#[derive(Default)]
-struct MeanLoss {
-    sum: f64,
-    tokens: usize,
-}
-
-impl MeanLoss {
-    fn add(&mut self, report: &StepReport) {
-        self.sum += f64::from(report.loss) * report.masked_tokens as f64;
-        self.tokens += report.masked_tokens;
-    }
-
-    fn mean(&self) -> f64 {
-        self.sum / self.tokens.max(1) as f64
-    }
 }
 
 impl Trainer {
@@ -147,7 +139,26 @@ impl Trainer {
             parameters.iter().map(each).collect::<Result<Vec<_>>>()
         };
         let moments = moment("first moment")?.into_iter().zip(moment("second moment")?).collect();
-        Ok(Self { model, arguments, gradients, moments, step: 0 })
+        Ok(Self { model, arguments, gradients, moments, step: 0, resumed: None })
+    }
+
+    /// Takes up the latest checkpoint in `output_dir`: the next [`Trainer::train`], given the same lines and arguments, goes
+    /// on from there, and ends with the same bits as a run that was never interrupted. Returns the step it stands at, or
+    /// `None` where there is no checkpoint and training starts from the model this trainer was made of.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] without an `output_dir`; [`Error::Io`] and [`Error::BadCheckpoint`] for a checkpoint that
+    /// cannot be read or is one of another model; [`Error::OutOfMemory`].
+    pub fn resume_from_checkpoint(&mut self) -> Result<Option<u64>> {
+        let Some(folder) = &self.arguments.output_dir else {
+            return Err(Error::InvalidArgument("resuming takes an output_dir with checkpoints".into()));
+        };
+        let Some((_, latest)) = resume::checkpoints(folder)?.pop() else { return Ok(None) };
+        let (model, moments, state) = resume::load(&latest, &self.model)?;
+        let step = state.global_step;
+        (self.model, self.moments, self.step) = (model, moments, state.optimizer_step);
+        self.resumed = Some(state);
+        Ok(Some(step))
     }
 
     /// The model as trained so far.
@@ -240,7 +251,9 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::EmptyCorpus`] where no line holds a token; [`Error::InvalidArgument`] where there are validation lines but no
-    /// token of them is masked; as [`Trainer::train_step`].
+    /// token of them is masked, where a resumed run began with other lines or arguments, or where `output_dir` holds
+    /// checkpoints of a run that was not resumed; [`Error::Io`] for a checkpoint that cannot be written; as
+    /// [`Trainer::train_step`].
     pub fn train<S: AsRef<str>>(
         &mut self,
         train: &[S],
@@ -269,23 +282,50 @@ impl Trainer {
         };
         let total = arguments.total_steps(examples.len());
         let steps_per_epoch = examples.len().div_ceil(arguments.examples_per_step());
+        let run = resume::run_of(&arguments, &examples);
+        let start = match self.resumed.take() {
+            Some(state) => {
+                resume::check_same_run(&state.run, &run)?;
+                state
+            }
+            None => {
+                let earlier = arguments.output_dir.as_deref().map(resume::checkpoints).transpose()?;
+                if let Some((_, latest)) = earlier.and_then(|mut found| found.pop()) {
+                    let latest = latest.display();
+                    let reason = format!("{latest} is of an earlier run: resume that run, or remove its checkpoints");
+                    return Err(Error::InvalidArgument(reason));
+                }
+                let (all, since_log) = Default::default();
+                State {
+                    global_step: 0,
+                    optimizer_step: self.step,
+                    samples: 0,
+                    tokens: 0,
+                    all,
+                    since_log,
+                    run: run.clone(),
+                }
+            }
+        };
         let mut output = TrainOutput {
-            steps: 0,
-            epoch: 0.0,
+            steps: start.global_step,
+            epoch: start.global_step as f64 / steps_per_epoch as f64,
             train_loss: 0.0,
-            samples: 0,
-            tokens: 0,
+            samples: start.samples,
+            tokens: start.tokens,
             truncated: examples.truncated,
             runtime: Duration::ZERO,
             cancelled: false,
         };
-        let (mut all, mut since_log) = (MeanLoss::default(), MeanLoss::default());
+        let (mut all, mut since_log) = (start.all, start.since_log);
         let mut evaluating = Duration::ZERO;
         let prepared = Instant::now();
 
-        'run: for epoch in 0u64.. {
+        let first_epoch = start.global_step / steps_per_epoch as u64;
+        'run: for epoch in first_epoch.. {
+            let done = if epoch == first_epoch { (start.global_step % steps_per_epoch as u64) as usize } else { 0 };
             let order = shuffled(examples.len(), arguments.seed, epoch);
-            for (index, chunk) in order.chunks(arguments.examples_per_step()).enumerate() {
+            for (index, chunk) in order.chunks(arguments.examples_per_step()).enumerate().skip(done) {
                 if output.steps == total {
                     break 'run;
                 }
@@ -314,16 +354,22 @@ impl Trainer {
                 report.step = output.steps;
                 report.max_steps = total;
                 report.epoch = output.epoch;
-                report.tokens_per_second = output.tokens as f64 / seconds.max(1e-9);
-                report.seconds_left = (total - output.steps) as f64 * seconds / output.steps as f64;
-                all.add(&report);
-                since_log.add(&report);
+                report.tokens_per_second = (output.tokens - start.tokens) as f64 / seconds.max(1e-9);
+                report.seconds_left =
+                    (total - output.steps) as f64 * seconds / (output.steps - start.global_step) as f64;
+                all.add(report.loss, report.masked_tokens);
+                since_log.add(report.loss, report.masked_tokens);
 
                 let mut flow = observe(&TrainEvent::Step(report.clone()));
                 let last = output.steps == total || flow.is_break();
-                if last || output.steps.is_multiple_of(arguments.logging_steps) {
-                    let loss = std::mem::take(&mut since_log).mean();
+                let due = output.steps.is_multiple_of(arguments.logging_steps);
+                if last || due {
+                    let loss = since_log.mean();
                     flow = join(flow, observe(&TrainEvent::Log { report, loss }));
+                }
+                if due {
+                    // Not for the entry that closes a cancelled run: resumed, it logs what an uninterrupted one does.
+                    since_log = MeanLoss::default();
                 }
                 let due = output.steps == total || index + 1 == steps_per_epoch;
                 if due && flow.is_continue() && validation.len() > 0 {
@@ -333,6 +379,22 @@ impl Trainer {
                     evaluating += runtime;
                     let (epoch, step) = (output.epoch, output.steps);
                     flow = observe(&TrainEvent::Evaluated { evaluation, epoch, step, runtime });
+                }
+                if let (Some(folder), Some(every)) = (&arguments.output_dir, arguments.save_steps)
+                    && (output.steps.is_multiple_of(every) || flow.is_break())
+                {
+                    let state = State {
+                        global_step: output.steps,
+                        optimizer_step: self.step,
+                        samples: output.samples,
+                        tokens: output.tokens,
+                        all: all.clone(),
+                        since_log: since_log.clone(),
+                        run: run.clone(),
+                    };
+                    let limit = arguments.save_total_limit;
+                    let path = resume::save(folder, &self.model, &self.moments, &state, limit)?;
+                    flow = join(flow, observe(&TrainEvent::Saved { path, step: output.steps }));
                 }
                 if flow.is_break() {
                     output.cancelled = output.steps < total;

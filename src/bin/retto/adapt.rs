@@ -63,6 +63,15 @@ pub(crate) struct Args {
     /// Steps between two lines of metrics.jsonl
     #[arg(long, default_value_t = 50, value_name = "N")]
     logging_steps: u64,
+    /// Steps between two checkpoints, written to checkpoint-N in the output
+    #[arg(long, value_name = "N")]
+    save_steps: Option<u64>,
+    /// Keep only so many of the latest checkpoints
+    #[arg(long, value_name = "N")]
+    save_total_limit: Option<usize>,
+    /// Go on from the latest checkpoint in the output; start where there is none
+    #[arg(long)]
+    resume: bool,
     /// Seed of masks and order
     #[arg(long, default_value_t = 42, value_name = "N")]
     seed: u64,
@@ -104,6 +113,9 @@ impl Args {
             max_seq_length: self.max_seq_length,
             logging_steps: self.logging_steps,
             seed: self.seed,
+            output_dir: Some(self.output.clone()),
+            save_steps: self.save_steps,
+            save_total_limit: self.save_total_limit,
             ..TrainingArguments::default()
         }
     }
@@ -118,7 +130,14 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     }
     let mut trainer = Trainer::new(&model, args.arguments())?;
     drop(model);
-    let mut metrics = MetricsFile::create(&args.output)?;
+    let resumed = if args.resume { trainer.resume_from_checkpoint()? } else { None };
+    let mut metrics = match resumed {
+        Some(step) => MetricsFile::resume(&args.output, step)?,
+        None => MetricsFile::create(&args.output)?,
+    };
+    if let Some(step) = resumed {
+        output::note(format!("resuming at step {step}"));
+    }
     output::note(format!("training on {} lines with {gpu}", lines.len()));
 
     let mut progress = Progress::new();

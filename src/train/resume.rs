@@ -1,0 +1,158 @@
+//! Checkpoints of a run: all that a continued run needs to end with the same bits as one that was never interrupted.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::arguments::TrainingArguments;
+use crate::error::{Error, Result};
+use crate::gpu::Tensor;
+use crate::model::{Checkpoint, Model, names, staging_in, sync_folder, usual_permissions, write_tensors};
+use crate::text::Examples;
+
+const STATE_FILE: &str = "trainer_state.json";
+const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+/// torch's names of AdamW's moments.
+const MOMENTS: [&str; 2] = ["exp_avg.", "exp_avg_sq."];
+
+/// First and second moment of each parameter's gradient.
+pub(crate) type Moments = Vec<(Tensor, Tensor)>;
+
+/// Where a run stands. Orders and masks are functions of seed, epoch and example, so steps alone say where.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct State {
+    /// Optimizer steps of the run.
+    pub(crate) global_step: u64,
+    /// Steps that changed something: what Adam's bias correction counts.
+    pub(crate) optimizer_step: u64,
+    pub(crate) samples: usize,
+    pub(crate) tokens: usize,
+    pub(crate) all: MeanLoss,
+    pub(crate) since_log: MeanLoss,
+    /// What the run depends on, by name, as text: floats in JSON would not all come back as they were.
+    pub(crate) run: BTreeMap<String, String>,
+}
+
+/// Mean loss weighted by masked tokens.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct MeanLoss {
+    /// The bits of an f64.
+    sum: u64,
+    tokens: usize,
+}
+
+impl MeanLoss {
+    pub(crate) fn add(&mut self, loss: f32, tokens: usize) {
+        self.sum = (f64::from_bits(self.sum) + f64::from(loss) * tokens as f64).to_bits();
+        self.tokens += tokens;
+    }
+
+    pub(crate) fn mean(&self) -> f64 {
+        f64::from_bits(self.sum) / self.tokens.max(1) as f64
+    }
+}
+
+/// What a run's bits depend on besides the weights it began with.
+pub(crate) fn run_of(arguments: &TrainingArguments, examples: &Examples) -> BTreeMap<String, String> {
+    let a = arguments;
+    let entries = [
+        ("num_train_epochs", a.num_train_epochs.to_string()),
+        ("max_steps", a.max_steps.map_or("none".into(), |n| n.to_string())),
+        ("learning_rate", a.learning_rate.to_string()),
+        ("lr_scheduler_type", format!("{:?}", a.lr_scheduler_type)),
+        ("warmup_ratio", a.warmup_ratio.to_string()),
+        ("weight_decay", a.weight_decay.to_string()),
+        ("adam_beta1", a.adam_beta1.to_string()),
+        ("adam_beta2", a.adam_beta2.to_string()),
+        ("adam_epsilon", a.adam_epsilon.to_string()),
+        ("max_grad_norm", a.max_grad_norm.to_string()),
+        ("mlm_probability", a.mlm_probability.to_string()),
+        ("per_device_train_batch_size", a.per_device_train_batch_size.to_string()),
+        ("gradient_accumulation_steps", a.gradient_accumulation_steps.to_string()),
+        ("seed", a.seed.to_string()),
+        // Of the tokens: the tokenizer and max_seq_length count only where they change them.
+        ("the training lines", format!("{} lines, hash {:016x}", examples.len(), examples.hash())),
+    ];
+    entries.map(|(name, value)| (name.to_owned(), value)).into()
+}
+
+/// Refuses to continue a run as another one.
+pub(crate) fn check_same_run(was: &BTreeMap<String, String>, is: &BTreeMap<String, String>) -> Result<()> {
+    for (name, value) in is {
+        let before = was.get(name).map_or("not recorded", String::as_str);
+        if before != value {
+            let reason =
+                format!("cannot resume: {name} was {before}, and is {value} now; give what the run began with");
+            return Err(Error::InvalidArgument(reason));
+        }
+    }
+    Ok(())
+}
+
+/// The checkpoints in a folder with their steps, oldest first.
+pub(crate) fn checkpoints(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let step = |name: &String| name.strip_prefix("checkpoint-").and_then(|step| step.parse::<u64>().ok());
+    let found = names(folder)?.into_iter().filter_map(|name| Some((step(&name)?, folder.join(name))));
+    let mut found: Vec<_> = found.filter(|(_, path)| path.join(STATE_FILE).is_file()).collect();
+    found.sort();
+    Ok(found)
+}
+
+/// Writes `checkpoint-N` whole or not at all, then removes the oldest ones beyond `limit`.
+pub(crate) fn save(
+    folder: &Path,
+    model: &Model,
+    moments: &Moments,
+    state: &State,
+    limit: Option<usize>,
+) -> Result<PathBuf> {
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let staging = staging_in(folder)?;
+    let inside = staging.path().join("checkpoint");
+    model.save(&inside)?;
+    let state_path = inside.join(STATE_FILE);
+    let json = serde_json::to_string_pretty(state).map_err(std::io::Error::from).map_err(Error::io(&state_path))?;
+    fs::write(&state_path, json + "\n").map_err(Error::io(&state_path))?;
+    let optimizer = inside.join(OPTIMIZER_FILE);
+    let entries = model.bert.parameters().into_iter().zip(moments);
+    let entries = entries
+        .flat_map(|(parameter, (m, v))| [(parameter, m, MOMENTS[0].to_owned()), (parameter, v, MOMENTS[1].to_owned())]);
+    write_tensors(&model.gpu, entries, &optimizer)?;
+    usual_permissions(&optimizer, &state_path)?;
+    for path in [&state_path, &optimizer] {
+        let file = fs::OpenOptions::new().write(true).open(path).map_err(Error::io(path))?;
+        file.sync_all().map_err(Error::io(path))?;
+    }
+    sync_folder(&inside);
+    let target = folder.join(format!("checkpoint-{}", state.global_step));
+    fs::rename(&inside, &target).map_err(Error::io(&target))?;
+    sync_folder(folder);
+    let kept = checkpoints(folder)?;
+    let surplus = kept.len().saturating_sub(limit.unwrap_or(usize::MAX).max(1));
+    for (_, old) in &kept[..surplus] {
+        fs::remove_dir_all(old).map_err(Error::io(old))?;
+    }
+    Ok(target)
+}
+
+/// Reads what [`save`] wrote, for a model of the same shape.
+pub(crate) fn load(checkpoint: &Path, like: &Model) -> Result<(Model, Moments, State)> {
+    let state_path = checkpoint.join(STATE_FILE);
+    let json = fs::read(&state_path).map_err(Error::io(&state_path))?;
+    let state = serde_json::from_slice(&json)
+        .map_err(|error| Error::checkpoint(&state_path, format!("not the state of a run: {error}")))?;
+    let model = Model::open(&like.gpu, checkpoint)?;
+    if model.parameter_shapes() != like.parameter_shapes() {
+        return Err(Error::checkpoint(checkpoint, "the run began with a model of another shape: give that one"));
+    }
+    let optimizer = Checkpoint::open_file(checkpoint.join(OPTIMIZER_FILE))?;
+    let [first, second] = MOMENTS;
+    let moments = model.bert.parameters().into_iter().map(|parameter| {
+        Ok((optimizer.load(&like.gpu, parameter, first)?, optimizer.load(&like.gpu, parameter, second)?))
+    });
+    let moments = moments.collect::<Result<_>>()?;
+    Ok((model, moments, state))
+}

@@ -1,0 +1,148 @@
+//! A run that was interrupted and resumed ends with the same bits as one that was not, or is refused.
+
+mod common;
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use common::{fixtures, gpu};
+use retto::{Error, Model, Result, TrainEvent, TrainOutput, Trainer, TrainingArguments};
+
+fn model() -> Model {
+    Model::open(gpu(), fixtures().join("fillmask")).unwrap()
+}
+
+fn lines() -> Vec<String> {
+    (0..23).map(|i| format!("{} the rain {}", ["you", "and", "the"][i % 3], "and you ".repeat(1 + i % 4))).collect()
+}
+
+/// 23 lines, four a step, in twos: six steps an epoch, of which the last is a part; 15 in all.
+fn arguments(output: &Path) -> TrainingArguments {
+    TrainingArguments {
+        num_train_epochs: 2.5,
+        learning_rate: 1e-2,
+        warmup_ratio: 0.1,
+        weight_decay: 0.01,
+        mlm_probability: 0.3,
+        per_device_train_batch_size: 2,
+        gradient_accumulation_steps: 2,
+        logging_steps: 4,
+        output_dir: Some(output.to_owned()),
+        save_steps: Some(2),
+        ..Default::default()
+    }
+}
+
+fn parameters(model: &Model) -> Vec<Vec<u32>> {
+    let bits = |key: &str| model.parameter(key).unwrap().iter().map(|value| value.to_bits()).collect();
+    model.parameter_shapes().iter().map(|(key, _)| bits(key)).collect()
+}
+
+/// The losses told, step by step and by log entry.
+type Told = Vec<(u64, f64)>;
+
+fn train(trainer: &mut Trainer, stop_at: u64) -> Result<(TrainOutput, Told)> {
+    let mut told = Vec::new();
+    let output = trainer.train(&lines(), &[], |event| {
+        match event {
+            TrainEvent::Step(report) if report.step == stop_at => return ControlFlow::Break(()),
+            TrainEvent::Step(report) => told.push((report.step, f64::from(report.loss))),
+            TrainEvent::Log { report, loss } if report.step % 4 == 0 => told.push((report.step, *loss)),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    });
+    output.map(|output| (output, told))
+}
+
+fn checkpoints(folder: &Path) -> Vec<String> {
+    let entry = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+    let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(entry).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_resumed_run_ends_with_the_same_bits() {
+    let base = model();
+    let whole_folder = tempfile::tempdir().unwrap();
+    let mut whole = Trainer::new(&base, arguments(whole_folder.path())).unwrap();
+    let (want, whole_told) = train(&mut whole, u64::MAX).unwrap();
+    assert_eq!(want.steps, 15);
+    // In an epoch, at its end, at its beginning, between two log entries, at the last step but one.
+    for stop in [1, 5, 6, 7, 12, 14] {
+        let folder = tempfile::tempdir().unwrap();
+        let (cut, _) = train(&mut Trainer::new(&base, arguments(folder.path())).unwrap(), stop).unwrap();
+        assert!(cut.cancelled && cut.steps == stop);
+        let mut trainer = Trainer::new(&base, arguments(folder.path())).unwrap();
+        assert_eq!(trainer.resume_from_checkpoint().unwrap(), Some(stop));
+        let (mut got, told) = train(&mut trainer, u64::MAX).unwrap();
+        assert_eq!(parameters(trainer.model()), parameters(whole.model()), "stopped at {stop}");
+        got.runtime = want.runtime;
+        assert_eq!(got, want);
+        let later: Told = whole_told.iter().copied().filter(|(step, _)| *step > stop).collect();
+        assert_eq!(told, later, "stopped at {stop}");
+    }
+}
+
+#[test]
+fn resuming_where_nothing_is_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = model();
+    let mut trainer = Trainer::new(&base, arguments(&folder.path().join("new"))).unwrap();
+    assert_eq!(trainer.resume_from_checkpoint().unwrap(), None);
+    assert_eq!(train(&mut trainer, 3).unwrap().0.steps, 3);
+    let nowhere = TrainingArguments { output_dir: None, save_steps: None, ..arguments(folder.path()) };
+    let mut trainer = Trainer::new(&base, nowhere.clone()).unwrap();
+    assert!(matches!(trainer.resume_from_checkpoint(), Err(Error::InvalidArgument(_))));
+    let without_a_folder = TrainingArguments { save_steps: Some(1), ..nowhere };
+    assert!(matches!(Trainer::new(&base, without_a_folder), Err(Error::InvalidArgument(_))));
+}
+
+#[test]
+fn only_the_latest_checkpoints_are_kept_and_nothing_temporary() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = TrainingArguments { save_total_limit: Some(2), ..arguments(folder.path()) };
+    train(&mut Trainer::new(&model(), arguments).unwrap(), 11).unwrap();
+    assert_eq!(checkpoints(folder.path()), ["checkpoint-10", "checkpoint-11"]);
+    // Each is a model like any other.
+    Model::open(gpu(), folder.path().join("checkpoint-10")).unwrap().fill_mask("the [MASK]", 3).unwrap();
+}
+
+#[test]
+fn another_run_is_not_continued() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = model();
+    train(&mut Trainer::new(&base, arguments(folder.path())).unwrap(), 3).unwrap();
+    let refused = |arguments: TrainingArguments, resume: bool, lines: &[String]| {
+        let mut trainer = Trainer::new(&base, arguments).unwrap();
+        if resume {
+            trainer.resume_from_checkpoint().unwrap();
+        }
+        match trainer.train(lines, &[], |_| panic!("training began")) {
+            Err(Error::InvalidArgument(text)) => text,
+            other => panic!("{other:?}"),
+        }
+    };
+    let faster = TrainingArguments { learning_rate: 2e-2, ..arguments(folder.path()) };
+    assert!(refused(faster, true, &lines()).contains("learning_rate was 0.01, and is 0.02"));
+    assert!(refused(arguments(folder.path()), true, &lines()[1..]).contains("training lines"));
+    assert!(refused(arguments(folder.path()), false, &lines()).contains("checkpoint-3 is of an earlier run"));
+    let other = Model::open(gpu(), common::copy_fixture("odd").path()).unwrap();
+    let mut trainer = Trainer::new(&other, arguments(folder.path())).unwrap();
+    assert!(matches!(trainer.resume_from_checkpoint(), Err(Error::BadCheckpoint { .. })));
+    for (file, bytes) in [("trainer_state.json", "{"), ("optimizer.safetensors", "short")] {
+        let copy = tempfile::tempdir().unwrap();
+        let from = folder.path().join("checkpoint-3");
+        let to = copy.path().join("checkpoint-3");
+        fs::create_dir(&to).unwrap();
+        for name in checkpoints(&from) {
+            fs::copy(from.join(&name), to.join(&name)).unwrap();
+        }
+        fs::write(to.join(file), bytes).unwrap();
+        let mut trainer = Trainer::new(&base, arguments(copy.path())).unwrap();
+        let error = trainer.resume_from_checkpoint().unwrap_err();
+        assert!(matches!(&error, Error::BadCheckpoint { path, .. } if path.ends_with(file)), "{error}");
+    }
+}
