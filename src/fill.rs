@@ -157,8 +157,7 @@ impl Model {
 
 /// The k largest logits with their softmax over all of them, best first; of equals, the smaller id first.
 fn top(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
-    let largest = logits.iter().copied().fold(f32::MIN, f32::max);
-    let sum: f64 = logits.iter().map(|&z| f64::from(z - largest).exp()).sum();
+    let probability = softmax(logits);
     let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
     let order = |&a: &u32, &b: &u32| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b));
     if k < ids.len() {
@@ -166,20 +165,21 @@ fn top(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
         ids.truncate(k);
     }
     ids.sort_unstable_by(order);
-    ids.into_iter().map(|id| (id, (f64::from(logits[id as usize] - largest).exp() / sum) as f32)).collect()
+    ids.into_iter().map(|id| (id, probability(id))).collect()
+}
+
+/// Probabilities by id.
+fn softmax(logits: &[f32]) -> impl Fn(u32) -> f32 {
+    let largest = logits.iter().copied().fold(f32::MIN, f32::max);
+    let sum: f64 = logits.iter().map(|&z| f64::from(z - largest).exp()).sum();
+    move |id| (f64::from(logits[id as usize] - largest).exp() / sum) as f32
 }
 
 /// Where one token stands in the order of [`top`].
 fn rank(logits: &[f32], token: u32) -> GoldRank {
     let gold = logits[token as usize];
-    let largest = logits.iter().copied().fold(f32::MIN, f32::max);
-    let sum: f64 = logits.iter().map(|&z| f64::from(z - largest).exp()).sum();
     let before = |&(id, &z): &(usize, &f32)| z.total_cmp(&gold).then((token as usize).cmp(&id)).is_gt();
-    GoldRank {
-        score: (f64::from(gold - largest).exp() / sum) as f32,
-        token,
-        rank: 1 + logits.iter().enumerate().filter(before).count(),
-    }
+    GoldRank { score: softmax(logits)(token), token, rank: 1 + logits.iter().enumerate().filter(before).count() }
 }
 
 #[cfg(test)]

@@ -143,7 +143,8 @@ impl Trainer {
     }
 
     /// Takes up the latest checkpoint in `output_dir`: the next [`Trainer::train`], given the same lines and arguments, goes
-    /// on from there, and ends with the same bits as a run that was never interrupted. Returns the step it stands at, or
+    /// on from there, and ends with the same bits as a run that was never interrupted. The weights are the checkpoint's,
+    /// whatever model of this shape the trainer was made of. Returns the step it stands at, or
     /// `None` where there is no checkpoint and training starts from the model this trainer was made of.
     ///
     /// # Errors
@@ -251,8 +252,8 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::EmptyCorpus`] where no line holds a token; [`Error::InvalidArgument`] where there are validation lines but no
-    /// token of them is masked, where a resumed run began with other lines or arguments, or where `output_dir` holds
-    /// checkpoints of a run that was not resumed; [`Error::Io`] for a checkpoint that cannot be written; as
+    /// token of them is masked, where a resumed run began with other lines or arguments, or where checkpoints are to be
+    /// saved beside those of a run that was not resumed; [`Error::Io`] for a checkpoint that cannot be written; as
     /// [`Trainer::train_step`].
     pub fn train<S: AsRef<str>>(
         &mut self,
@@ -289,7 +290,9 @@ impl Trainer {
                 state
             }
             None => {
-                let earlier = arguments.output_dir.as_deref().map(resume::checkpoints).transpose()?;
+                // Those of two runs in one folder could not be told apart.
+                let folder = arguments.output_dir.as_deref().filter(|_| arguments.save_steps.is_some());
+                let earlier = folder.map(resume::checkpoints).transpose()?;
                 if let Some((_, latest)) = earlier.and_then(|mut found| found.pop()) {
                     let latest = latest.display();
                     let reason = format!("{latest} is of an earlier run: resume that run, or remove its checkpoints");

@@ -69,7 +69,7 @@ pub(crate) struct Args {
     /// Keep only so many of the latest checkpoints
     #[arg(long, value_name = "N")]
     save_total_limit: Option<usize>,
-    /// Go on from the latest checkpoint in the output; start where there is none
+    /// Go on from the latest checkpoint in the output, with its weights instead of --model's; start where there is none
     #[arg(long)]
     resume: bool,
     /// Seed of masks and order
