@@ -92,14 +92,12 @@ impl MetricsFile {
     /// # Errors
     /// [`Error::Io`]
     pub fn finish(mut self, output: &TrainOutput) -> Result<()> {
-        let seconds = output.runtime.as_secs_f64();
-        let per_second = |n: f64| if seconds > 0.0 { n / seconds } else { 0.0 };
         self.line(json!({
             "train_loss": output.train_loss,
-            "train_runtime": seconds,
-            "train_samples_per_second": per_second(output.samples as f64),
-            "train_steps_per_second": per_second(output.steps as f64),
-            "train_tokens_per_second": per_second(output.tokens as f64),
+            "train_runtime": output.runtime.as_secs_f64(),
+            "train_samples_per_second": output.samples_per_second,
+            "train_steps_per_second": output.steps_per_second,
+            "train_tokens_per_second": output.tokens_per_second,
             "epoch": output.epoch,
             "step": output.steps,
         }))?;

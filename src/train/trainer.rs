@@ -113,6 +113,12 @@ pub struct TrainOutput {
     pub tokens: usize,
     /// Lines that were cut to `max_seq_length`.
     pub truncated: usize,
+    /// Steps a second of this call, as transformers counts them: evaluation included.
+    pub steps_per_second: f64,
+    /// Lines a second, likewise.
+    pub samples_per_second: f64,
+    /// Tokens a second, likewise.
+    pub tokens_per_second: f64,
     /// Time this call took, evaluation included.
     pub runtime: Duration,
     /// Whether the observer ended the run early.
@@ -317,6 +323,9 @@ impl Trainer {
             samples: start.samples,
             tokens: start.tokens,
             truncated: examples.truncated,
+            steps_per_second: 0.0,
+            samples_per_second: 0.0,
+            tokens_per_second: 0.0,
             runtime: Duration::ZERO,
             cancelled: false,
         };
@@ -407,6 +416,10 @@ impl Trainer {
         }
         output.train_loss = all.mean();
         output.runtime = began.elapsed();
+        let seconds = output.runtime.as_secs_f64().max(1e-9);
+        output.steps_per_second = (output.steps - start.global_step) as f64 / seconds;
+        output.samples_per_second = (output.samples - start.samples) as f64 / seconds;
+        output.tokens_per_second = (output.tokens - start.tokens) as f64 / seconds;
         Ok(output)
     }
 
