@@ -3,6 +3,8 @@
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -63,7 +65,7 @@ pub(crate) struct Args {
     /// Steps between two lines of metrics.jsonl
     #[arg(long, default_value_t = 50, value_name = "N")]
     logging_steps: u64,
-    /// Steps between two checkpoints, written to checkpoint-N in the output
+    /// Steps between two checkpoints, written to checkpoint-N in the output; Ctrl-C writes one in any case
     #[arg(long, value_name = "N")]
     save_steps: Option<u64>,
     /// Keep only so many of the latest checkpoints
@@ -114,7 +116,8 @@ impl Args {
             logging_steps: self.logging_steps,
             seed: self.seed,
             output_dir: Some(self.output.clone()),
-            save_steps: self.save_steps,
+            // Without any, an interruption still saves one.
+            save_steps: self.save_steps.or(Some(u64::MAX)),
             save_total_limit: self.save_total_limit,
             ..TrainingArguments::default()
         }
@@ -140,11 +143,20 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     }
     output::note(format!("training on {} lines with {gpu}", lines.len()));
 
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&interrupted);
+    // The first ends the run after its step and saves; the second does not wait.
+    ctrlc::set_handler(move || {
+        if seen.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })?;
     let mut progress = Progress::new();
     let mut failed = None;
     let trained = trainer.train(&lines, &validation, |event| {
         progress.show(event);
         match metrics.event(event) {
+            Ok(()) if interrupted.load(Ordering::Relaxed) => ControlFlow::Break(()),
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 failed = Some(error);
@@ -157,6 +169,10 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
         return Err(error.into());
     }
     let trained = trained?;
+    if trained.cancelled {
+        let step = trained.steps;
+        return Err(format!("interrupted at step {step} and saved: the same command with --resume goes on").into());
+    }
     trainer.into_model().save(&args.output)?;
     metrics.finish(&trained)?;
     if trained.truncated > 0 {
