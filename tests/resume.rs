@@ -130,6 +130,13 @@ fn another_run_is_not_continued() {
     let faster = TrainingArguments { learning_rate: 2e-2, ..arguments(folder.path()) };
     assert!(refused(faster, true, &lines()).contains("learning_rate was 0.01, and is 0.02"));
     assert!(refused(arguments(folder.path()), true, &lines()[1..]).contains("training lines"));
+    // Refused, a trainer still stands where it was resumed, and does not begin anew with the weights of step 3.
+    let mut trainer = Trainer::new(&base, arguments(folder.path())).unwrap();
+    trainer.resume_from_checkpoint().unwrap();
+    for _ in 0..2 {
+        let error = trainer.train(&lines()[1..], &[], |_| panic!("training began")).unwrap_err();
+        assert!(error.to_string().contains("cannot resume"), "{error}");
+    }
     assert!(refused(arguments(folder.path()), false, &lines()).contains("checkpoint-3 is of an earlier run"));
     let other = Model::open(gpu(), common::copy_fixture("odd").path()).unwrap();
     let mut trainer = Trainer::new(&other, arguments(folder.path())).unwrap();

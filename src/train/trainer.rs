@@ -290,11 +290,12 @@ impl Trainer {
         let total = arguments.total_steps(examples.len());
         let steps_per_epoch = examples.len().div_ceil(arguments.examples_per_step());
         let run = resume::run_of(&arguments, &examples);
+        // Before it is taken: refused, the trainer still stands where it was resumed.
+        if let Some(state) = &self.resumed {
+            resume::check_same_run(&state.run, &run)?;
+        }
         let start = match self.resumed.take() {
-            Some(state) => {
-                resume::check_same_run(&state.run, &run)?;
-                state
-            }
+            Some(state) => state,
             None => {
                 // Those of two runs in one folder could not be told apart.
                 let folder = arguments.output_dir.as_deref().filter(|_| arguments.save_steps.is_some());
