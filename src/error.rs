@@ -102,6 +102,14 @@ pub enum Error {
         /// The files and folders that were read, separated by `, `.
         paths: String,
     },
+    /// A file of text or tokens that cannot be used.
+    #[error("{}: {reason}", path.display())]
+    BadData {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        reason: String,
+    },
     /// A text file that is not UTF-8.
     #[error("{}: line {line} is not valid UTF-8: convert the file to UTF-8", path.display())]
     NotUtf8 {

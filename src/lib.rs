@@ -21,6 +21,7 @@
 //!
 //! # Cargo features
 //! - `default-model`: embeds the small model of `models/retto-tiny`, which then opens with `Model::open_default`.
+//! - `prepare`: reads lyrics formats, JSON Lines and CSV, plain or compressed, and writes token caches.
 //! - `cli`: the `retto` command.
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
@@ -28,6 +29,7 @@
 mod error;
 mod fill;
 mod gpu;
+mod mapped;
 mod model;
 mod ops;
 mod text;
@@ -37,7 +39,9 @@ pub use error::{Error, Result};
 pub use fill::{Fill, GoldRank};
 pub use gpu::{Adapter, Gpu};
 pub use model::{BertConfig, HiddenAct, Model, NamedValues};
-pub use text::{PackedBatch, Tokenizer, WordPieceOptions, read_lines, text_files};
+#[cfg(feature = "prepare")]
+pub use text::{Counts, PrepareEvent, PrepareOptions, Prepared, StaticMask, Unit, prepare, read_corpus};
+pub use text::{Dataset, PackedBatch, Tokenizer, WordPieceOptions, read_lines, text_files};
 pub use train::{
     Evaluation, EvaluationOptions, METRICS_FILE, MetricsFile, SchedulerType, StepReport, TrainEvent, TrainOutput,
     Trainer, TrainingArguments,

@@ -4,49 +4,12 @@ mod common;
 
 use std::io::BufRead;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use common::command::{fails, fixture, json, retto, run, stdout, text};
 use common::{fixtures, gpu};
 use serde_json::Value;
-
-fn retto(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_retto"));
-    command.args(args).stdin(Stdio::null());
-    command
-}
-
-fn run(args: &[&str]) -> Output {
-    retto(args).output().unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn json(args: &[&str]) -> Value {
-    serde_json::from_str(&stdout(&run(args))).unwrap()
-}
-
-/// Exit code 1, nothing on stdout, and a last line `error: ...` with these words.
-fn fails(args: &[&str], words: &[&str]) {
-    let output = run(args);
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{args:?}: {text}");
-    assert!(output.stdout.is_empty());
-    let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("error: ")).collect();
-    assert_eq!(errors.len(), 1, "{args:?}: {text}");
-    assert!(words.iter().all(|word| errors[0].contains(word)), "{args:?}: '{}' should say {words:?}", errors[0]);
-}
-
-fn fixture(name: &str) -> String {
-    fixtures().join(name).to_string_lossy().into_owned()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
 
 #[test]
 fn devices_lists_the_adapter_of_the_tests() {
@@ -182,8 +145,7 @@ fn failures_exit_with_1_and_one_line() {
         std::fs::write(folder.path().join(name), bytes).unwrap();
         path(name)
     };
-    let (empty, latin1, good) =
-        (write("empty.txt", b"\n \n"), write("latin1.txt", b"ok\ncaf\xe9\n"), write("good.txt", b"the rain\n"));
+    let (empty, good) = (write("empty.txt", b"\n \n"), write("good.txt", b"the rain\n"));
     let missing = path("missing.txt");
 
     fails(&["fill", "--model", &model, "no blank"], &["[MASK]", "no blank"]);
@@ -194,11 +156,7 @@ fn failures_exit_with_1_and_one_line() {
     fails(&["eval", "--model", &model, "--data", &empty], &["no usable line", "empty.txt"]);
     fails(&["eval", "--model", &model, "--data", &missing], &["missing.txt"]);
     let output = path("out");
-    for (train, words) in [
-        (&empty, &["no usable line", "empty.txt"][..]),
-        (&latin1, &["latin1.txt", "line 2", "UTF-8"]),
-        (&missing, &["missing.txt"]),
-    ] {
+    for (train, words) in [(&empty, &["no usable line", "empty.txt"][..]), (&missing, &["missing.txt"])] {
         fails(&["adapt", "--model", &model, "--train", train, "--output", &output], words);
     }
     fails(
@@ -216,7 +174,9 @@ fn failures_exit_with_1_and_one_line() {
         &["init", "--data", &good, "--output", &output, "--max-position-embeddings", "2"],
         &["max_position_embeddings"],
     );
-    fails(&["init", "--data", &write("blank.txt", b"\x01\n"), "--output", &output], &["no usable line"]);
+    let binary = write("binary.txt", b"ok\n\x01\n");
+    fails(&["init", "--data", &binary, "--output", &output], &["no usable line"]);
+    fails(&["init", "--data", &binary, "--output", &output, "--strict"], &["binary.txt", "line 2", "0x01"]);
     fails(
         &["eval", "--model", &model, "--data", &good, "--per-device-eval-batch-size", "0"],
         &["per_device_eval_batch_size"],
@@ -436,8 +396,7 @@ fn a_killed_run_is_resumed_to_the_same_bits() {
     let alone = folder.path().join("alone");
     let began = std::time::Instant::now();
     assert!(adapt(&alone).wait().unwrap().success());
-    // A machine that was busy just then would make the test as slow thirty times.
-    let whole = began.elapsed().min(Duration::from_secs(3));
+    let mut whole = began.elapsed();
     assert_eq!(losses(&alone).len(), 14);
 
     let (mut kills, mut round) = (0u32, 0);
@@ -451,6 +410,8 @@ fn a_killed_run_is_resumed_to_the_same_bits() {
             let ended = if kills < 30 { child.try_wait().unwrap() } else { Some(child.wait().unwrap()) };
             if let Some(status) = ended {
                 assert!(status.success());
+                // The machine was busier when it was measured.
+                whole = whole.mul_f64(0.8);
                 break;
             }
             child.kill().unwrap();

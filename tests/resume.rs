@@ -129,7 +129,7 @@ fn another_run_is_not_continued() {
     };
     let faster = TrainingArguments { learning_rate: 2e-2, ..arguments(folder.path()) };
     assert!(refused(faster, true, &lines()).contains("learning_rate was 0.01, and is 0.02"));
-    assert!(refused(arguments(folder.path()), true, &lines()[1..]).contains("training lines"));
+    assert!(refused(arguments(folder.path()), true, &lines()[1..]).contains("training data"));
     // Refused, a trainer still stands where it was resumed, and does not begin anew with the weights of step 3.
     let mut trainer = Trainer::new(&base, arguments(folder.path())).unwrap();
     trainer.resume_from_checkpoint().unwrap();

@@ -1,7 +1,6 @@
 //! safetensors files as Hugging Face has them: one, or several with an index; under any of the names BERT's tensors go by.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
@@ -12,6 +11,7 @@ use super::config::BertConfig;
 use super::parameters::{Init, InitialSource, Parameter, Source, Spec};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Tensor};
+use crate::mapped;
 
 pub(crate) const WEIGHTS_FILE: &str = "model.safetensors";
 pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -203,13 +203,8 @@ fn aliases(key: &str) -> Vec<String> {
 }
 
 impl WeightsFile {
-    #[allow(unsafe_code, reason = "the memory-mapping line")]
     fn map(path: PathBuf) -> Result<Self> {
-        let file = File::open(&path).map_err(Error::io(&path))?;
-        // SAFETY: another process that truncates or rewrites the file while it is mapped would be undefined behaviour; no
-        // format can rule that out. The mapping lives only while the weights are uploaded, and this crate replaces weights
-        // by renaming, never in place.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(&path))?;
+        let map = mapped::map(&path)?;
         Self::new(path, Bytes::Mapped(map))
     }
 

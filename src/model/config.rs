@@ -80,6 +80,16 @@ pub struct BertConfig {
 }
 
 impl BertConfig {
+    /// Reads the `config.json` of a folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::BadCheckpoint`] and [`Error::Unsupported`] for one that is malformed or not that of a BERT.
+    pub fn open(folder: impl AsRef<std::path::Path>) -> Result<Self> {
+        let path = folder.as_ref().join(CONFIG_FILE);
+        let config = std::fs::read(&path).map_err(Error::io(&path))?;
+        Self::parse(&config, &path)
+    }
+
     /// The shape of BERT-base with a vocabulary of this size.
     pub fn new(vocab_size: usize) -> Self {
         Self {

@@ -38,6 +38,44 @@ pub struct Model {
 /// Values by checkpoint key.
 pub type NamedValues = Vec<(String, Vec<f32>)>;
 
+/// A file of the bundled model.
+#[cfg(feature = "default-model")]
+macro_rules! bundled {
+    ($name:literal) => {
+        include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/retto-tiny/", $name)).as_slice()
+    };
+}
+
+/// What the bundled model is called in errors.
+#[cfg(feature = "default-model")]
+const BUNDLED: &str = "(bundled) retto-tiny";
+
+#[cfg(feature = "default-model")]
+impl BertConfig {
+    /// That of the model compiled into this crate.
+    ///
+    /// # Errors
+    /// None that a released crate gives.
+    pub fn open_default() -> Result<Self> {
+        Self::parse(bundled!("config.json"), &Path::new(BUNDLED).join(CONFIG_FILE))
+    }
+}
+
+#[cfg(feature = "default-model")]
+impl Tokenizer {
+    /// That of the model compiled into this crate.
+    ///
+    /// # Errors
+    /// None that a released crate gives.
+    pub fn open_default() -> Result<Self> {
+        let files = [
+            ("tokenizer.json", bundled!("tokenizer.json")),
+            ("tokenizer_config.json", bundled!("tokenizer_config.json")),
+        ];
+        Self::from_files(Path::new(BUNDLED), files.map(|(name, bytes)| (name.into(), bytes.to_vec())).into())
+    }
+}
+
 /// The seed of a head that a checkpoint lacks.
 const FRESH_HEAD_SEED: u64 = 42;
 
@@ -54,9 +92,7 @@ impl Model {
     pub fn open(gpu: &Gpu, folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
         let _unchanged = FolderLock::shared(folder)?;
-        let config_path = folder.join(CONFIG_FILE);
-        let config = std::fs::read(&config_path).map_err(Error::io(&config_path))?;
-        let config = BertConfig::parse(&config, &config_path)?;
+        let config = BertConfig::open(folder)?;
         let tokenizer = Tokenizer::open(folder)?;
         Self::load(gpu, config, tokenizer, &Checkpoint::open(folder)?, folder)
     }
@@ -67,19 +103,9 @@ impl Model {
     /// As [`Model::open`], for what the adapter lacks.
     #[cfg(feature = "default-model")]
     pub fn open_default(gpu: &Gpu) -> Result<Self> {
-        macro_rules! file {
-            ($name:literal) => {
-                include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/retto-tiny/", $name))
-            };
-        }
-        let folder = Path::new("(bundled) retto-tiny");
-        let config = BertConfig::parse(file!("config.json"), &folder.join(CONFIG_FILE))?;
-        let files = [
-            ("tokenizer.json", file!("tokenizer.json").as_slice()),
-            ("tokenizer_config.json", file!("tokenizer_config.json").as_slice()),
-        ];
-        let tokenizer = Tokenizer::from_files(folder, files.map(|(name, bytes)| (name.into(), bytes.to_vec())).into())?;
-        let checkpoint = Checkpoint::from_static("(bundled) model.safetensors", file!("model.safetensors"))?;
+        let folder = Path::new(BUNDLED);
+        let (config, tokenizer) = (BertConfig::open_default()?, Tokenizer::open_default()?);
+        let checkpoint = Checkpoint::from_static("(bundled) model.safetensors", bundled!("model.safetensors"))?;
         Self::load(gpu, config, tokenizer, &checkpoint, folder)
     }
 

@@ -1,8 +1,7 @@
-//! Lines of text files, and their tokens.
+//! Lines of text files.
 
 use std::path::{Path, PathBuf};
 
-use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 
 /// The files meant by these paths: files as they are, folders as the `.txt` files in them, sorted by name.
@@ -53,61 +52,6 @@ fn decode<'b>(bytes: &'b [u8], file: &Path) -> Result<&'b str> {
         let line = bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count() + 1;
         Error::NotUtf8 { path: file.to_owned(), line }
     })
-}
-
-/// Three tokens are the least that hold a word between \[CLS\] and \[SEP\].
-pub(crate) const SHORTEST: usize = 3;
-
-/// Tokenized lines, one after another.
-#[derive(Debug)]
-pub(crate) struct Examples {
-    ids: Vec<u32>,
-    /// Where each example begins, and the number of tokens.
-    starts: Vec<usize>,
-    /// Lines that were cut to the longest allowed.
-    pub(crate) truncated: usize,
-}
-
-impl Examples {
-    /// Tokenizes each line with its special tokens, cut to `max_length` tokens by leaving out the last before \[SEP\]. Lines
-    /// without a token of their own are left out.
-    pub(crate) fn tokenize<S: AsRef<str>>(tokenizer: &Tokenizer, lines: &[S], max_length: usize) -> Result<Self> {
-        let mut examples = Self { ids: Vec::new(), starts: vec![0], truncated: 0 };
-        for line in lines {
-            let mut ids = tokenizer.encode(line.as_ref())?;
-            if ids.iter().all(|&id| tokenizer.is_special(id)) {
-                continue;
-            }
-            if ids.len() > max_length {
-                // The closing special token stays last, as transformers' truncation leaves it.
-                let last = ids[ids.len() - 1];
-                ids.truncate(max_length);
-                if tokenizer.is_special(last) {
-                    ids[max_length - 1] = last;
-                }
-                examples.truncated += 1;
-            }
-            examples.ids.extend(ids);
-            examples.starts.push(examples.ids.len());
-        }
-        Ok(examples)
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.starts.len() - 1
-    }
-
-    /// FNV-1a of the tokens and of where examples begin: the same on every machine, and enough to notice other data.
-    pub(crate) fn hash(&self) -> u64 {
-        let words = self.ids.iter().map(|&id| u64::from(id)).chain(self.starts.iter().map(|&start| start as u64));
-        words.fold(0xcbf2_9ce4_8422_2325, |hash, word| {
-            word.to_le_bytes().iter().fold(hash, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-        })
-    }
-
-    pub(crate) fn get(&self, index: usize) -> &[u32] {
-        &self.ids[self.starts[index]..self.starts[index + 1]]
-    }
 }
 
 #[cfg(test)]

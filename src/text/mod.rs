@@ -1,16 +1,26 @@
-//! Text: tokenizer, corpora, masking, packed batches. Knows no GPU.
+//! Text: tokenizer, corpora, token caches, masking, packed batches. Knows no GPU.
 
 mod batch;
+#[cfg(feature = "prepare")]
+mod cache;
 mod corpus;
+mod dataset;
 mod masking;
+#[cfg(feature = "prepare")]
+mod prepare;
+#[cfg(feature = "prepare")]
+mod readers;
 mod settings;
 mod tokenizer;
 mod vocabulary;
 
 pub use batch::PackedBatch;
-pub(crate) use corpus::{Examples, SHORTEST};
 pub use corpus::{read_lines, text_files};
-pub(crate) use masking::{Masking, Purpose, shuffled};
+pub use dataset::Dataset;
+pub(crate) use dataset::SHORTEST;
+pub(crate) use masking::{Masked, Masking, Purpose, shuffle, shuffled};
+#[cfg(feature = "prepare")]
+pub use prepare::{Counts, PrepareEvent, PrepareOptions, Prepared, StaticMask, Unit, prepare, read_corpus};
 pub(crate) use tokenizer::TOKENIZER_FILES;
 pub use tokenizer::Tokenizer;
 pub use vocabulary::WordPieceOptions;

@@ -2,10 +2,13 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokenizers::Tokenizer as Inner;
+use tokenizers::models::ModelWrapper;
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 
+use super::dataset::Hash;
 use super::settings::{Settings, clean_up_tokenization};
 use crate::error::{Error, Result};
 
@@ -35,10 +38,22 @@ struct Shared {
     mask_token: String,
     mask_token_id: Option<u32>,
     pad_token_id: Option<u32>,
+    #[cfg_attr(not(feature = "prepare"), allow(dead_code, reason = "only sections are joined by it"))]
+    sep_token_id: Option<u32>,
     /// One more than the largest id.
     vocab_size: usize,
+    continuations: OnceLock<Option<Vec<bool>>>,
     /// transformers' `clean_up_tokenization_spaces`.
     clean_up: bool,
+}
+
+/// See [`Tokenizer::template`].
+#[cfg(feature = "prepare")]
+pub(crate) struct Template {
+    pub(crate) prefix: Vec<u32>,
+    pub(crate) suffix: Vec<u32>,
+    /// `None` where this tokenizer has none.
+    pub(crate) separator: Option<u32>,
 }
 
 impl Tokenizer {
@@ -79,11 +94,13 @@ impl Tokenizer {
         if vocab_size == 0 {
             return Err(Error::tokenizer(folder, "the vocabulary is empty"));
         }
-        let [pad_token, .., mask_token] = settings.names;
+        let [pad_token, .., sep_token, mask_token] = settings.names;
         let shared = Shared {
+            sep_token_id: inner.token_to_id(&sep_token),
             mask_token_id: inner.token_to_id(&mask_token),
             pad_token_id: inner.token_to_id(&pad_token),
             mask_token,
+            continuations: OnceLock::new(),
             special,
             vocab_size,
             clean_up: settings.clean_up_tokenization_spaces,
@@ -102,6 +119,35 @@ impl Tokenizer {
         let encoding = self.shared.inner.encode_fast(text, true);
         let encoding = encoding.map_err(|error| Error::tokenizer(&self.shared.folder, error.to_string()))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Ids of a text alone, without the tokens that [`Tokenizer::template`] puts around it.
+    #[cfg(feature = "prepare")]
+    pub(crate) fn encode_body(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.shared.inner.encode_fast(text, false);
+        let encoding = encoding.map_err(|error| Error::tokenizer(&self.shared.folder, error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// What is put before and after a text, and between two lines of one: \[CLS\], \[SEP\] and \[SEP\] for BERT.
+    #[cfg(feature = "prepare")]
+    pub(crate) fn template(&self) -> Result<Template> {
+        let around = self.encode("a")?;
+        let body = self.encode_body("a")?;
+        let bad = |reason: &str| Error::tokenizer(&self.shared.folder, reason);
+        let at = around.windows(body.len().max(1)).position(|window| window == body);
+        let at = at.ok_or_else(|| bad("it changes a text when it adds its special tokens"))?;
+        let (prefix, suffix) = (around[..at].to_vec(), around[at + body.len()..].to_vec());
+        let separator = suffix.last().copied().or(self.shared.sep_token_id);
+        Ok(Template { prefix, suffix, separator })
+    }
+
+    /// A hash of all that decides about the ids of a text.
+    pub(crate) fn hash(&self) -> String {
+        let mut hash = Hash::default();
+        // The library writes the vocabulary in the order of its ids.
+        hash.bytes(self.shared.inner.to_string(false).unwrap_or_default().as_bytes());
+        format!("{:016x}", hash.0)
     }
 
     /// Text of ids.
@@ -149,6 +195,11 @@ impl Tokenizer {
         self.shared.special.contains(&id)
     }
 
+    /// For each id whether it continues the word of the token before; `None` where the tokens do not say.
+    pub(crate) fn continuations(&self) -> Option<&[bool]> {
+        self.shared.continuations.get_or_init(|| continuations(&self.shared.inner, self.shared.vocab_size)).as_deref()
+    }
+
     pub(crate) fn files(&self) -> &[(String, Vec<u8>)] {
         &self.shared.files
     }
@@ -169,6 +220,41 @@ impl Tokenizer {
             return Err(Error::tokenizer(&self.shared.folder, reason));
         }
         Ok(())
+    }
+}
+
+/// How tokens say where words begin.
+enum Words {
+    /// WordPiece: what continues a word begins with this.
+    Continuing(String),
+    /// SentencePiece and byte-level BPE: what begins a word begins with this.
+    Beginning(char),
+}
+
+fn continuations(inner: &Inner, vocab_size: usize) -> Option<Vec<bool>> {
+    let words = match inner.get_model() {
+        ModelWrapper::WordPiece(model) if !model.continuing_subword_prefix.is_empty() => {
+            Words::Continuing(model.continuing_subword_prefix.clone())
+        }
+        _ => Words::Beginning(beginning(inner.get_pre_tokenizer()?)?),
+    };
+    let vocabulary = inner.get_vocab(true);
+    let mut continues = vec![false; vocab_size];
+    for (token, id) in vocabulary {
+        continues[id as usize] = match &words {
+            Words::Continuing(prefix) => token.starts_with(prefix.as_str()),
+            Words::Beginning(mark) => !token.starts_with(*mark),
+        };
+    }
+    Some(continues)
+}
+
+fn beginning(pre_tokenizer: &PreTokenizerWrapper) -> Option<char> {
+    match pre_tokenizer {
+        PreTokenizerWrapper::Metaspace(metaspace) => Some(metaspace.get_replacement()),
+        PreTokenizerWrapper::ByteLevel(_) => Some('\u{120}'),
+        PreTokenizerWrapper::Sequence(sequence) => sequence.as_ref().iter().find_map(beginning),
+        _ => None,
     }
 }
 

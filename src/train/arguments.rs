@@ -37,15 +37,35 @@ pub struct TrainingArguments {
     pub max_grad_norm: f64,
     /// The share of tokens that are masked.
     pub mlm_probability: f64,
+    /// Of the masked tokens, how many become the mask token.
+    pub mask_replace_prob: f64,
+    /// Of the masked tokens, how many become a random one; the rest stay.
+    pub random_replace_prob: f64,
+    /// Words are masked whole. Refused where the tokenizer's tokens do not say where words begin.
+    pub whole_word_mask: bool,
+    /// The masks stored with the data are used, in every epoch; the four options above then have no effect.
+    pub static_mask: bool,
     /// Lines in a training step.
     pub per_device_train_batch_size: usize,
-    /// Batches of `per_device_train_batch_size` lines in an optimizer step: as one batch of them all, but for rounding, in the
-    /// memory of one.
+    /// Instead of `per_device_train_batch_size`: as many examples in a batch as have this many tokens together.
+    pub batch_tokens: Option<usize>,
+    /// Batches are made of examples of about the same length.
+    pub group_by_length: bool,
+    /// Batches in an optimizer step: as one batch of them all, but for rounding, in the memory of one.
     pub gradient_accumulation_steps: usize,
     /// Lines in an evaluation step.
     pub per_device_eval_batch_size: usize,
     /// Longer lines are cut to this many tokens, special tokens included; by default to the model's longest.
     pub max_seq_length: Option<usize>,
+    /// Steps between two evaluations of the validation data; without, they are evaluated after every epoch. The last step
+    /// is evaluated in any case.
+    pub eval_steps: Option<u64>,
+    /// Evaluations that may go by without a better loss before the run ends early.
+    pub early_stopping_patience: Option<u64>,
+    /// How much lower a loss has to be to count as better for that.
+    pub early_stopping_threshold: f64,
+    /// Ends with the weights of the evaluation with the lowest loss, which are kept in `checkpoint-best` in `output_dir`.
+    pub load_best_model_at_end: bool,
     /// Steps between two log entries.
     pub logging_steps: u64,
     /// Seed of masks and order.
@@ -87,10 +107,20 @@ impl Default for TrainingArguments {
             adam_epsilon: 1e-8,
             max_grad_norm: 1.0,
             mlm_probability: 0.15,
+            mask_replace_prob: 0.8,
+            random_replace_prob: 0.1,
+            whole_word_mask: false,
+            static_mask: false,
             per_device_train_batch_size: 8,
+            batch_tokens: None,
+            group_by_length: false,
             gradient_accumulation_steps: 1,
             per_device_eval_batch_size: 8,
             max_seq_length: None,
+            eval_steps: None,
+            early_stopping_patience: None,
+            early_stopping_threshold: 0.0,
+            load_best_model_at_end: false,
             logging_steps: 500,
             seed: 42,
             output_dir: None,
@@ -114,12 +144,15 @@ impl TrainingArguments {
         within("adam_beta2", self.adam_beta2, 0.0, 1.0 - f64::EPSILON)?;
         within("adam_epsilon", self.adam_epsilon, f64::from(f32::MIN_POSITIVE), 1.0)?;
         within("max_grad_norm", self.max_grad_norm, 0.0, f64::MAX)?;
-        check_mlm_probability(self.mlm_probability)?;
+        within("early_stopping_threshold", self.early_stopping_threshold, 0.0, f64::MAX)?;
         for (name, size) in [
             ("per_device_train_batch_size", self.per_device_train_batch_size as u64),
             ("gradient_accumulation_steps", self.gradient_accumulation_steps as u64),
             ("per_device_eval_batch_size", self.per_device_eval_batch_size as u64),
             ("logging_steps", self.logging_steps),
+            ("batch_tokens", self.batch_tokens.unwrap_or(1) as u64),
+            ("eval_steps", self.eval_steps.unwrap_or(1)),
+            ("early_stopping_patience", self.early_stopping_patience.unwrap_or(1)),
             ("save_steps", self.save_steps.unwrap_or(1)),
             ("save_total_limit", self.save_total_limit.unwrap_or(1) as u64),
         ] {
@@ -130,18 +163,17 @@ impl TrainingArguments {
         if self.save_steps.is_some() && self.output_dir.is_none() {
             return Err(Error::InvalidArgument("save_steps is given, but no output_dir to save to".into()));
         }
+        if self.load_best_model_at_end && self.output_dir.is_none() {
+            return Err(Error::InvalidArgument(
+                "load_best_model_at_end needs an output_dir to keep the best in".into(),
+            ));
+        }
         longest(self.max_seq_length, max_position_embeddings).map(|_| ())
     }
 
     /// Lines in an optimizer step.
     pub(crate) fn examples_per_step(&self) -> usize {
         self.per_device_train_batch_size.saturating_mul(self.gradient_accumulation_steps)
-    }
-
-    /// Steps of a run over this many examples.
-    pub(crate) fn total_steps(&self, examples: usize) -> u64 {
-        let per_epoch = examples.div_ceil(self.examples_per_step()) as f64;
-        self.max_steps.unwrap_or((per_epoch * self.num_train_epochs).ceil() as u64)
     }
 
     /// The learning rate of the step after `done` of `total` steps: transformers' `get_linear_schedule_with_warmup` and its
@@ -157,15 +189,6 @@ impl TrainingArguments {
             SchedulerType::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * (1.0 - after())).cos()),
         };
         self.learning_rate * factor
-    }
-}
-
-pub(crate) fn check_mlm_probability(probability: f64) -> Result<()> {
-    match probability > 0.0 && probability <= 1.0 {
-        true => Ok(()),
-        false => {
-            Err(Error::InvalidArgument(format!("mlm_probability is {probability}; it must be above 0, and 1 at most")))
-        }
     }
 }
 
@@ -206,15 +229,6 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_counted_as_transformers_counts_them() {
-        let arguments = TrainingArguments { num_train_epochs: 1.5, ..Default::default() };
-        assert_eq!(arguments.total_steps(17), 5); // ceil(1.5 * ceil(17 / 8))
-        let accumulating = TrainingArguments { gradient_accumulation_steps: 2, ..arguments.clone() };
-        assert_eq!(accumulating.total_steps(17), 3); // ceil(1.5 * ceil(ceil(17 / 8) / 2))
-        assert_eq!(TrainingArguments { max_steps: Some(7), ..arguments }.total_steps(17), 7);
-    }
-
-    #[test]
     fn options_out_of_range_are_named() {
         type Spoil = fn(&mut TrainingArguments);
         let bad: [(&str, Spoil); 9] = [
@@ -222,7 +236,7 @@ mod tests {
             ("learning_rate", |a| a.learning_rate = f64::NAN),
             ("learning_rate", |a| a.learning_rate = -1.0),
             ("warmup_ratio", |a| a.warmup_ratio = 1.1),
-            ("mlm_probability", |a| a.mlm_probability = 0.0),
+            ("eval_steps", |a| a.eval_steps = Some(0)),
             ("per_device_train_batch_size", |a| a.per_device_train_batch_size = 0),
             ("max_seq_length", |a| a.max_seq_length = Some(65)),
             ("max_seq_length", |a| a.max_seq_length = Some(2)),

@@ -1,15 +1,24 @@
 //! How well a model fills blanks in lines it was not trained on.
 
-use super::arguments::{check_mlm_probability, longest};
+use super::arguments::longest;
+use super::run::check_longest;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::text::{Examples, Masking, PackedBatch, Purpose};
+use crate::text::{Dataset, Masked, Masking, PackedBatch, Purpose};
 
 /// Options of [`Model::evaluate`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct EvaluationOptions {
     /// The share of tokens that are masked.
     pub mlm_probability: f64,
+    /// Of the masked tokens, how many become the mask token.
+    pub mask_replace_prob: f64,
+    /// Of the masked tokens, how many become a random one; the rest stay.
+    pub random_replace_prob: f64,
+    /// Words are masked whole.
+    pub whole_word_mask: bool,
+    /// The masks stored with the data are used; the four options above and the seed then have no effect.
+    pub static_mask: bool,
     /// Lines in a step.
     pub per_device_eval_batch_size: usize,
     /// Longer lines are cut to this many tokens; by default to the model's longest.
@@ -20,7 +29,16 @@ pub struct EvaluationOptions {
 
 impl Default for EvaluationOptions {
     fn default() -> Self {
-        Self { mlm_probability: 0.15, per_device_eval_batch_size: 32, max_seq_length: None, seed: 42 }
+        Self {
+            mlm_probability: 0.15,
+            mask_replace_prob: 0.8,
+            random_replace_prob: 0.1,
+            whole_word_mask: false,
+            static_mask: false,
+            per_device_eval_batch_size: 32,
+            max_seq_length: None,
+            seed: 42,
+        }
     }
 }
 
@@ -43,44 +61,26 @@ impl Model {
     /// Masks held-out lines, always in the same way, and measures how they are filled.
     ///
     /// # Errors
-    /// [`Error::NoMlmHead`]; [`Error::InvalidArgument`] for an option out of range, or lines so few that no token was masked;
-    /// GPU errors.
+    /// As [`Model::evaluate_dataset`].
     pub fn evaluate<S: AsRef<str>>(&self, lines: &[S], options: &EvaluationOptions) -> Result<Evaluation> {
-        self.require_mlm_head()?;
-        check_mlm_probability(options.mlm_probability)?;
-        if options.per_device_eval_batch_size == 0 {
-            return Err(Error::InvalidArgument("per_device_eval_batch_size is 0; it must be at least 1".into()));
-        }
         let length = longest(options.max_seq_length, self.config().max_position_embeddings)?;
-        let examples = Examples::tokenize(&self.tokenizer, lines, length)?;
-        self.evaluate_examples(&examples, options)
+        self.evaluate_dataset(&Dataset::from_lines(&self.tokenizer, lines, length)?, options)
     }
 
-    fn evaluation_masking(&self, options: &EvaluationOptions) -> Result<Masking> {
-        Ok(Masking {
-            probability: options.mlm_probability,
-            mask_token_id: self.tokenizer.require_mask_token()?,
-            vocab_size: self.tokenizer.vocab_size(),
-            seed: options.seed,
-            purpose: Purpose::Evaluate,
-        })
-    }
-
-    /// Refuses examples of which nothing will be masked: found out before training, not after an epoch of it.
-    pub(crate) fn check_examples(&self, examples: &Examples, options: &EvaluationOptions) -> Result<()> {
-        let masking = self.evaluation_masking(options)?;
-        let any = |i| !masking.apply(&self.tokenizer, examples.get(i), 0, i).1.is_empty();
-        if (0..examples.len()).any(any) { Ok(()) } else { Err(nothing_masked()) }
-    }
-
-    pub(crate) fn evaluate_examples(&self, examples: &Examples, options: &EvaluationOptions) -> Result<Evaluation> {
-        let masking = self.evaluation_masking(options)?;
+    /// [`Model::evaluate`] for examples that are tokenized.
+    ///
+    /// # Errors
+    /// [`Error::NoMlmHead`]; [`Error::InvalidArgument`] for an option out of range, examples that are too long, or so few
+    /// that no token was masked; GPU errors.
+    pub fn evaluate_dataset(&self, data: &Dataset, options: &EvaluationOptions) -> Result<Evaluation> {
+        self.require_mlm_head()?;
+        let masking = self.evaluation_masking(data, options)?;
         let (mut loss, mut top1, mut top10, mut masked_tokens) = (0.0, 0usize, 0usize, 0usize);
-        let indices: Vec<usize> = (0..examples.len()).collect();
+        let indices: Vec<usize> = (0..data.len()).collect();
         for chunk in indices.chunks(options.per_device_eval_batch_size) {
             let mut batch = PackedBatch::default();
             for &index in chunk {
-                let (ids, labels) = masking.apply(&self.tokenizer, examples.get(index), 0, index);
+                let (ids, labels) = self.blanks(data, index, options, &masking);
                 batch.push_masked(&ids, &labels);
             }
             for row in self.score(&batch)? {
@@ -102,6 +102,40 @@ impl Model {
             top10_accuracy: share(top10),
             masked_tokens,
         })
+    }
+
+    fn evaluation_masking(&self, data: &Dataset, options: &EvaluationOptions) -> Result<Masking> {
+        if options.per_device_eval_batch_size == 0 {
+            return Err(Error::InvalidArgument("per_device_eval_batch_size is 0; it must be at least 1".into()));
+        }
+        check_longest(data, longest(options.max_seq_length, self.config().max_position_embeddings)?)?;
+        if options.static_mask && !data.has_static_masks() {
+            let reason = "static_mask is asked for, but the data have no static masks: prepare them with --static-mask";
+            return Err(Error::InvalidArgument(reason.into()));
+        }
+        let masking = Masking {
+            probability: options.mlm_probability,
+            mask_replace_prob: options.mask_replace_prob,
+            random_replace_prob: options.random_replace_prob,
+            whole_word_mask: options.whole_word_mask,
+            seed: options.seed,
+            purpose: Purpose::Evaluate,
+        };
+        masking.check(&self.tokenizer)?;
+        Ok(masking)
+    }
+
+    /// An example with its blanks, and what belongs there.
+    fn blanks(&self, data: &Dataset, index: usize, options: &EvaluationOptions, masking: &Masking) -> Masked {
+        let stored = if options.static_mask { data.static_mask(index) } else { None };
+        stored.unwrap_or_else(|| masking.apply(&self.tokenizer, data.get(index), 0, index))
+    }
+
+    /// Refuses data of which nothing will be masked: found out before training, not after an epoch of it.
+    pub(crate) fn check_masked(&self, data: &Dataset, options: &EvaluationOptions) -> Result<()> {
+        let masking = self.evaluation_masking(data, options)?;
+        let any = |i| !self.blanks(data, i, options, &masking).1.is_empty();
+        if (0..data.len()).any(any) { Ok(()) } else { Err(nothing_masked()) }
     }
 }
 

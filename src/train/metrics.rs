@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::trainer::{TrainEvent, TrainOutput};
+use super::events::{TrainEvent, TrainOutput};
 use crate::error::{Error, Result};
 
 /// The file's name in a training run's output.

@@ -1,12 +1,16 @@
 //! Masked-language-model training and its evaluation.
 
 mod arguments;
+mod batches;
 mod evaluate;
+mod events;
 mod metrics;
 mod resume;
+mod run;
 mod trainer;
 
 pub use arguments::{SchedulerType, TrainingArguments};
 pub use evaluate::{Evaluation, EvaluationOptions};
+pub use events::{StepReport, TrainEvent, TrainOutput};
 pub use metrics::{METRICS_FILE, MetricsFile};
-pub use trainer::{StepReport, TrainEvent, TrainOutput, Trainer};
+pub use trainer::Trainer;

@@ -8,7 +8,7 @@ use super::arguments::TrainingArguments;
 use crate::error::{Error, Result};
 use crate::gpu::Tensor;
 use crate::model::{Checkpoint, Model, names, staging_in, sync_folder, usual_permissions, write_tensors};
-use crate::text::Examples;
+use crate::text::Dataset;
 
 const STATE_FILE: &str = "trainer_state.json";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
@@ -19,18 +19,43 @@ const MOMENTS: [&str; 2] = ["exp_avg.", "exp_avg_sq."];
 pub(crate) type Moments = Vec<(Tensor, Tensor)>;
 
 /// Where a run stands. Orders and masks are functions of seed, epoch and example, so steps alone say where.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct State {
     /// Optimizer steps of the run.
     pub(crate) global_step: u64,
+    /// The epoch of the next step, and its place there.
+    pub(crate) epoch: u64,
+    pub(crate) step_of_epoch: u64,
+    /// Passes over the data, the bits of an f64.
+    pub(crate) passes: u64,
     /// Steps that changed something: what Adam's bias correction counts.
     pub(crate) optimizer_step: u64,
     pub(crate) samples: usize,
     pub(crate) tokens: usize,
     pub(crate) all: MeanLoss,
     pub(crate) since_log: MeanLoss,
+    pub(crate) best: Option<Best>,
+    pub(crate) evaluations_without_improvement: u64,
     /// What the run depends on, by name, as text: floats in JSON would not all come back as they were.
     pub(crate) run: BTreeMap<String, String>,
+}
+
+/// The best evaluation so far.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Best {
+    /// The bits of an f64.
+    loss: u64,
+    pub(crate) step: u64,
+}
+
+impl Best {
+    pub(crate) fn new(loss: f64, step: u64) -> Self {
+        Self { loss: loss.to_bits(), step }
+    }
+
+    pub(crate) fn loss(&self) -> f64 {
+        f64::from_bits(self.loss)
+    }
 }
 
 /// Mean loss weighted by masked tokens.
@@ -53,11 +78,17 @@ impl MeanLoss {
 }
 
 /// What a run's bits depend on besides the weights it began with.
-pub(crate) fn run_of(arguments: &TrainingArguments, examples: &Examples) -> BTreeMap<String, String> {
+pub(crate) fn run_of(
+    arguments: &TrainingArguments,
+    train: &Dataset,
+    validation: Option<&Dataset>,
+) -> BTreeMap<String, String> {
     let a = arguments;
-    let entries = [
+    let fingerprint = |data: &Dataset| format!("{} examples, hash {:016x}", data.len(), data.hash());
+    let optional = |n: Option<u64>| n.map_or("none".to_owned(), |n| n.to_string());
+    let mut entries = vec![
         ("num_train_epochs", a.num_train_epochs.to_string()),
-        ("max_steps", a.max_steps.map_or("none".into(), |n| n.to_string())),
+        ("max_steps", optional(a.max_steps)),
         ("learning_rate", a.learning_rate.to_string()),
         ("lr_scheduler_type", format!("{:?}", a.lr_scheduler_type)),
         ("warmup_ratio", a.warmup_ratio.to_string()),
@@ -67,13 +98,29 @@ pub(crate) fn run_of(arguments: &TrainingArguments, examples: &Examples) -> BTre
         ("adam_epsilon", a.adam_epsilon.to_string()),
         ("max_grad_norm", a.max_grad_norm.to_string()),
         ("mlm_probability", a.mlm_probability.to_string()),
+        ("mask_replace_prob", a.mask_replace_prob.to_string()),
+        ("random_replace_prob", a.random_replace_prob.to_string()),
+        ("whole_word_mask", a.whole_word_mask.to_string()),
+        ("static_mask", a.static_mask.to_string()),
+        ("batch_tokens", optional(a.batch_tokens.map(|n| n as u64))),
+        ("group_by_length", a.group_by_length.to_string()),
         ("per_device_train_batch_size", a.per_device_train_batch_size.to_string()),
         ("gradient_accumulation_steps", a.gradient_accumulation_steps.to_string()),
         ("seed", a.seed.to_string()),
         // Of the tokens: the tokenizer and max_seq_length count only where they change them.
-        ("the training lines", format!("{} lines, hash {:016x}", examples.len(), examples.hash())),
+        ("the training data", fingerprint(train)),
     ];
-    entries.map(|(name, value)| (name.to_owned(), value)).into()
+    // Evaluation decides about the end of such a run.
+    if a.early_stopping_patience.is_some() || a.load_best_model_at_end {
+        entries.extend([
+            ("early_stopping_patience", optional(a.early_stopping_patience)),
+            ("early_stopping_threshold", a.early_stopping_threshold.to_string()),
+            ("load_best_model_at_end", a.load_best_model_at_end.to_string()),
+            ("eval_steps", optional(a.eval_steps)),
+            ("the validation data", validation.map_or("none".into(), fingerprint)),
+        ]);
+    }
+    entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// Refuses to continue a run as another one.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use retto::{Gpu, MetricsFile, SchedulerType, TrainEvent, Trainer, TrainingArguments};
 
+use crate::data::{self, UnitArgs};
 use crate::{Result, open_model, output};
 
 #[derive(clap::Args)]
@@ -17,15 +18,20 @@ pub(crate) struct Args {
     /// The model to start from [default: the bundled model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Training text: files, or folders of .txt files; one line one example
+    /// Training text: files or folders of all formats that `prepare` reads, or a token cache
     #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
     train: Vec<PathBuf>,
     /// Where the adapted model and metrics.jsonl are written
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
-    /// Held-out text, evaluated after every epoch
+    /// Held-out text or token cache, evaluated after every epoch or every --eval-steps
     #[arg(long, num_args = 1.., value_name = "PATH")]
     validation: Vec<PathBuf>,
+    /// Instead: hold out this share of the songs of the training text
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE", conflicts_with = "validation")]
+    validation_split: f64,
+    #[command(flatten)]
+    unit: UnitArgs,
     /// Passes over the training text; may be a fraction
     #[arg(long, default_value_t = 3.0, value_name = "N")]
     num_train_epochs: f64,
@@ -50,18 +56,48 @@ pub(crate) struct Args {
     /// Share of the tokens that is masked
     #[arg(long, default_value_t = 0.15, value_name = "P")]
     mlm_probability: f64,
-    /// Lines in a batch
+    /// Of the masked tokens, how many become the mask token
+    #[arg(long, default_value_t = 0.8, value_name = "P")]
+    mask_replace_prob: f64,
+    /// Of the masked tokens, how many become a random one; the rest stay
+    #[arg(long, default_value_t = 0.1, value_name = "P")]
+    random_replace_prob: f64,
+    /// Mask whole words
+    #[arg(long)]
+    whole_word_mask: bool,
+    /// Use the masks stored in the token caches, in every epoch
+    #[arg(long)]
+    static_mask: bool,
+    /// Examples in a batch
     #[arg(long, default_value_t = 8, value_name = "N")]
     per_device_train_batch_size: usize,
+    /// Instead: as many examples in a batch as have this many tokens together
+    #[arg(long, value_name = "N", conflicts_with = "per_device_train_batch_size")]
+    batch_tokens: Option<usize>,
+    /// Make batches of examples of about the same length
+    #[arg(long)]
+    group_by_length: bool,
     /// Batches of so many lines in an optimizer step: a larger step in the memory of a smaller one
     #[arg(long, default_value_t = 1, value_name = "N")]
     gradient_accumulation_steps: usize,
-    /// Lines evaluated at a time
+    /// Examples evaluated at a time
     #[arg(long, default_value_t = 8, value_name = "N")]
     per_device_eval_batch_size: usize,
-    /// Longest line in tokens; longer ones are cut [default: the model's longest]
+    /// Longest example in tokens; longer lines are cut [default: the model's longest]
     #[arg(long, value_name = "N")]
     max_seq_length: Option<usize>,
+    /// Steps between two evaluations [default: after every epoch]
+    #[arg(long, value_name = "N")]
+    eval_steps: Option<u64>,
+    /// End early when so many evaluations in a row brought no better loss
+    #[arg(long, value_name = "N")]
+    early_stopping_patience: Option<u64>,
+    /// How much lower a loss has to be to count as better for that
+    #[arg(long, default_value_t = 0.0, value_name = "LOSS")]
+    early_stopping_threshold: f64,
+    /// Write the model of the best evaluation, not of the last step
+    #[arg(long)]
+    load_best_model_at_end: bool,
     /// Steps between two lines of metrics.jsonl
     #[arg(long, default_value_t = 50, value_name = "N")]
     logging_steps: u64,
@@ -109,6 +145,16 @@ impl Args {
             weight_decay: self.weight_decay,
             max_grad_norm: self.max_grad_norm,
             mlm_probability: self.mlm_probability,
+            mask_replace_prob: self.mask_replace_prob,
+            random_replace_prob: self.random_replace_prob,
+            whole_word_mask: self.whole_word_mask,
+            static_mask: self.static_mask,
+            batch_tokens: self.batch_tokens,
+            group_by_length: self.group_by_length,
+            eval_steps: self.eval_steps,
+            early_stopping_patience: self.early_stopping_patience,
+            early_stopping_threshold: self.early_stopping_threshold,
+            load_best_model_at_end: self.load_best_model_at_end,
             per_device_train_batch_size: self.per_device_train_batch_size,
             gradient_accumulation_steps: self.gradient_accumulation_steps,
             per_device_eval_batch_size: self.per_device_eval_batch_size,
@@ -125,13 +171,22 @@ impl Args {
 }
 
 pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
-    let lines = retto::read_lines(&args.train)?;
-    let validation = if args.validation.is_empty() { Vec::new() } else { retto::read_lines(&args.validation)? };
     let model = open_model(gpu, args.model.as_deref())?;
     if !model.has_mlm_head() {
         output::note("note: this checkpoint has no masked-language-model head; a fresh one is trained with it");
     }
+    let longest = model.config().max_position_embeddings;
+    // Checked against the model by the trainer, in the words of that option.
+    let options = |split| {
+        let length = args.max_seq_length.unwrap_or(longest).min(longest);
+        args.unit.options(length, split, args.seed)
+    };
     let mut trainer = Trainer::new(&model, args.arguments())?;
+    let (train, split) = data::load(model.tokenizer(), &args.train, &options(args.validation_split))?;
+    let validation = match args.validation.is_empty() {
+        true => split,
+        false => Some(data::load(model.tokenizer(), &args.validation, &options(0.0))?.0),
+    };
     drop(model);
     let resumed = if args.resume { trainer.resume_from_checkpoint()? } else { None };
     let mut metrics = match resumed {
@@ -141,7 +196,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     if let Some(step) = resumed {
         output::note(format!("resuming at step {step}"));
     }
-    output::note(format!("training on {} lines with {gpu}", lines.len()));
+    output::note(format!("training on {} examples with {gpu}", train.len()));
 
     let interrupted = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&interrupted);
@@ -153,7 +208,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     })?;
     let mut progress = Progress::new();
     let mut failed = None;
-    let trained = trainer.train(&lines, &validation, |event| {
+    let trained = trainer.train_dataset(&train, validation.as_ref(), |event| {
         progress.show(event);
         match metrics.event(event) {
             Ok(()) if interrupted.load(Ordering::Relaxed) => ControlFlow::Break(()),
@@ -175,9 +230,11 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     }
     trainer.into_model().save(&args.output)?;
     metrics.finish(&trained)?;
-    if trained.truncated > 0 {
-        let longest = args.max_seq_length.map_or("the model reads".to_owned(), |n| format!("{n} tokens"));
-        output::note(format!("note: {} lines were longer than {longest} and were cut", trained.truncated));
+    if trained.stopped_early {
+        output::note(format!("note: evaluations stopped improving, so the run ended at step {}", trained.steps));
+    }
+    if let (true, Some((loss, step))) = (args.load_best_model_at_end, trained.best) {
+        output::note(format!("the best evaluation was at step {step}, with a loss of {loss:.4}: its model is written"));
     }
     output::line(format!(
         "{}: {} steps, {} tokens, mean loss {:.4}, {:.0} s",

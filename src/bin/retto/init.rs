@@ -8,9 +8,11 @@ use crate::{Result, display, output};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Text files, or folders of .txt files, to learn the vocabulary from
+    /// Text to learn the vocabulary from: files or folders of all formats that `prepare` reads
     #[arg(long, required_unless_present = "tokenizer", num_args = 1.., value_name = "PATH")]
     data: Vec<PathBuf>,
+    #[command(flatten)]
+    read: crate::data::ReadArgs,
     /// Where the model is written
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
@@ -52,7 +54,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     let tokenizer = match &args.tokenizer {
         Some(folder) => Tokenizer::open(folder)?,
         None => {
-            let lines = retto::read_lines(&args.data)?;
+            let lines = crate::data::lines(&args.data, &args.read)?;
             output::note(format!("learning a vocabulary from {} lines of {}", lines.len(), display(&args.data)));
             let mut options = WordPieceOptions::default();
             options.vocab_size = args.vocab_size.unwrap_or(options.vocab_size);

@@ -3,11 +3,13 @@
 
 mod adapt;
 mod compare;
+mod data;
 mod devices;
 mod eval;
 mod fill;
 mod init;
 mod output;
+mod prepare;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -34,7 +36,9 @@ enum Command {
     Fill(fill::Args),
     /// Make a new model: a vocabulary and random weights, ready for `adapt`
     Init(init::Args),
-    /// Train a model on text files, one line one example
+    /// Read songs into token caches, which `adapt` and `eval` take
+    Prepare(prepare::Args),
+    /// Train a model on songs
     Adapt(adapt::Args),
     /// Show two models' answers side by side
     Compare(compare::Args),
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
     let Cli { device, command } = Cli::parse();
     let result = match command {
         Command::Devices(args) => devices::run(&args),
+        Command::Prepare(args) => prepare::run(&args),
         Command::Fill(args) => gpu(device).and_then(|gpu| fill::run(&gpu, &args)),
         Command::Init(args) => gpu(device).and_then(|gpu| init::run(&gpu, &args)),
         Command::Adapt(args) => gpu(device).and_then(|gpu| adapt::run(&gpu, &args)),

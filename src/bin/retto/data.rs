@@ -1,0 +1,164 @@
+//! Where training and held-out text comes from: token caches, or files that are prepared on the way.
+
+use std::path::{Path, PathBuf};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use retto::{Dataset, PrepareEvent, PrepareOptions, Prepared, Tokenizer, Unit};
+
+use crate::{Result, output};
+
+/// How text files are read.
+#[derive(clap::Args)]
+pub(crate) struct ReadArgs {
+    /// The field of JSON Lines, or the column of CSV, that holds the words
+    #[arg(long, default_value = "text", value_name = "NAME")]
+    pub(crate) text_field: String,
+    /// Stop at a bad file instead of leaving it out
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+/// How text becomes examples.
+#[derive(clap::Args)]
+pub(crate) struct UnitArgs {
+    /// What an example is
+    #[arg(long, value_enum, default_value_t = UnitName::Line, value_name = "UNIT")]
+    pub(crate) unit: UnitName,
+    #[command(flatten)]
+    pub(crate) read: ReadArgs,
+    /// Leave out examples that came before: choruses, songs found twice
+    #[arg(long)]
+    pub(crate) dedup: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(crate) enum UnitName {
+    /// A line
+    Line,
+    /// A verse or chorus, its lines joined by the separator token
+    Section,
+    /// As many lines as fill the longest sequence
+    Window,
+}
+
+impl UnitArgs {
+    pub(crate) fn options(&self, max_seq_length: usize, validation_split: f64, seed: u64) -> PrepareOptions {
+        PrepareOptions {
+            unit: match self.unit {
+                UnitName::Line => Unit::Line,
+                UnitName::Section => Unit::Section,
+                UnitName::Window => Unit::Window,
+            },
+            text_field: self.read.text_field.clone(),
+            strict: self.read.strict,
+            dedup: self.dedup,
+            validation_split,
+            seed,
+            ..PrepareOptions::new(max_seq_length)
+        }
+    }
+}
+
+/// Opens a token cache, or prepares text files for this run alone; the second is what was held out of them.
+pub(crate) fn load(
+    tokenizer: &Tokenizer,
+    paths: &[PathBuf],
+    options: &PrepareOptions,
+) -> Result<(Dataset, Option<Dataset>)> {
+    let is_cache = |path: &PathBuf| path.extension().is_some_and(|it| it.eq_ignore_ascii_case("safetensors"));
+    if let [path] = paths
+        && is_cache(path)
+    {
+        if options.validation_split > 0.0 {
+            let reason = "a token cache is split when it is prepared: give --validation-split to `retto prepare`, and \
+                          its validation.safetensors to --validation";
+            return Err(reason.into());
+        }
+        return Ok((Dataset::open(path, tokenizer)?, None));
+    }
+    if let Some(path) = paths.iter().find(|path| is_cache(path)) {
+        let path = path.display();
+        return Err(format!("{path} is a token cache, which is given alone: prepare all text into one").into());
+    }
+    let folder = tempfile::Builder::new().prefix("retto-").tempdir()?;
+    let (train, validation) = (folder.path().join("train"), folder.path().join("validation"));
+    let held_out = (options.validation_split > 0.0).then_some(validation.as_path());
+    let prepared = prepare(tokenizer, paths, &train, held_out, options)?;
+    for (counts, what) in [(&prepared.train, ""), (&prepared.validation, "held-out ")] {
+        if counts.truncated > 0 {
+            let (lines, longest) = (counts.truncated, options.max_seq_length);
+            output::note(format!("note: {lines} {what}lines were longer than {longest} tokens and were cut"));
+        }
+    }
+    let train = Dataset::open(&train, tokenizer)?;
+    let validation = held_out.map(|path| Dataset::open(path, tokenizer)).transpose()?;
+    // A mapped file outlives its name, but not on Windows; there the folder is left to the system's own cleaning.
+    if cfg!(not(unix)) {
+        let _ = folder.keep();
+    }
+    Ok((train, validation))
+}
+
+/// [`retto::prepare`] with a progress bar, and notes about files that are not as they should be.
+pub(crate) fn prepare(
+    tokenizer: &Tokenizer,
+    paths: &[PathBuf],
+    train: &Path,
+    validation: Option<&Path>,
+    options: &PrepareOptions,
+) -> Result<Prepared> {
+    let reading = Reading::new();
+    let prepared = retto::prepare(tokenizer, paths, train, validation, options, |event| reading.show(&event))?;
+    reading.finish(prepared.skipped_files, prepared.files + prepared.skipped_files);
+    Ok(prepared)
+}
+
+/// All lines of text files.
+pub(crate) fn lines(paths: &[PathBuf], args: &ReadArgs) -> Result<Vec<String>> {
+    let reading = Reading::new();
+    Ok(retto::read_corpus(paths, &args.text_field, args.strict, |event| reading.show(&event))?)
+}
+
+/// A bar on a terminal.
+struct Reading {
+    bar: ProgressBar,
+}
+
+impl Reading {
+    fn new() -> Self {
+        let bar = ProgressBar::new(0);
+        if let Ok(style) = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} read  {eta} left") {
+            bar.set_style(style);
+        }
+        Self { bar }
+    }
+
+    fn show(&self, event: &PrepareEvent) {
+        match event {
+            PrepareEvent::Found { bytes, .. } => self.bar.set_length(*bytes),
+            PrepareEvent::Progress { bytes } => self.bar.set_position(*bytes),
+            PrepareEvent::Latin1 { path } => {
+                self.note(format!("note: {} is not UTF-8; read as Latin-1", path.display()))
+            }
+            PrepareEvent::Skipped { error, .. } => self.note(format!("note: left out: {error}")),
+            _ => {}
+        }
+    }
+
+    fn note(&self, text: String) {
+        self.bar.suspend(|| output::note(text));
+    }
+
+    fn finish(&self, skipped: usize, files: usize) {
+        self.bar.finish_and_clear();
+        if skipped > 0 {
+            output::note(format!("note: {skipped} of {files} files were left out; --strict makes that an error"));
+        }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

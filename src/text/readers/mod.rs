@@ -1,0 +1,289 @@
+//! Files people have their songs in, read as lines, sections and songs.
+//!
+//! A file is read twice: once to see whether it is sound and how it is encoded, so that a bad one is left out whole; then
+//! for its lines. Nothing is held but the line (or, where times have to be sorted, the song) being read.
+
+mod chordpro;
+mod encoding;
+mod lrc;
+mod plain;
+mod records;
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+pub(crate) use encoding::Encoding;
+
+use crate::error::{Error, Result};
+
+/// What a reader finds, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    /// A line of words, trimmed, not empty.
+    Line(String),
+    /// A verse or chorus ends. May come several times.
+    SectionEnd,
+    /// A song ends, and with it its last section. May come several times.
+    SongEnd,
+}
+
+/// Where pieces go; an error ends the reading.
+pub(crate) type Sink<'s> = dyn FnMut(Piece) -> Result<()> + 's;
+
+/// A line of text may be so long; what is longer is not lines of text, and would not fit in memory for long.
+const LONGEST_LINE: usize = 1 << 20;
+/// The same for a record, which holds a whole song, or a document.
+const LONGEST_RECORD: usize = 1 << 26;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Plain,
+    Lrc,
+    ChordPro,
+    JsonLines,
+    Csv { delimiter: u8 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+/// What a file's name says of it. `None` where it says nothing known.
+fn kind(path: &Path) -> (Option<Format>, Compression) {
+    let extension = |path: &Path| path.extension().map(|it| it.to_string_lossy().to_ascii_lowercase());
+    let compression = match extension(path).as_deref() {
+        Some("gz" | "gzip") => Compression::Gzip,
+        Some("zst" | "zstd") => Compression::Zstd,
+        _ => Compression::None,
+    };
+    let inner = if compression == Compression::None { path.to_owned() } else { path.with_extension("") };
+    let format = match extension(&inner).as_deref() {
+        Some("txt" | "text") => Some(Format::Plain),
+        Some("lrc") => Some(Format::Lrc),
+        Some("cho" | "crd" | "pro" | "chopro" | "chordpro") => Some(Format::ChordPro),
+        Some("jsonl" | "ndjson") => Some(Format::JsonLines),
+        Some("csv") => Some(Format::Csv { delimiter: b',' }),
+        Some("tsv") => Some(Format::Csv { delimiter: b'\t' }),
+        _ => None,
+    };
+    (format, compression)
+}
+
+/// The files meant by these paths: files as they are, folders as all files of known formats within, however deep, sorted
+/// by name; hidden ones are left out.
+pub(crate) fn corpus_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    fn walk(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
+        let mut entries = Vec::new();
+        for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+            entries.push(entry.map_err(Error::io(folder))?.path());
+        }
+        entries.sort();
+        for path in entries {
+            let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+            // A link that leads back up would be followed for ever.
+            if hidden || depth > 64 {
+                continue;
+            }
+            if path.is_dir() {
+                walk(&path, depth + 1, files)?;
+            } else if kind(&path).0.is_some() && path.is_file() {
+                files.push(path);
+            }
+        }
+        Ok(())
+    }
+    let mut files = Vec::new();
+    for path in paths {
+        match path.is_dir() {
+            true => walk(path, 0, &mut files)?,
+            false => files.push(path.clone()),
+        }
+    }
+    Ok(files)
+}
+
+/// A file of songs, found sound by [`check`].
+#[derive(Debug)]
+pub(crate) struct Source {
+    path: PathBuf,
+    format: Format,
+    compression: Compression,
+    pub(crate) encoding: Encoding,
+}
+
+/// Reads a file to its end to see whether it can be read: `Err` says what is wrong with it.
+pub(crate) fn check(path: &Path, text_field: &str) -> Result<Source> {
+    let (format, compression) = kind(path);
+    // Of an unknown kind, but asked for by name: text.
+    let format = format.unwrap_or(Format::Plain);
+    let bad = |reason: String| Error::BadData { path: path.to_owned(), reason };
+    let read = Rc::default();
+    let encoding = encoding::detect(&mut open(path, compression, &read)?, path)?;
+    let source = Source { path: path.to_owned(), format, compression, encoding };
+    match format {
+        Format::JsonLines if encoding != Encoding::Utf8 => {
+            Err(bad("JSON Lines have to be UTF-8, and this file is not".into()))
+        }
+        // Only these can be wrong in themselves.
+        Format::JsonLines | Format::Csv { .. } => {
+            source.read(text_field, &read, &mut |_| Ok(()))?;
+            Ok(source)
+        }
+        _ => Ok(source),
+    }
+}
+
+impl Source {
+    /// Hands the file's pieces to `sink`. `bytes_read` counts the file's own bytes, compressed ones where it is.
+    pub(crate) fn read(&self, text_field: &str, bytes_read: &Rc<Cell<u64>>, sink: &mut Sink) -> Result<()> {
+        let reader = open(&self.path, self.compression, bytes_read)?;
+        let mut lines = Lines { reader, path: &self.path, encoding: self.encoding, number: 0, bytes: Vec::new() };
+        match self.format {
+            Format::Plain => plain::read(&mut lines, sink)?,
+            Format::Lrc => lrc::read(&mut lines, sink)?,
+            Format::ChordPro => chordpro::read(&mut lines, sink)?,
+            Format::JsonLines => records::read_json(&mut lines, text_field, sink)?,
+            Format::Csv { delimiter } => {
+                records::read_csv(lines.reader, &self.path, self.encoding, delimiter, text_field, sink)?;
+            }
+        }
+        sink(Piece::SongEnd)
+    }
+}
+
+/// A file's lines, decoded.
+struct Lines<'p> {
+    reader: Box<dyn BufRead>,
+    path: &'p Path,
+    encoding: Encoding,
+    number: usize,
+    bytes: Vec<u8>,
+}
+
+impl Lines<'_> {
+    /// The next line without its end, or `None` after the last; an old Macintosh's line ends are left in it.
+    fn next(&mut self, longest: usize) -> Result<Option<String>> {
+        self.bytes.clear();
+        self.number += 1;
+        let mut limited = (&mut self.reader).take(longest as u64 + 2);
+        limited.read_until(b'\n', &mut self.bytes).map_err(Error::io(self.path))?;
+        if self.bytes.is_empty() {
+            return Ok(None);
+        }
+        let mut line = self.bytes.as_slice();
+        line = line.strip_suffix(b"\n").unwrap_or(line);
+        line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.len() > longest {
+            return Err(self.bad(&format!("is longer than {longest} bytes")));
+        }
+        if self.number == 1 {
+            line = line.strip_prefix(encoding::MARK).unwrap_or(line);
+        }
+        match self.encoding.decode(line) {
+            Some(text) => Ok(Some(text.into_owned())),
+            None => Err(self.bad("is not valid UTF-8")),
+        }
+    }
+
+    fn bad(&self, reason: &str) -> Error {
+        Error::BadData { path: self.path.to_owned(), reason: format!("line {} {reason}", self.number) }
+    }
+}
+
+fn open(path: &Path, compression: Compression, bytes_read: &Rc<Cell<u64>>) -> Result<Box<dyn BufRead>> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    let counted = BufReader::with_capacity(1 << 16, Counted { file, read: Rc::clone(bytes_read) });
+    Ok(match compression {
+        Compression::None => Box::new(counted),
+        Compression::Gzip => Box::new(BufReader::with_capacity(1 << 16, flate2::bufread::MultiGzDecoder::new(counted))),
+        Compression::Zstd => Box::new(BufReader::with_capacity(1 << 16, Frames { compressed: counted, frame: None })),
+    })
+}
+
+/// The frames of a zstd file, one after another.
+struct Frames<R: BufRead> {
+    compressed: R,
+    frame: Option<Box<ruzstd::decoding::FrameDecoder>>,
+}
+
+impl<R: BufRead> Read for Frames<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        use ruzstd::decoding::BlockDecodingStrategy::UptoBytes;
+        let bad =
+            |error: &dyn std::fmt::Display| std::io::Error::new(std::io::ErrorKind::InvalidData, error.to_string());
+        loop {
+            let Some(frame) = &mut self.frame else {
+                if self.compressed.fill_buf()?.is_empty() {
+                    return Ok(0);
+                }
+                let mut frame = Box::new(ruzstd::decoding::FrameDecoder::new());
+                use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
+                match frame.reset(&mut self.compressed) {
+                    Ok(()) => self.frame = Some(frame),
+                    Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
+                        length, ..
+                    })) => {
+                        let skipped =
+                            std::io::copy(&mut (&mut self.compressed).take(u64::from(length)), &mut std::io::sink())?;
+                        if skipped < u64::from(length) {
+                            return Err(bad(&"the file is cut off"));
+                        }
+                    }
+                    Err(error) => return Err(bad(&error)),
+                }
+                continue;
+            };
+            if frame.can_collect() == 0 && !frame.is_finished() {
+                frame
+                    .decode_blocks(&mut self.compressed, UptoBytes(buffer.len().max(1 << 16)))
+                    .map_err(|error| bad(&error))?;
+                continue;
+            }
+            let count = frame.read(buffer)?;
+            if count > 0 {
+                return Ok(count);
+            }
+            if !frame.is_finished() {
+                continue;
+            }
+            if frame.get_checksum_from_data().is_some_and(|sum| frame.get_calculated_checksum() != Some(sum)) {
+                return Err(bad(&"the checksum does not fit: the file is damaged"));
+            }
+            self.frame = None;
+        }
+    }
+}
+
+/// Counts what is read of a file, for progress.
+struct Counted {
+    file: File,
+    read: Rc<Cell<u64>>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.read.set(self.read.get() + count as u64);
+        Ok(count)
+    }
+}
+
+/// The text of a song in one piece: its lines, with blank ones between sections.
+fn song(text: &str, sink: &mut Sink) -> Result<()> {
+    for line in text.lines() {
+        match line.trim() {
+            "" => sink(Piece::SectionEnd)?,
+            line => sink(Piece::Line(line.to_owned()))?,
+        }
+    }
+    sink(Piece::SongEnd)
+}
+
+#[cfg(test)]
+mod tests;

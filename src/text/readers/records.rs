@@ -1,0 +1,81 @@
+//! JSON Lines and CSV: a record a song, its words in one field.
+
+use std::io::BufRead;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{Encoding, LONGEST_RECORD, Lines, Piece, Sink, encoding, song};
+use crate::error::{Error, Result};
+
+/// An object a line. The field holds the words as one string, or as a list of lines.
+pub(super) fn read_json(lines: &mut Lines, field: &str, sink: &mut Sink) -> Result<()> {
+    while let Some(line) = lines.next(LONGEST_RECORD)? {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let record: Value = serde_json::from_str(&line).map_err(|error| lines.bad(&format!("is not JSON: {error}")))?;
+        match record.get(field) {
+            Some(Value::String(text)) => song(text, sink)?,
+            Some(Value::Array(list)) if list.iter().all(Value::is_string) => {
+                list.iter().filter_map(Value::as_str).try_for_each(|line| match line.trim() {
+                    "" => sink(Piece::SectionEnd),
+                    line => sink(Piece::Line(line.to_owned())),
+                })?;
+                sink(Piece::SongEnd)?;
+            }
+            // As a database leaves it where there are no words.
+            Some(Value::Null) => {}
+            Some(_) => return Err(lines.bad(&format!("has no text in '{field}'"))),
+            None => {
+                let names: Vec<&str> =
+                    record.as_object().into_iter().flat_map(|o| o.keys().map(String::as_str)).collect();
+                let reason = format!("has no field '{field}' (but {}): name it with --text-field", names.join(", "));
+                return Err(lines.bad(&reason));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A header, then a record a song.
+pub(super) fn read_csv(
+    reader: Box<dyn BufRead>,
+    path: &Path,
+    encoding: Encoding,
+    delimiter: u8,
+    field: &str,
+    sink: &mut Sink,
+) -> Result<()> {
+    let bad = |reason: String| Error::BadData { path: path.to_owned(), reason };
+    let wrong = |error: csv::Error| match error.into_kind() {
+        csv::ErrorKind::Io(error) => Error::io(path)(error),
+        csv::ErrorKind::UnequalLengths { pos, expected_len, len } => {
+            let line = pos.map_or(0, |pos| pos.line());
+            bad(format!("line {line} has {len} fields, and the header {expected_len}"))
+        }
+        other => bad(format!("not CSV: {other:?}")),
+    };
+    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(reader);
+    let header = reader.byte_headers().map_err(wrong)?.clone();
+    let decode = |bytes: &[u8]| {
+        let bytes = bytes.strip_prefix(encoding::MARK).unwrap_or(bytes);
+        encoding.decode(bytes).map(std::borrow::Cow::into_owned)
+    };
+    let names: Vec<String> = header.iter().map(|name| decode(name).unwrap_or_default()).collect();
+    let column = names
+        .iter()
+        .position(|name| name.trim() == field)
+        .ok_or_else(|| bad(format!("has no column '{field}' (but {}): name it with --text-field", names.join(", "))))?;
+    let mut record = csv::ByteRecord::new();
+    while reader.read_byte_record(&mut record).map_err(wrong)? {
+        let line = record.position().map_or(0, |position| position.line());
+        let bytes = record.get(column).unwrap_or_default();
+        if bytes.len() > LONGEST_RECORD {
+            return Err(bad(format!("the record at line {line} is longer than {LONGEST_RECORD} bytes")));
+        }
+        let text = decode(bytes).ok_or_else(|| bad(format!("the record at line {line} is not valid UTF-8")))?;
+        song(&text, sink)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,205 @@
+use std::io::Write;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// What a file of this name and content gives: lines, `|` for the end of a section, `||` for that of a song.
+fn read(name: &str, bytes: &[u8]) -> Result<Vec<String>> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, bytes).unwrap();
+    let source = check(&path, "text")?;
+    let mut pieces: Vec<String> = Vec::new();
+    source.read("text", &Rc::default(), &mut |piece| {
+        let text = match piece {
+            Piece::Line(line) => line,
+            Piece::SectionEnd => "|".into(),
+            Piece::SongEnd => "||".into(),
+        };
+        // Ends may come several times; the stronger one counts.
+        match (pieces.last().map(String::as_str), text.as_str()) {
+            (Some("|" | "||") | None, "|") | (Some("||") | None, "||") => {}
+            (Some("|"), "||") => *pieces.last_mut().unwrap() = text,
+            _ => pieces.push(text),
+        }
+        Ok(())
+    })?;
+    Ok(pieces)
+}
+
+fn refusal(name: &str, bytes: &[u8]) -> String {
+    read(name, bytes).unwrap_err().to_string()
+}
+
+#[test]
+fn plain_text_has_lines_sections_and_songs() {
+    let text = "\u{feff}one\r\n two \r\n\r\nthree\n\n\n \nfour\rfive";
+    assert_eq!(read("a.txt", text.as_bytes()).unwrap(), ["one", "two", "|", "three", "||", "four", "five", "||"]);
+    assert!(read("a.txt", b"").unwrap().is_empty());
+    assert!(refusal("a.txt", &vec![b'a'; LONGEST_LINE + 1]).contains("longer than"));
+    assert_eq!(read("a.txt", &vec![b'a'; LONGEST_LINE]).unwrap().len(), 2);
+}
+
+#[test]
+fn lrc_loses_tags_and_times() {
+    let text = "[ti:A Song]\n[ar: Someone]\n[offset:+200]\n[00:12.00]First <00:13.10>line\n[00:17]Second\n[00:20.5]\n\
+                [Chorus] with < brackets\n\n[01:00.000] end";
+    let expected = ["First line", "Second", "|", "[Chorus] with < brackets", "|", "end", "||"];
+    assert_eq!(read("a.lrc", text.as_bytes()).unwrap(), expected);
+    // A line of several times is sung as often, each in its place.
+    let text = "[00:10.00][00:30.00]chorus\n[00:20.00]verse\n[00:25.00]\n";
+    assert_eq!(read("a.LRC", text.as_bytes()).unwrap(), ["chorus", "verse", "|", "chorus", "||"]);
+}
+
+#[test]
+fn chordpro_loses_chords_and_directives() {
+    let text = "{title: Swing Low}\n{artist: trad}\n# a comment\n[D]Swing low, sweet [G]chari[D]ot,\n[Am] [G]\nComing [*softly]home\n\n\
+                {start_of_chorus: Refrain}\nla la\n{eoc}\n{sot}\ne|--0--|\n{eot}\nafter [unclosed\n{title: Next}\nnew\n{ns}\nthird";
+    let expected = [
+        "Swing low, sweet chariot,",
+        "Coming home",
+        "|",
+        "la la",
+        "|",
+        "after [unclosed",
+        "||",
+        "new",
+        "||",
+        "third",
+        "||",
+    ];
+    assert_eq!(read("a.cho", text.as_bytes()).unwrap(), expected);
+    assert_eq!(read("a.pro.gz", &gzip(text.as_bytes())).unwrap(), expected);
+}
+
+#[test]
+fn records_are_songs() {
+    let text = "{\"id\": 1, \"text\": \"a b\\n\\nc\"}\n\n{\"text\": [\"d\", \"\", \"e\"]}\n{\"text\": null}\n{\"text\": \"f\\n\\n\\ng\"}";
+    let expected = ["a b", "|", "c", "||", "d", "|", "e", "||", "f", "|", "g", "||"];
+    assert_eq!(read("a.jsonl", text.as_bytes()).unwrap(), expected);
+    let csv = "id,text\n1,\"a \"\"b\"\"\n\nc\"\n2,d\n";
+    assert_eq!(read("a.csv", csv.as_bytes()).unwrap(), ["a \"b\"", "|", "c", "||", "d", "||"]);
+    assert_eq!(read("a.tsv", b"\xef\xbb\xbftext\tid\na,b\t1\n").unwrap(), ["a,b", "||"]);
+    assert_eq!(read("a.csv", b"text\ncaf\xe9\n").unwrap(), ["café", "||"]);
+    for (name, bytes, words) in [
+        (
+            "a.jsonl",
+            &b"{\"text\": \"a\"}\n{\"lyrics\": \"b\", \"id\": 1}\n"[..],
+            "line 2 has no field 'text' (but lyrics, id)",
+        ),
+        ("a.jsonl", b"{\"text\": 3}\n", "line 1 has no text"),
+        ("a.jsonl", b"{\"text\": \n", "line 1 is not JSON"),
+        ("a.jsonl", b"{\"text\": \"caf\xe9\"}\n", "UTF-8"),
+        ("a.csv", b"words,id\na,1\n", "no column 'text' (but words, id)"),
+        ("a.csv", b"text,id\na,1\nb\n", "line 3 has 1 fields"),
+        ("a.csv", b"", "no column 'text'"),
+    ] {
+        let error = refusal(name, bytes);
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn latin1_is_told_from_damaged_utf8_and_from_what_is_not_text() {
+    assert_eq!(read("a.txt", b"caf\xe9 \x93na\xefve\x94\n").unwrap(), ["café “naïve”", "||"]);
+    // Many umlauts and one broken byte: UTF-8 that was damaged.
+    let damaged = ["schöne Grüße\nfür alle\n".as_bytes(), b"\xff\n"].concat();
+    assert!(matches!(read("a.txt", &damaged), Err(Error::NotUtf8 { line: 3, .. })));
+    assert!(refusal("a.txt", b"\xff\xfea\0b\0").contains("UTF-16"));
+    assert!(refusal("a.txt", b"text\n\0\x01binary").contains("line 2 holds the byte 0x00"));
+    // A character cut by the end of a chunk of the reader is no error.
+    let long = format!("{}é\n", "a".repeat((1 << 16) - 1));
+    assert_eq!(read("a.txt", long.as_bytes()).unwrap()[0].chars().last(), Some('é'));
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
+}
+
+#[test]
+fn compressed_files_are_read_whole_and_damaged_ones_refused() {
+    let text: String = (0..40_000).map(|i| format!("line {i} of a song\n")).collect();
+    let plain = read("a.txt", text.as_bytes()).unwrap();
+    assert_eq!(plain.len(), 40_001);
+    let (gz, zst) = (gzip(text.as_bytes()), zstd(text.as_bytes()));
+    assert!(gz.len() < text.len() / 2 && zst.len() < text.len() / 2);
+    assert_eq!(read("a.txt.gz", &gz).unwrap(), plain);
+    assert_eq!(read("a.txt.zst", &zst).unwrap(), plain);
+    // Several members, or frames with one to skip between them, are one file.
+    let twice = [text.as_str(), text.as_str()].concat();
+    let twice = read("a.txt", twice.as_bytes()).unwrap();
+    assert_eq!(read("a.txt.gz", &[gz.clone(), gz.clone()].concat()).unwrap(), twice);
+    let skipped = [&zst[..], b"\x50\x2a\x4d\x18\x03\0\0\0abc", &zst].concat();
+    assert_eq!(read("a.txt.zst", &skipped).unwrap(), twice);
+    for (name, bytes) in [("a.txt.gz", &gz), ("a.txt.zst", &zst)] {
+        assert!(refusal(name, &bytes[..bytes.len() / 2]).contains("cannot be decompressed"), "{name} cut off");
+        assert!(refusal(name, b"not compressed at all").contains("cannot be decompressed"), "{name}");
+    }
+    let mut flipped = gz;
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 0x55;
+    assert!(read("a.txt.gz", &flipped).is_err());
+}
+
+#[test]
+fn folders_are_walked_by_name_and_only_for_known_formats() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["b/z.lrc", "b/a.txt.gz", "a.csv", "c.pdf", "README", ".hidden.txt", "b/.git/x.txt", "b/c/d.cho"] {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, b"x").unwrap();
+    }
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(folder.path(), folder.path().join("b/c/loop")).unwrap();
+    let files = corpus_files(&[folder.path().to_owned()]).unwrap();
+    let mut names: Vec<String> =
+        files.iter().map(|file| file.strip_prefix(folder.path()).unwrap().display().to_string()).collect();
+    names.truncate(3);
+    assert_eq!(names, ["a.csv", "b/a.txt.gz", "b/c/d.cho"]);
+    assert!(corpus_files(&[folder.path().join("none")]).unwrap()[0].ends_with("none"), "named files are kept");
+}
+
+proptest! {
+    /// Whatever bytes a file of any format holds: an error, or pieces; no panic, no endless loop.
+    #[test]
+    fn byte_soup_gives_pieces_or_an_error(
+        bytes in prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..400),
+            "[\\[\\]<>{}:\\.\\-#0-9a-z\"', \n\r\t\u{e9}\u{1f3b5}]{0,300}".prop_map(String::into_bytes),
+        ],
+        name in prop_oneof![
+            Just("a.txt"), Just("a.lrc"), Just("a.cho"), Just("a.jsonl"), Just("a.csv"), Just("a.tsv"), Just("a"),
+            Just("a.txt.gz"), Just("a.lrc.zst"),
+        ],
+    ) {
+        if let Ok(pieces) = read(name, &bytes) {
+            prop_assert!(pieces.iter().all(|piece| !piece.trim().is_empty() && piece.trim() == piece));
+        }
+        // The same, compressed.
+        if !name.ends_with(".gz") && !name.ends_with(".zst") {
+            let plain = read(name, &bytes).map_err(|_| ());
+            prop_assert_eq!(read(&format!("{name}.gz"), &gzip(&bytes)).map_err(|_| ()), plain.clone());
+            prop_assert_eq!(read(&format!("{name}.zst"), &zstd(&bytes)).map_err(|_| ()), plain);
+        }
+    }
+
+    /// Damage to a compressed file is an error or, where it does not matter, nothing.
+    #[test]
+    fn damaged_compression_never_panics(at in 0usize..200, value in any::<u8>(), cut in 0usize..200) {
+        let text = "a line of words\nanother line\n".repeat(20);
+        for (name, good) in [("a.txt.gz", gzip(text.as_bytes())), ("a.txt.zst", zstd(text.as_bytes()))] {
+            let mut bytes = good.clone();
+            let at = at % bytes.len();
+            bytes[at] = value;
+            let _ = read(name, &bytes);
+            let _ = read(name, &good[..cut % good.len()]);
+        }
+    }
+}

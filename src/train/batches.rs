@@ -1,0 +1,169 @@
+//! Which examples make up which batch.
+
+use super::arguments::TrainingArguments;
+use crate::text::{Dataset, Purpose, shuffle, shuffled};
+
+/// The batches of one epoch: a function of the data, the seed and the epoch.
+pub(crate) struct Plan {
+    order: Vec<usize>,
+    /// Where each batch ends in `order`.
+    ends: Vec<usize>,
+    /// Batches in an optimizer step.
+    accumulation: usize,
+}
+
+/// Batches that are sorted by length together, as in transformers' LengthGroupedSampler.
+const GROUP: usize = 50;
+
+impl Plan {
+    pub(crate) fn new(data: &Dataset, arguments: &TrainingArguments, epoch: u64) -> Self {
+        let mut order = shuffled(data.len(), arguments.seed, epoch);
+        let batch_size = arguments.per_device_train_batch_size;
+        if arguments.group_by_length {
+            let group = match arguments.batch_tokens {
+                // As many examples as fill that many batches, on average.
+                Some(budget) => {
+                    let mean = (data.tokens() / data.len().max(1)).max(1);
+                    (budget / mean).max(1).saturating_mul(GROUP)
+                }
+                None => batch_size.saturating_mul(GROUP),
+            };
+            for group in order.chunks_mut(group) {
+                group.sort_by_key(|&example| std::cmp::Reverse(data.length(example)));
+            }
+        }
+        let mut ends = Vec::new();
+        match arguments.batch_tokens {
+            None => ends.extend((1..=order.len().div_ceil(batch_size)).map(|i| (i * batch_size).min(order.len()))),
+            Some(budget) => {
+                let mut tokens = 0;
+                for (at, &example) in order.iter().enumerate() {
+                    if tokens > 0 && tokens + data.length(example) > budget {
+                        ends.push(at);
+                        tokens = 0;
+                    }
+                    tokens += data.length(example);
+                }
+                if !order.is_empty() {
+                    ends.push(order.len());
+                }
+            }
+        }
+        let mut plan = Self { order, ends, accumulation: arguments.gradient_accumulation_steps };
+        if arguments.group_by_length {
+            // Else an epoch would go from long to short examples again and again.
+            plan.shuffle_batches(arguments.seed, epoch);
+        }
+        plan
+    }
+
+    fn shuffle_batches(&mut self, seed: u64, epoch: u64) {
+        let mut batches: Vec<usize> = (0..self.ends.len()).collect();
+        shuffle(&mut batches, Purpose::Batches, seed, epoch);
+        let (mut order, mut ends) = (Vec::with_capacity(self.order.len()), Vec::with_capacity(self.ends.len()));
+        for batch in batches {
+            order.extend_from_slice(self.batch(batch));
+            ends.push(order.len());
+        }
+        (self.order, self.ends) = (order, ends);
+    }
+
+    fn batch(&self, index: usize) -> &[usize] {
+        let begin = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.order[begin..self.ends[index]]
+    }
+
+    /// Optimizer steps.
+    pub(crate) fn steps(&self) -> usize {
+        self.ends.len().div_ceil(self.accumulation)
+    }
+
+    /// The batches of a step, each the indices of its examples.
+    pub(crate) fn step(&self, index: usize) -> impl Iterator<Item = &[usize]> {
+        let begin = index * self.accumulation;
+        (begin..(begin + self.accumulation).min(self.ends.len())).map(|batch| self.batch(batch))
+    }
+
+    /// Optimizer steps of a whole run.
+    pub(crate) fn total_steps(data: &Dataset, arguments: &TrainingArguments) -> u64 {
+        let steps = |epoch| match arguments.batch_tokens {
+            None => data.len().div_ceil(arguments.examples_per_step()),
+            Some(_) => Self::new(data, arguments, epoch).steps(),
+        };
+        if let Some(steps) = arguments.max_steps {
+            return steps;
+        }
+        let epochs = arguments.num_train_epochs;
+        if arguments.batch_tokens.is_none() {
+            return (steps(0) as f64 * epochs).ceil() as u64;
+        }
+        // Epochs differ: their batches are filled in another order.
+        let whole: u64 = (0..epochs as u64).map(|epoch| steps(epoch) as u64).sum();
+        let part = epochs.fract();
+        whole + if part > 0.0 { (steps(epochs as u64) as f64 * part).ceil() as u64 } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::Tokenizer;
+
+    fn data() -> Dataset {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures/tokenizer");
+        let lines: Vec<String> = (1..=97).map(|i| "the ".repeat(1 + i * 7 % 13)).collect();
+        Dataset::from_lines(&Tokenizer::open(folder).unwrap(), &lines, 64).unwrap()
+    }
+
+    fn steps(plan: &Plan) -> Vec<Vec<Vec<usize>>> {
+        (0..plan.steps()).map(|step| plan.step(step).map(<[usize]>::to_vec).collect()).collect()
+    }
+
+    #[test]
+    fn every_example_comes_once_an_epoch_in_batches_within_their_bounds() {
+        let data = data();
+        for (batch_tokens, group_by_length, gradient_accumulation_steps) in
+            [(None, false, 1), (None, true, 3), (Some(40), false, 1), (Some(40), true, 2), (Some(15), true, 1)]
+        {
+            let arguments = TrainingArguments {
+                batch_tokens,
+                group_by_length,
+                gradient_accumulation_steps,
+                per_device_train_batch_size: 5,
+                ..Default::default()
+            };
+            let plan = steps(&Plan::new(&data, &arguments, 3));
+            let batches = plan.concat();
+            let mut all = batches.concat();
+            all.sort_unstable();
+            assert_eq!(all, (0..97).collect::<Vec<_>>());
+            let tokens = |batch: &Vec<usize>| batch.iter().map(|&i| data.length(i)).sum::<usize>();
+            for batch in &batches {
+                assert!(!batch.is_empty());
+                assert!(batch_tokens.map_or(batch.len() <= 5, |budget| tokens(batch) <= budget));
+            }
+            assert!(plan.iter().rev().skip(1).all(|step| step.len() == gradient_accumulation_steps));
+            assert_ne!(plan, steps(&Plan::new(&data, &arguments, 4)));
+            assert_eq!(plan, steps(&Plan::new(&data, &arguments, 3)));
+            if group_by_length {
+                let spread = |batches: &[Vec<usize>]| -> usize {
+                    let of = |batch: &Vec<usize>| {
+                        let lengths = || batch.iter().map(|&i| data.length(i));
+                        lengths().max().unwrap() - lengths().min().unwrap()
+                    };
+                    batches.iter().map(of).sum()
+                };
+                let ungrouped = TrainingArguments { group_by_length: false, ..arguments.clone() };
+                let ungrouped = steps(&Plan::new(&data, &ungrouped, 3)).concat();
+                assert!(2 * spread(&batches) < spread(&ungrouped) + 1);
+            }
+            let total = Plan::total_steps(&data, &TrainingArguments { num_train_epochs: 2.5, ..arguments.clone() });
+            let of = |epoch| Plan::new(&data, &arguments, epoch).steps() as u64;
+            let expected = match batch_tokens {
+                None => (of(0) * 5).div_ceil(2),
+                Some(_) => of(0) + of(1) + of(2).div_ceil(2),
+            };
+            assert_eq!(total, expected);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What a run tells of itself.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::evaluate::Evaluation;
+
+/// What one optimizer step did.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct StepReport {
+    /// Counted from 1.
+    pub step: u64,
+    /// Steps of the whole run.
+    pub max_steps: u64,
+    /// Passes over the data so far, with the fraction of the present one.
+    pub epoch: f64,
+    /// Mean cross entropy of the masked tokens, in nats, before the step.
+    pub loss: f32,
+    /// 2-norm of all gradients before clipping.
+    pub grad_norm: f32,
+    /// The step's learning rate.
+    pub learning_rate: f64,
+    /// Tokens of the step.
+    pub tokens: usize,
+    /// Masked tokens of the step. A step without any changes nothing, and reports a loss of 0.
+    pub masked_tokens: usize,
+    /// Tokens a second since the run began, evaluation left out.
+    pub tokens_per_second: f64,
+    /// Seconds the remaining steps will take at the pace so far, evaluation left out.
+    pub seconds_left: f64,
+}
+
+/// What [`Trainer::train`] tells while it runs.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum TrainEvent {
+    /// A step is done.
+    Step(StepReport),
+    /// `logging_steps` are done, or the run is: the latest step, and the mean loss since the last log.
+    Log {
+        /// The latest step.
+        report: StepReport,
+        /// Mean over the masked tokens since the last log.
+        loss: f64,
+    },
+    /// The validation data were evaluated.
+    Evaluated {
+        /// The figures.
+        evaluation: Evaluation,
+        /// Passes over the training data so far.
+        epoch: f64,
+        /// Steps so far.
+        step: u64,
+        /// How long it took.
+        runtime: Duration,
+    },
+    /// A checkpoint was written.
+    Saved {
+        /// Its folder.
+        path: PathBuf,
+        /// Steps so far.
+        step: u64,
+    },
+}
+
+/// The end of [`Trainer::train`].
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct TrainOutput {
+    /// Optimizer steps of the run, those before it was resumed included; as is all that is counted here but `runtime`.
+    pub steps: u64,
+    /// Passes over the data.
+    pub epoch: f64,
+    /// Mean loss over the masked tokens of all steps.
+    pub train_loss: f64,
+    /// Examples trained on, counted as often as they came.
+    pub samples: usize,
+    /// Tokens trained on, likewise.
+    pub tokens: usize,
+    /// Examples that were cut to `max_seq_length`.
+    pub truncated: usize,
+    /// Steps a second of this call, as transformers counts them: evaluation included.
+    pub steps_per_second: f64,
+    /// Examples a second, likewise.
+    pub samples_per_second: f64,
+    /// Tokens a second, likewise.
+    pub tokens_per_second: f64,
+    /// Time this call took, evaluation included.
+    pub runtime: Duration,
+    /// Whether the observer ended the run early.
+    pub cancelled: bool,
+    /// Whether the run ended because evaluations stopped improving.
+    pub stopped_early: bool,
+    /// The lowest loss of all evaluations, and the step it was found at.
+    pub best: Option<(f64, u64)>,
+}

@@ -1,0 +1,359 @@
+//! The training loop.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::arguments::{TrainingArguments, longest};
+use super::batches::Plan;
+use super::evaluate::{Evaluation, EvaluationOptions};
+use super::events::{StepReport, TrainEvent, TrainOutput};
+use super::resume::{self, Best, MeanLoss, State};
+use super::trainer::Trainer;
+use crate::error::{Error, Result};
+use crate::text::{Dataset, Masking, PackedBatch, Purpose};
+
+impl Trainer {
+    /// Trains on lines, each an example: [`Trainer::train_dataset`] for text.
+    ///
+    /// # Errors
+    /// [`Error::EmptyCorpus`] where no line holds a token; otherwise as [`Trainer::train_dataset`].
+    pub fn train<S: AsRef<str>>(
+        &mut self,
+        train: &[S],
+        validation: &[S],
+        observe: impl FnMut(&TrainEvent) -> ControlFlow<()>,
+    ) -> Result<TrainOutput> {
+        let length = longest(self.arguments.max_seq_length, self.model.config().max_position_embeddings)?;
+        let tokenizer = self.model.tokenizer.clone();
+        let train = Dataset::from_lines(&tokenizer, train, length)?;
+        let held_out = Dataset::from_lines(&tokenizer, validation, length)?;
+        // Lines of which no token is left are an error, not the absence of a validation.
+        let validation = (!validation.is_empty()).then_some(&held_out);
+        self.train_dataset(&train, validation, observe)
+    }
+
+    /// Trains on tokenized examples, in a new order and with new masks every epoch; evaluates `validation`, where there is
+    /// any, every `eval_steps` or after every epoch. `observe` is told of everything on the calling thread, and ends the run
+    /// by breaking.
+    ///
+    /// # Errors
+    /// [`Error::EmptyCorpus`] for a dataset without an example; [`Error::InvalidArgument`] where no token of the validation
+    /// data is masked, where an example is longer than the longest allowed or than a batch, where a resumed run began with
+    /// other data or arguments, or where checkpoints are to be saved beside those of a run that was not resumed;
+    /// [`Error::Io`] for a checkpoint that cannot be written; as [`Trainer::train_step`].
+    pub fn train_dataset(
+        &mut self,
+        train: &Dataset,
+        validation: Option<&Dataset>,
+        mut observe: impl FnMut(&TrainEvent) -> ControlFlow<()>,
+    ) -> Result<TrainOutput> {
+        let began = Instant::now();
+        let arguments = self.arguments.clone();
+        self.check_data(train, validation)?;
+        let run = resume::run_of(&arguments, train, validation);
+        // Before it is taken: refused, the trainer still stands where it was resumed.
+        if let Some(state) = &self.resumed {
+            resume::check_same_run(&state.run, &run)?;
+        }
+        let start = match self.resumed.take() {
+            Some(state) => state,
+            None => {
+                refuse_earlier_run(&arguments)?;
+                State { optimizer_step: self.step, ..State::default() }
+            }
+        };
+        let total = Plan::total_steps(train, &arguments);
+        let masking = arguments.masking(Purpose::Train);
+        let mut run = Run { arguments, run, start: start.clone(), state: start, evaluating: Duration::ZERO };
+        let prepared = Instant::now();
+
+        let mut cancelled = false;
+        // The position is that of the next step; an epoch that is done is left behind here.
+        'run: while !run.exhausted() && run.state.global_step < total {
+            let plan = Plan::new(train, &run.arguments, run.state.epoch);
+            let steps_per_epoch = plan.steps();
+            for index in run.state.step_of_epoch as usize..steps_per_epoch {
+                let epoch = run.state.epoch;
+                let batches: Vec<_> =
+                    plan.step(index).map(|part| self.batch(train, part, &masking, &run.arguments, epoch)).collect();
+                let learning_rate = run.arguments.learning_rate_at(run.state.global_step, total);
+                let report = self.train_step_accumulated(&batches, learning_rate).map_err(|error| match error {
+                    // Counted in this run, as everything else here is; a trainer may have been used before.
+                    Error::Diverged { loss, grad_norm, .. } => {
+                        Error::Diverged { step: run.state.global_step + 1, loss, grad_norm }
+                    }
+                    other => other,
+                })?;
+                let epoch_ends = index + 1 == steps_per_epoch;
+                let examples = batches.iter().map(PackedBatch::sequences).sum();
+                run.state.step_of_epoch = index as u64 + 1;
+                let report = run.count(report, examples, total, steps_per_epoch, prepared.elapsed());
+                if epoch_ends {
+                    (run.state.epoch, run.state.step_of_epoch) = (epoch + 1, 0);
+                }
+                run.state.optimizer_step = self.step;
+
+                let mut flow = observe(&TrainEvent::Step(report.clone()));
+                let last = run.state.global_step == total;
+                let due = run.is_multiple_of(Some(run.arguments.logging_steps));
+                if last || due || flow.is_break() {
+                    let loss = run.state.since_log.mean();
+                    flow = join(flow, observe(&TrainEvent::Log { report: report.clone(), loss }));
+                }
+                if due {
+                    // Not for the entry that closes a cancelled run: resumed, it logs what an uninterrupted one does.
+                    run.state.since_log = MeanLoss::default();
+                }
+                let evaluated = match run.arguments.eval_steps {
+                    Some(steps) => run.is_multiple_of(Some(steps)),
+                    None => epoch_ends,
+                };
+                if let Some(validation) = validation
+                    && (evaluated || last)
+                    && flow.is_continue()
+                {
+                    let started = Instant::now();
+                    let evaluation = self.model.evaluate_dataset(validation, &run.arguments.evaluation_options())?;
+                    let runtime = started.elapsed();
+                    run.evaluating += runtime;
+                    self.judge(&mut run, &evaluation)?;
+                    let (epoch, step) = (report.epoch, run.state.global_step);
+                    flow = join(flow, observe(&TrainEvent::Evaluated { evaluation, epoch, step, runtime }));
+                    if run.exhausted() && !last && !due {
+                        let loss = run.state.since_log.mean();
+                        flow = join(flow, observe(&TrainEvent::Log { report, loss }));
+                    }
+                }
+                if let Some(folder) = &run.arguments.output_dir
+                    && run.arguments.save_steps.is_some()
+                    && (run.is_multiple_of(run.arguments.save_steps) || flow.is_break())
+                {
+                    let state = State { run: run.run.clone(), ..run.state.clone() };
+                    let limit = run.arguments.save_total_limit;
+                    let path = resume::save(folder, &self.model, &self.moments, &state, limit)?;
+                    flow = join(flow, observe(&TrainEvent::Saved { path, step: state.global_step }));
+                }
+                if flow.is_break() {
+                    cancelled = run.state.global_step < total && !run.exhausted();
+                    break 'run;
+                }
+                if run.exhausted() || last {
+                    break 'run;
+                }
+            }
+        }
+        if !cancelled {
+            self.take_best(&run)?;
+        }
+        Ok(run.output(began.elapsed(), train, total, cancelled))
+    }
+
+    /// Refuses data and options that would fail later, or not do what they say.
+    fn check_data(&self, train: &Dataset, validation: Option<&Dataset>) -> Result<()> {
+        let arguments = &self.arguments;
+        let length = longest(arguments.max_seq_length, self.model.config().max_position_embeddings)?;
+        if train.is_empty() {
+            return Err(Error::EmptyCorpus { paths: "the training data".into() });
+        }
+        for data in [Some(train), validation].into_iter().flatten() {
+            check_longest(data, length)?;
+            if arguments.static_mask && !data.has_static_masks() {
+                let reason =
+                    "static_mask is asked for, but the data have no static masks: prepare them with --static-mask";
+                return Err(Error::InvalidArgument(reason.into()));
+            }
+        }
+        if let Some(budget) = arguments.batch_tokens.filter(|&budget| budget < train.longest()) {
+            let longest = train.longest();
+            let reason = format!("batch_tokens is {budget}, but the longest example has {longest} tokens");
+            return Err(Error::InvalidArgument(reason));
+        }
+        if let Some(validation) = validation {
+            self.model.check_masked(validation, &arguments.evaluation_options())?;
+        } else if arguments.load_best_model_at_end || arguments.early_stopping_patience.is_some() {
+            let reason = "the best model and early stopping are told by validation data, and there are none";
+            return Err(Error::InvalidArgument(reason.into()));
+        }
+        arguments.masking(Purpose::Train).check(&self.model.tokenizer)
+    }
+
+    fn batch(
+        &self,
+        data: &Dataset,
+        examples: &[usize],
+        masking: &Masking,
+        arguments: &TrainingArguments,
+        epoch: u64,
+    ) -> PackedBatch {
+        let mut batch = PackedBatch::default();
+        for &example in examples {
+            let stored = if arguments.static_mask { data.static_mask(example) } else { None };
+            let (ids, labels) =
+                stored.unwrap_or_else(|| masking.apply(&self.model.tokenizer, data.get(example), epoch, example));
+            batch.push_masked(&ids, &labels);
+        }
+        batch
+    }
+
+    /// Notes how good the model is now, and keeps it where it is the best so far.
+    fn judge(&mut self, run: &mut Run, evaluation: &Evaluation) -> Result<()> {
+        let (loss, step) = (evaluation.loss, run.state.global_step);
+        let best = run.state.best.as_ref().map(Best::loss);
+        // transformers' EarlyStoppingCallback.
+        match best.is_none_or(|best| best - loss > run.arguments.early_stopping_threshold) {
+            true => run.state.evaluations_without_improvement = 0,
+            false => run.state.evaluations_without_improvement += 1,
+        }
+        if best.is_none_or(|best| loss < best) {
+            run.state.best = Some(Best::new(loss, step));
+            if let (true, Some(folder)) = (run.arguments.load_best_model_at_end, &run.arguments.output_dir) {
+                std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+                self.model.save(folder.join(BEST))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes back to the best weights, where they are not the present ones.
+    fn take_best(&mut self, run: &Run) -> Result<()> {
+        let (true, Some(folder), Some(best)) =
+            (run.arguments.load_best_model_at_end, &run.arguments.output_dir, &run.state.best)
+        else {
+            return Ok(());
+        };
+        if best.step != run.state.global_step {
+            self.load_weights(&folder.join(BEST))?;
+        }
+        Ok(())
+    }
+}
+
+/// Where the best model of a run is kept, in its output.
+const BEST: &str = "checkpoint-best";
+
+/// What a run in progress knows.
+struct Run {
+    arguments: TrainingArguments,
+    /// See [`State::run`].
+    run: BTreeMap<String, String>,
+    /// Where this call took it up.
+    start: State,
+    state: State,
+    evaluating: Duration,
+}
+
+impl Run {
+    /// Whether evaluations have not improved for long enough.
+    fn exhausted(&self) -> bool {
+        self.arguments
+            .early_stopping_patience
+            .is_some_and(|patience| self.state.evaluations_without_improvement >= patience)
+    }
+
+    fn is_multiple_of(&self, every: Option<u64>) -> bool {
+        every.is_some_and(|every| self.state.global_step.is_multiple_of(every))
+    }
+
+    /// Counts a step, and completes its report.
+    fn count(
+        &mut self,
+        report: StepReport,
+        examples: usize,
+        total: u64,
+        steps_per_epoch: usize,
+        elapsed: Duration,
+    ) -> StepReport {
+        let (state, start) = (&mut self.state, &self.start);
+        state.global_step += 1;
+        state.samples += examples;
+        state.tokens += report.tokens;
+        state.all.add(report.loss, report.masked_tokens);
+        state.since_log.add(report.loss, report.masked_tokens);
+        state.passes = (state.epoch as f64 + state.step_of_epoch as f64 / steps_per_epoch as f64).to_bits();
+        let seconds = elapsed.saturating_sub(self.evaluating).as_secs_f64();
+        StepReport {
+            step: state.global_step,
+            max_steps: total,
+            epoch: f64::from_bits(state.passes),
+            tokens_per_second: (state.tokens - start.tokens) as f64 / seconds.max(1e-9),
+            seconds_left: (total - state.global_step) as f64 * seconds / (state.global_step - start.global_step) as f64,
+            ..report
+        }
+    }
+
+    fn output(&self, runtime: Duration, train: &Dataset, total: u64, cancelled: bool) -> TrainOutput {
+        let (state, start) = (&self.state, &self.start);
+        let seconds = runtime.as_secs_f64().max(1e-9);
+        TrainOutput {
+            steps: state.global_step,
+            epoch: f64::from_bits(state.passes),
+            train_loss: state.all.mean(),
+            samples: state.samples,
+            tokens: state.tokens,
+            truncated: train.truncated(),
+            steps_per_second: (state.global_step - start.global_step) as f64 / seconds,
+            samples_per_second: (state.samples - start.samples) as f64 / seconds,
+            tokens_per_second: (state.tokens - start.tokens) as f64 / seconds,
+            runtime,
+            cancelled,
+            stopped_early: self.exhausted() && state.global_step < total,
+            best: state.best.as_ref().map(|best| (best.loss(), best.step)),
+        }
+    }
+}
+
+/// Checkpoints of two runs in one folder could not be told apart.
+fn refuse_earlier_run(arguments: &TrainingArguments) -> Result<()> {
+    let folder: Option<&Path> = arguments.output_dir.as_deref().filter(|_| arguments.save_steps.is_some());
+    let earlier = folder.map(resume::checkpoints).transpose()?;
+    if let Some((_, latest)) = earlier.and_then(|mut found| found.pop()) {
+        let latest = latest.display();
+        let reason = format!("{latest} is of an earlier run: resume that run, or remove its checkpoints");
+        return Err(Error::InvalidArgument(reason));
+    }
+    Ok(())
+}
+
+/// Refuses examples that were tokenized for a longer model.
+pub(super) fn check_longest(data: &Dataset, length: usize) -> Result<()> {
+    if data.longest() > length {
+        let found = data.longest();
+        let reason =
+            format!("the data have examples of {found} tokens, and {length} are allowed: prepare them for that");
+        return Err(Error::InvalidArgument(reason));
+    }
+    Ok(())
+}
+
+fn join(a: ControlFlow<()>, b: ControlFlow<()>) -> ControlFlow<()> {
+    if a.is_break() { a } else { b }
+}
+
+impl TrainingArguments {
+    pub(super) fn masking(&self, purpose: Purpose) -> Masking {
+        Masking {
+            probability: self.mlm_probability,
+            mask_replace_prob: self.mask_replace_prob,
+            random_replace_prob: self.random_replace_prob,
+            whole_word_mask: self.whole_word_mask,
+            seed: self.seed,
+            purpose,
+        }
+    }
+
+    /// Validation data are masked as training data are, but always in the same way.
+    pub(super) fn evaluation_options(&self) -> EvaluationOptions {
+        EvaluationOptions {
+            mlm_probability: self.mlm_probability,
+            mask_replace_prob: self.mask_replace_prob,
+            random_replace_prob: self.random_replace_prob,
+            whole_word_mask: self.whole_word_mask,
+            static_mask: self.static_mask,
+            per_device_eval_batch_size: self.per_device_eval_batch_size,
+            max_seq_length: self.max_seq_length,
+            seed: self.seed,
+        }
+    }
+}

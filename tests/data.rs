@@ -1,0 +1,166 @@
+//! From a songwriter's folder to a trained model, by the command and by the library.
+
+mod common;
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use common::command::{fails, fixture, json, run, stdout, text};
+use common::{fixtures, gpu};
+use retto::{Dataset, Model, PrepareOptions, TrainEvent, Trainer, TrainingArguments, prepare};
+
+/// Songs in three formats, one of them Latin-1, beside a file that is none.
+fn songs(folder: &Path) -> String {
+    let songs = folder.join("songs");
+    std::fs::create_dir_all(songs.join("more")).unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(songs.join(name), bytes).unwrap();
+    let plain: String =
+        (0..40).map(|i| format!("the rain and {}\nand you\n\nthe river\n\n\n", ["you", "the town"][i % 2])).collect();
+    write("a.txt", plain.as_bytes());
+    write("more/b.lrc", b"[ti:Rain]\n[00:01.00]you and the rain\n[00:02.00]the rain\n");
+    write("more/c.cho", b"{title: Rain}\n[Am]the ri[G]ver and you\n");
+    write("latin.txt", b"the caf\xe9\n");
+    write("noise.txt", b"\0\x01\x02");
+    text(&songs).to_owned()
+}
+
+#[test]
+fn a_folder_of_songs_becomes_caches_that_adapt_and_eval_take() {
+    let folder = tempfile::tempdir().unwrap();
+    let (songs, model) = (songs(folder.path()), fixture("fillmask"));
+    let path = |name: &str| text(&folder.path().join(name)).to_owned();
+    let caches = path("caches");
+    let args = ["prepare", "--model", &model, "--data", &songs, "--output", &caches, "--validation-split", "0.1"];
+    let prepared = run(&[&args[..], &["--unit", "section", "--static-mask", "--json"]].concat());
+    let notes = String::from_utf8(prepared.stderr.clone()).unwrap();
+    assert!(notes.contains("latin.txt is not UTF-8; read as Latin-1"), "{notes}");
+    assert!(notes.contains("noise.txt") && notes.contains("1 of 5 files were left out"), "{notes}");
+    let prepared: serde_json::Value = serde_json::from_str(&stdout(&prepared)).unwrap();
+    let songs_in = |split: &str| prepared[split]["songs"].as_u64().unwrap();
+    assert_eq!((songs_in("train") + songs_in("validation"), prepared["skipped_files"].as_u64()), (43, Some(1)));
+    assert!((3..=5).contains(&songs_in("validation")));
+    fails(&[&args[..], &["--strict"]].concat(), &["noise.txt", "0x00"]);
+
+    let (train, validation) = (format!("{caches}/train.safetensors"), format!("{caches}/validation.safetensors"));
+    let output = path("adapted");
+    let adapt = ["adapt", "--model", &model, "--train", &train, "--validation", &validation, "--output", &output];
+    let more = ["--batch-tokens", "64", "--group-by-length", "--static-mask", "--max-steps", "3", "--eval-steps", "2"];
+    let adapted = run(&[&adapt[..], &more].concat());
+    assert!(stdout(&adapted).contains("3 steps"), "{}", stdout(&adapted));
+    let log = std::fs::read_to_string(format!("{output}/metrics.jsonl")).unwrap();
+    let evaluated = log.lines().filter(|line| line.contains("eval_loss")).count();
+    assert_eq!(evaluated, 2, "at step 2 and at the last: {log}");
+    // The same blanks for every model: what eval says of the output is what the run said of its last step.
+    let eval = json(&["eval", "--json", "--static-mask", "--model", &output, "--data", &validation]);
+    let last = log.lines().rfind(|line| line.contains("eval_loss")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(last).unwrap();
+    assert!((eval["loss"].as_f64().unwrap() - last["eval_loss"].as_f64().unwrap()).abs() < 1e-5, "{eval} {last}");
+
+    // Straight from the songs, held out on the way.
+    let from_text =
+        ["adapt", "--model", &model, "--train", &songs, "--validation-split", "0.1", "--output", &path("direct")];
+    let direct = run(&[&from_text[..], &["--unit", "window", "--max-steps", "1", "--whole-word-mask"]].concat());
+    assert!(
+        String::from_utf8_lossy(&direct.stderr).contains("held-out loss"),
+        "{}",
+        String::from_utf8_lossy(&direct.stderr)
+    );
+
+    fails(&["adapt", "--train", &train, "--output", &path("x")], &["another tokenizer"]);
+    let short = ["adapt", "--model", &model, "--train", &train, "--output", &path("x")];
+    fails(&[&short[..], &["--batch-tokens", "4"]].concat(), &["batch_tokens is 4", "longest example"]);
+    fails(&[&short[..], &["--max-seq-length", "3"]].concat(), &["examples of", "3 are allowed"]);
+    fails(&[&short[..], &["--validation-split", "0.1"]].concat(), &["retto prepare"]);
+    fails(&[&short[..], &["--early-stopping-patience", "2"]].concat(), &["validation data"]);
+    let unmasked = path("unmasked");
+    stdout(&run(&["prepare", "--model", &model, "--data", &songs, "--output", &unmasked]));
+    let unmasked = format!("{unmasked}/train.safetensors");
+    fails(&["eval", "--model", &model, "--data", &unmasked, "--static-mask"], &["no static masks"]);
+    fails(&["eval", "--model", &model, "--data", &unmasked, &train], &["given alone"]);
+    fails(
+        &["prepare", "--model", &model, "--data", &songs, "--output", &caches, "--validation-split", "0.9"],
+        &["validation_split"],
+    );
+    fails(
+        &["prepare", "--model", &model, "--data", &songs, "--output", &caches, "--max-seq-length", "100000"],
+        &["100000"],
+    );
+}
+
+fn model() -> Model {
+    Model::open(gpu(), fixtures().join("fillmask")).unwrap()
+}
+
+fn losses(model: &Model, train: &Dataset, arguments: TrainingArguments) -> Vec<f32> {
+    let mut trainer = Trainer::new(model, arguments).unwrap();
+    let mut losses = Vec::new();
+    let observe = |event: &TrainEvent| {
+        if let TrainEvent::Step(report) = event {
+            losses.push(report.loss);
+        }
+        ControlFlow::Continue(())
+    };
+    trainer.train_dataset(train, None, observe).unwrap();
+    losses
+}
+
+#[test]
+fn a_cache_trains_as_its_lines_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines: Vec<String> =
+        (0..30).map(|i| format!("the rain {}", "and you ".repeat(1 + i % 4)).trim().into()).collect();
+    std::fs::write(folder.path().join("a.txt"), lines.join("\n")).unwrap();
+    let model = model();
+    let cache = folder.path().join("c.safetensors");
+    prepare(model.tokenizer(), &[folder.path().into()], &cache, None, &PrepareOptions::new(32), |_| {}).unwrap();
+    let cache = Dataset::open(&cache, model.tokenizer()).unwrap();
+    let lines = Dataset::from_lines(model.tokenizer(), &lines, 32).unwrap();
+    let arguments = TrainingArguments { max_steps: Some(6), learning_rate: 1e-3, ..Default::default() };
+    assert_eq!(losses(&model, &cache, arguments.clone()), losses(&model, &lines, arguments));
+}
+
+#[test]
+fn training_stops_when_evaluations_stop_improving_and_keeps_the_best() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model();
+    let lines = |text: &str, n: usize| Dataset::from_lines(model.tokenizer(), &vec![text; n], 32).unwrap();
+    // What is learnt does not help with what is held out.
+    let (train, held_out) = (lines("the rain the rain the rain", 40), lines("you and you and town", 8));
+    let arguments = TrainingArguments {
+        learning_rate: 5e-3,
+        max_steps: Some(60),
+        mlm_probability: 0.3,
+        eval_steps: Some(2),
+        early_stopping_patience: Some(3),
+        load_best_model_at_end: true,
+        output_dir: Some(folder.path().to_owned()),
+        ..Default::default()
+    };
+    let mut evaluations = Vec::new();
+    let mut trainer = Trainer::new(&model, arguments.clone()).unwrap();
+    let output = trainer.train_dataset(&train, Some(&held_out), |event| {
+        if let TrainEvent::Evaluated { evaluation, step, .. } = event {
+            evaluations.push((evaluation.loss, *step));
+        }
+        ControlFlow::Continue(())
+    });
+    let output = output.unwrap();
+    let best = evaluations.iter().copied().min_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
+    assert!(output.stopped_early && !output.cancelled && output.steps < 60, "{output:?}");
+    assert_eq!(output.best, Some(best));
+    assert_eq!(evaluations.len() as u64, output.steps / 2);
+    assert_eq!(best.1 + 3 * 2, output.steps, "three evaluations without improvement: {evaluations:?}");
+    let options = retto::EvaluationOptions {
+        mlm_probability: 0.3,
+        seed: 42,
+        per_device_eval_batch_size: 8,
+        ..Default::default()
+    };
+    let kept = trainer.into_model().evaluate_dataset(&held_out, &options).unwrap();
+    assert!((kept.loss - best.0).abs() < 1e-6, "{} {}", kept.loss, best.0);
+    // A gain that is large enough resets the patience; a small one does not.
+    let strict = TrainingArguments { early_stopping_threshold: 100.0, load_best_model_at_end: false, ..arguments };
+    let output =
+        Trainer::new(&model, strict).unwrap().train_dataset(&train, Some(&held_out), |_| ControlFlow::Continue(()));
+    assert_eq!(output.unwrap().steps, 8, "the first evaluation, and three without a gain of 100");
+}
