@@ -8,8 +8,12 @@
 // side of P in pieces of 128. One thread owns a whole dot product, then one column of the result. Heads wider than 64
 // are split over workgroups, each of which computes the scores again.
 
-struct Sizes { blocks: u32, heads: u32, head_size: u32, scale: f32 }
+// With dropout, context = (P * M) V, where M is 0 or 1 / (1 - p); backward, dcontext V^T is multiplied by M, and dV takes
+// (P * M)^T. delta stays the same sum.
+struct Sizes { blocks: u32, heads: u32, head_size: u32, scale: f32, site: u32, threshold: u32, kept: f32 }
 var<immediate> sizes: Sizes;
+
+override DROPOUT = false;
 
 const ROWS = 4u;
 const PIECE = 128u;
@@ -48,8 +52,14 @@ fn reduce_max(thread: u32, value: f32) -> f32 {
     return largest;
 }
 
+// Of the query token, for the key at this place in its sequence.
+fn kept(key: u32, head: u32, place: u32) -> f32 {
+    return dropout(key, sizes.site, head * 65536u + place, sizes.threshold, sizes.kept);
+}
+
 @group(0) @binding(2) var<storage, read_write> context: array<f32>; // [tokens, heads head_size]
 @group(0) @binding(3) var<storage, read_write> lse: array<f32>; // [tokens, heads]
+@group(0) @binding(4) var<storage, read> keys_forward: array<u32>; // [tokens]: dropout's
 
 @compute @workgroup_size(64)
 fn forward(
@@ -106,6 +116,9 @@ fn forward(
         for (var j = lane; j < count; j += LANES) {
             let e = exp(p[row * PIECE + j] - m);
             p[row * PIECE + j] = e;
+            if DROPOUT {
+                p[row * PIECE + j] = e * kept(keys_forward[min(block.x + row, last)], head, start + j - block.z);
+            }
             sum += e;
         }
         let rescale = exp(largest - m);
@@ -142,6 +155,7 @@ fn forward(
 @group(0) @binding(4) var<storage, read> dcontext: array<f32>; // [tokens, heads head_size]
 @group(0) @binding(5) var<storage, read_write> delta: array<f32>; // [tokens, heads]
 @group(0) @binding(6) var<storage, read_write> dqkv: array<f32>; // as qkv
+@group(0) @binding(7) var<storage, read> keys_query: array<u32>;
 
 // Writes dQ and delta.
 @compute @workgroup_size(64)
@@ -202,6 +216,15 @@ fn backward_query(
                 s = fma(qs, vec4<f32>(qkv[key + d]), s);
                 dp = fma(dos, vec4<f32>(qkv[value + d]), dp);
             }
+            if DROPOUT {
+                let place = start + j - block.z;
+                dp *= vec4<f32>(
+                    kept(keys_query[rows.x], head, place),
+                    kept(keys_query[rows.y], head, place),
+                    kept(keys_query[rows.z], head, place),
+                    kept(keys_query[rows.w], head, place),
+                );
+            }
             let g = exp(s * sizes.scale - lses) * (dp - deltas) * sizes.scale;
             ds[j] = g.x;
             ds[PIECE + j] = g.y;
@@ -227,6 +250,7 @@ fn backward_query(
 @group(0) @binding(2) var<storage, read> lse_key: array<f32>;
 @group(0) @binding(3) var<storage, read> delta_in: array<f32>;
 @group(0) @binding(5) var<storage, read_write> dqkv_key: array<f32>;
+@group(0) @binding(6) var<storage, read> keys_key: array<u32>;
 
 // Writes dK and dV. Here the block's rows are keys, and the pieces run over the queries.
 @compute @workgroup_size(64)
@@ -269,8 +293,20 @@ fn backward_key(
                 dp = fma(vs, vec4<f32>(dcontext[o + d]), dp);
             }
             let l = (start + j) * sizes.heads + head;
-            let probability = exp(s * sizes.scale - lse_key[l]);
-            let g = probability * (dp - delta_in[l]) * sizes.scale;
+            var probability = exp(s * sizes.scale - lse_key[l]);
+            var mask = vec4<f32>(1.0);
+            if DROPOUT {
+                let key = keys_key[start + j];
+                let place = block.x - block.z;
+                mask = vec4<f32>(
+                    kept(key, head, place),
+                    kept(key, head, place + 1u),
+                    kept(key, head, place + 2u),
+                    kept(key, head, place + 3u),
+                );
+            }
+            let g = probability * (dp * mask - delta_in[l]) * sizes.scale;
+            probability *= mask;
             p[j] = probability.x;
             p[PIECE + j] = probability.y;
             p[2u * PIECE + j] = probability.z;

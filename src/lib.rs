@@ -38,7 +38,7 @@ mod train;
 pub use error::{Error, Result};
 pub use fill::{Fill, GoldRank};
 pub use gpu::{Adapter, Gpu};
-pub use model::{BertConfig, HiddenAct, Model, NamedValues};
+pub use model::{BertConfig, HiddenAct, LoraConfig, Model, NamedValues};
 #[cfg(feature = "prepare")]
 pub use text::{Counts, PrepareEvent, PrepareOptions, Prepared, StaticMask, Unit, prepare, read_corpus};
 pub use text::{Dataset, PackedBatch, Tokenizer, WordPieceOptions, read_lines, text_files};

@@ -23,6 +23,7 @@ fn batch(reference: &Tensors) -> PackedBatch {
         masked_rows: (0..labels.len()).filter(masked).map(|row| row as u32).collect(),
         labels: labels.iter().filter(|&&label| label >= 0).map(|&label| label as u32).collect(),
         cu_seqlens: starts,
+        dropout_seeds: Vec::new(),
     }
 }
 
@@ -99,6 +100,7 @@ fn compare_steps(name: &str, model: &Model, batch: &PackedBatch, reference: &Ten
     let number = |key: &str| -> f64 { reference.metadata[key].parse().unwrap() };
     let (warmup, steps) = (number("warmup_steps"), number("max_steps") as u64);
     let arguments = TrainingArguments {
+        dropout: false,
         learning_rate: number("learning_rate"),
         weight_decay: number("weight_decay"),
         max_grad_norm: number("max_grad_norm"),

@@ -6,8 +6,8 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use common::{fixtures, gpu};
-use retto::{Error, Model, Result, TrainEvent, TrainOutput, Trainer, TrainingArguments};
+use common::{fixtures, fresh_model, gpu};
+use retto::{Error, LoraConfig, Model, Result, TrainEvent, TrainOutput, Trainer, TrainingArguments};
 
 fn model() -> Model {
     Model::open(gpu(), fixtures().join("fillmask")).unwrap()
@@ -32,6 +32,68 @@ fn arguments(output: &Path) -> TrainingArguments {
         save_steps: Some(2),
         ..Default::default()
     }
+}
+
+/// Everything a run can be that has a state of its own to come back to.
+fn variants(output: &Path) -> Vec<(&'static str, TrainingArguments)> {
+    let plain = arguments(output);
+    let lora = LoraConfig { r: 2, lora_alpha: 8.0, ..Default::default() };
+    vec![
+        ("low-rank", TrainingArguments { lora: Some(lora), ..plain.clone() }),
+        ("frozen", TrainingArguments { freeze_layers: vec![0], freeze_embeddings: true, ..plain.clone() }),
+        ("by tokens", TrainingArguments { batch_tokens: Some(24), group_by_length: true, ..plain.clone() }),
+        ("without dropout", TrainingArguments { dropout: false, gradient_checkpointing: true, ..plain }),
+    ]
+}
+
+#[test]
+fn every_kind_of_run_is_resumed_to_the_same_bits() {
+    let base = fresh_model();
+    for index in 0..variants(Path::new("")).len() {
+        let [whole_folder, folder] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let (what, arguments) = variants(whole_folder.path()).swap_remove(index);
+        let mut whole = Trainer::new(&base, arguments).unwrap();
+        let (want, whole_told) = train(&mut whole, u64::MAX).unwrap();
+        let stop = want.steps - 4;
+        let again = || variants(folder.path()).swap_remove(index).1;
+        assert!(train(&mut Trainer::new(&base, again()).unwrap(), stop).unwrap().0.cancelled);
+        let mut trainer = Trainer::new(&base, again()).unwrap();
+        assert_eq!(trainer.resume_from_checkpoint().unwrap(), Some(stop), "{what}");
+        let (got, told) = train(&mut trainer, u64::MAX).unwrap();
+        assert_eq!(told, whole_told.into_iter().filter(|(step, _)| *step > stop).collect::<Told>(), "{what}");
+        assert_eq!((got.steps, got.tokens, got.train_loss), (want.steps, want.tokens, want.train_loss), "{what}");
+        let merged = |trainer: Trainer| parameters(&trainer.into_model().merge().unwrap());
+        assert_eq!(merged(trainer), merged(whole), "{what}");
+        // As another kind of run it is refused, before its steps.
+        let other = TrainingArguments { gradient_accumulation_steps: 2, ..arguments_of_another_kind(&again()) };
+        let mut other = Trainer::new(&base, other).unwrap();
+        let refused = other.resume_from_checkpoint().map(|_| ()).and_then(|()| train(&mut other, u64::MAX).map(|_| ()));
+        assert!(refused.is_err(), "{what}");
+    }
+}
+
+fn arguments_of_another_kind(arguments: &TrainingArguments) -> TrainingArguments {
+    let mut other = arguments.clone();
+    match other.lora.take() {
+        Some(_) => {}
+        None if !other.freeze_layers.is_empty() => other.freeze_layers.clear(),
+        None if other.batch_tokens.is_some() => other.batch_tokens = Some(25),
+        None => other.dropout = true,
+    }
+    other
+}
+
+#[test]
+fn a_run_is_not_continued_from_another_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = model();
+    train(&mut Trainer::new(&base, arguments(folder.path())).unwrap(), 3).unwrap();
+    let mut other = Trainer::new(&base, TrainingArguments { max_steps: Some(1), ..Default::default() }).unwrap();
+    other.train(&lines(), &[], |_| ControlFlow::Continue(())).unwrap();
+    let mut trainer = Trainer::new(&other.into_model(), arguments(folder.path())).unwrap();
+    trainer.resume_from_checkpoint().unwrap();
+    let error = train(&mut trainer, u64::MAX).unwrap_err().to_string();
+    assert!(error.contains("the model to start from was"), "{error}");
 }
 
 fn parameters(model: &Model) -> Vec<Vec<u32>> {

@@ -105,6 +105,15 @@ impl<'g> Pass<'g> {
         self.encoder.copy_buffer_to_buffer(&from.buffer().buffer, 0, &to.buffer().buffer, 0, from.bytes());
     }
 
+    /// Copies `rows` rows of one matrix to another with as many columns.
+    pub(crate) fn copy_rows(&mut self, from: &Tensor, from_row: usize, to: &Tensor, to_row: usize, rows: usize) {
+        assert!(from.columns() == to.columns() && from_row + rows <= from.rows() && to_row + rows <= to.rows());
+        self.compute = None;
+        let row = from.columns() as u64 * 4;
+        let (from, to) = (&from.buffer().buffer, &to.buffer().buffer);
+        self.encoder.copy_buffer_to_buffer(from, from_row as u64 * row, to, to_row as u64 * row, rows as u64 * row);
+    }
+
     /// Records `kernel` with `tensors` as its bindings 0, 1, ... and `params` as its immediates.
     ///
     /// A grid with a zero does nothing.

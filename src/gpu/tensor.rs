@@ -82,6 +82,12 @@ impl Tensor {
         self.shape[1..].iter().product()
     }
 
+    /// Whether two tensors are the same memory.
+    #[cfg(test)]
+    pub(crate) fn same_buffer(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.storage, &other.storage)
+    }
+
     /// The same buffer to its very end.
     #[cfg(test)]
     pub(crate) fn whole(&self) -> Self {

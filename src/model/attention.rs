@@ -1,7 +1,7 @@
 //! Self-attention, its output projection, and the LayerNorm over both with the residual.
 
 use super::config::BertConfig;
-use super::embeddings::DeviceBatch;
+use super::embeddings::{DeviceBatch, drop_some};
 use super::layers::{LayerNorm, Linear};
 use super::parameters::{Builder, Gradients, Parameter};
 use crate::error::Result;
@@ -11,10 +11,19 @@ use crate::ops::{attention, layer_norm};
 #[derive(Debug)]
 pub(crate) struct Attention {
     /// Query, key and value as one layer.
-    qkv: Linear,
-    output: Linear,
+    pub(crate) qkv: Linear,
+    pub(crate) output: Linear,
     norm: LayerNorm,
     heads: usize,
+    /// Of the probabilities, and of the output.
+    dropouts: [Site; 2],
+}
+
+/// One of the network's dropouts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Site {
+    pub(crate) number: u32,
+    pub(crate) probability: f64,
 }
 
 /// What the backward pass needs.
@@ -26,7 +35,7 @@ pub(crate) struct Saved {
 }
 
 impl Attention {
-    pub(crate) fn new(builder: &mut Builder, config: &BertConfig, layer: &str) -> Result<Self> {
+    pub(crate) fn new(builder: &mut Builder, config: &BertConfig, layer: &str, first_site: u32) -> Result<Self> {
         let hidden = config.hidden_size;
         let parts = ["query", "key", "value"].map(|part| format!("{layer}.attention.self.{part}"));
         Ok(Self {
@@ -39,6 +48,10 @@ impl Attention {
                 config.layer_norm_eps,
             )?,
             heads: config.num_attention_heads,
+            dropouts: [
+                Site { number: first_site, probability: config.attention_probs_dropout_prob },
+                Site { number: first_site + 1, probability: config.hidden_dropout_prob },
+            ],
         })
     }
 
@@ -50,9 +63,11 @@ impl Attention {
         hidden_states: &Tensor,
     ) -> Result<(Tensor, Saved)> {
         let qkv = self.qkv.forward(pass, hidden_states)?;
-        let arrays = attention::Attention { blocks: &batch.blocks, qkv: &qkv, heads: self.heads };
+        let [of_probs, of_output] = self.dropouts.map(|site| batch.dropout(site.number, site.probability));
+        let arrays = attention::Attention { blocks: &batch.blocks, qkv: &qkv, heads: self.heads, dropout: of_probs };
         let (context, attention) = attention::forward(pass, arrays)?;
         let projected = self.output.forward(pass, &context)?;
+        let projected = drop_some(pass, of_output, projected)?;
         let (output, norm) = self.norm.forward(pass, &projected, Some(hidden_states))?;
         Ok((output, Saved { qkv, context, attention, norm }))
     }
@@ -69,8 +84,11 @@ impl Attention {
     ) -> Result<Tensor> {
         let Saved { qkv, context, attention, norm } = saved;
         let dsum = self.norm.backward(pass, gradients, norm, doutput)?;
-        let dcontext = self.output.backward(pass, gradients, context, &dsum, None)?;
-        let arrays = attention::Attention { blocks: &batch.blocks, qkv, heads: self.heads };
+        let [of_probs, of_output] = self.dropouts.map(|site| batch.dropout(site.number, site.probability));
+        let dprojected = drop_some(pass, of_output, dsum.clone())?;
+        let dcontext = self.output.backward(pass, gradients, context, &dprojected, None)?;
+        drop(dprojected);
+        let arrays = attention::Attention { blocks: &batch.blocks, qkv, heads: self.heads, dropout: of_probs };
         let dqkv = attention::backward(pass, arrays, context, attention, &dcontext)?;
         // dsum is the residual's gradient already; what comes through the projections is added to it.
         self.qkv.backward(pass, gradients, hidden_states, &dqkv, Some(&dsum))

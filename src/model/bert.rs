@@ -4,6 +4,8 @@ use super::attention::{self, Attention};
 use super::config::BertConfig;
 use super::embeddings::{DeviceBatch, Embeddings};
 use super::feed_forward::{self, FeedForward};
+use super::layers::Linear;
+use super::lora::{self, Lora, LoraConfig};
 use super::mlm_head::MlmHead;
 use super::parameters::{Builder, CopySource, Gradients, Parameter, Source};
 use crate::error::{Error, Result};
@@ -36,14 +38,15 @@ impl Layer {
     fn new(builder: &mut Builder, config: &BertConfig, index: usize) -> Result<Self> {
         let name = format!("bert.encoder.layer.{index}");
         Ok(Self {
-            attention: Attention::new(builder, config, &name)?,
-            feed_forward: FeedForward::new(builder, config, &name)?,
+            // 0 is the embeddings' dropout; a layer has three.
+            attention: Attention::new(builder, config, &name, 3 * index as u32 + 1)?,
+            feed_forward: FeedForward::new(builder, config, &name, 3 * index as u32 + 3)?,
         })
     }
 
     fn forward(&self, pass: &mut Pass, batch: &DeviceBatch, hidden_states: Tensor) -> Result<(Tensor, SavedLayer)> {
         let (attention_output, attention) = self.attention.forward(pass, batch, &hidden_states)?;
-        let (output, feed_forward) = self.feed_forward.forward(pass, &attention_output)?;
+        let (output, feed_forward) = self.feed_forward.forward(pass, batch, &attention_output)?;
         Ok((output, SavedLayer { input: hidden_states, attention, attention_output, feed_forward }))
     }
 
@@ -56,8 +59,17 @@ impl Layer {
         doutput: &Tensor,
     ) -> Result<Tensor> {
         let SavedLayer { input, attention, attention_output, feed_forward } = saved;
-        let dattention = self.feed_forward.backward(pass, gradients, attention_output, feed_forward, doutput)?;
+        let dattention = self.feed_forward.backward(pass, gradients, batch, attention_output, feed_forward, doutput)?;
         self.attention.backward(pass, gradients, batch, input, attention, &dattention)
+    }
+}
+
+impl Layer {
+    fn all_parameters(&self) -> Vec<&Parameter> {
+        let Self { attention, feed_forward } = self;
+        let linears = [&attention.qkv, &attention.output, &feed_forward.intermediate, &feed_forward.output];
+        let loras = linears.into_iter().flat_map(|linear| &linear.loras).flat_map(Lora::parameters);
+        [attention.parameters(), feed_forward.parameters()].concat().into_iter().chain(loras).collect()
     }
 }
 
@@ -73,12 +85,82 @@ impl Bert {
         Ok(Self { config, embeddings, layers, head })
     }
 
-    /// A copy with buffers of its own, on the same GPU.
-    pub(crate) fn duplicate(&self, gpu: &Gpu) -> Result<Self> {
-        Self::new(gpu, self.config.clone(), &mut CopySource(self.parameters()))
+    /// A copy on the same GPU: with buffers of its own for what will be trained, sharing the others. Without low-rank factors.
+    pub(crate) fn duplicate(&self, gpu: &Gpu, is_trainable: &dyn Fn(&str) -> bool) -> Result<Self> {
+        Self::new(gpu, self.config.clone(), &mut CopySource { parameters: self.parameters(), is_trainable })
     }
 
-    /// All parameters, in the order of their indices.
+    /// Puts low-rank factors beside the weights that the config targets.
+    pub(crate) fn add_lora(&mut self, gpu: &Gpu, config: &LoraConfig, source: &mut dyn Source) -> Result<()> {
+        config.validate()?;
+        let mut builder = Builder { gpu, source, next: self.parameters().len() };
+        let mut modules: Vec<String> = Vec::new();
+        for linear in self.linears_mut() {
+            modules.extend(linear.add_lora(&mut builder, config)?);
+        }
+        for target in &config.target_modules {
+            let only = LoraConfig { target_modules: vec![target.clone()], ..config.clone() };
+            if !modules.iter().any(|module| only.targets(module)) {
+                let reason = format!(
+                    "target_modules has '{target}', which is none of this model's linear layers: they are query, key, value and dense"
+                );
+                return Err(Error::InvalidArgument(reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        let mut linears = Vec::new();
+        for Layer { attention, feed_forward } in &mut self.layers {
+            linears.extend([&mut attention.qkv, &mut attention.output]);
+            linears.extend([&mut feed_forward.intermediate, &mut feed_forward.output]);
+        }
+        linears.push(&mut self.head.transform);
+        linears
+    }
+
+    fn linears(&self) -> Vec<&Linear> {
+        let mut linears = Vec::new();
+        for Layer { attention, feed_forward } in &self.layers {
+            linears.extend([&attention.qkv, &attention.output, &feed_forward.intermediate, &feed_forward.output]);
+        }
+        linears.push(&self.head.transform);
+        linears
+    }
+
+    /// Low-rank factors, in the order of their indices.
+    pub(crate) fn lora_parameters(&self) -> Vec<&Parameter> {
+        self.linears().into_iter().flat_map(|linear| &linear.loras).flat_map(Lora::parameters).collect()
+    }
+
+    /// All parameters and low-rank factors, in the order of their indices.
+    pub(crate) fn all_parameters(&self) -> Vec<&Parameter> {
+        [self.parameters(), self.lora_parameters()].concat()
+    }
+
+    /// What training changes.
+    pub(crate) fn trained_parameters(&self) -> Vec<&Parameter> {
+        self.all_parameters().into_iter().filter(|parameter| parameter.trainable).collect()
+    }
+
+    /// A copy whose weights have the low-rank updates added, sharing what has none.
+    pub(crate) fn merged(&self, gpu: &Gpu) -> Result<Self> {
+        let updated: Vec<&String> =
+            self.linears().into_iter().filter(|linear| !linear.loras.is_empty()).flat_map(|l| &l.weight.keys).collect();
+        let merged = self.duplicate(gpu, &|key| updated.iter().any(|updated| *updated == key))?;
+        for (from, to) in self.linears().into_iter().zip(merged.linears()) {
+            if !from.loras.is_empty() {
+                let mut pass = Pass::new(gpu);
+                let weight = lora::effective(&mut pass, &from.weight.value, &from.loras)?;
+                pass.copy(&weight, &to.weight.value);
+                pass.submit()?;
+            }
+        }
+        Ok(merged)
+    }
+
+    /// All parameters but low-rank factors, in the order of their indices.
     pub(crate) fn parameters(&self) -> Vec<&Parameter> {
         let mut parameters = self.embeddings.parameters();
         for layer in &self.layers {
@@ -125,7 +207,7 @@ impl Bert {
     /// The encoder's output, \[tokens, hidden\].
     pub(crate) fn encode(&self, pass: &mut Pass, batch: &PackedBatch) -> Result<Tensor> {
         self.check(batch)?;
-        let batch = DeviceBatch::new(pass, batch)?;
+        let batch = DeviceBatch::new(pass, batch, None)?;
         let (mut hidden_states, _) = self.embeddings.forward(pass, &batch)?;
         for layer in &self.layers {
             (hidden_states, _) = layer.forward(pass, &batch, hidden_states)?;
@@ -160,16 +242,17 @@ impl Bert {
         gradients: &Gradients,
         batch: &PackedBatch,
         labels: usize,
+        options: TrainOptions,
     ) -> Result<Tensor> {
         self.check_labels(batch)?;
-        let device = DeviceBatch::new(pass, batch)?;
-        debug_assert_eq!(device.tokens, batch.input_ids.len());
+        let device = DeviceBatch::new(pass, batch, options.dropout_keys)?;
         let (mut hidden_states, saved_embeddings) = self.embeddings.forward(pass, &device)?;
         let mut saved_layers = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
+            let input = hidden_states.clone();
             let saved;
             (hidden_states, saved) = layer.forward(pass, &device, hidden_states)?;
-            saved_layers.push(saved);
+            saved_layers.push(if options.gradient_checkpointing { Kept::Input(input) } else { Kept::All(saved) });
         }
         let word_embeddings = &self.embeddings.word;
         let PackedBatch { masked_rows, labels: of_rows, .. } = batch;
@@ -177,10 +260,89 @@ impl Bert {
         let (stats, mut dhidden_states) =
             self.head.train(pass, gradients, word_embeddings, &hidden_states, masked_rows, of_rows, scale)?;
         drop(hidden_states);
-        for (layer, saved) in self.layers.iter().zip(saved_layers).rev() {
+        // Below the lowest layer with something to train no gradient is wanted.
+        let trained =
+            |parameters: Vec<&Parameter>| parameters.iter().any(|parameter| gradients.of(parameter).is_some());
+        let embeddings_trained = trained(self.embeddings.parameters());
+        let lowest = match embeddings_trained {
+            true => 0,
+            false => self.layers.iter().position(|layer| trained(layer.all_parameters())).unwrap_or(self.layers.len()),
+        };
+        for (layer, kept) in self.layers.iter().zip(saved_layers).skip(lowest).rev() {
+            let saved = match kept {
+                Kept::All(saved) => saved,
+                Kept::Input(input) => layer.forward(pass, &device, input)?.1,
+            };
             dhidden_states = layer.backward(pass, gradients, &device, &saved, &dhidden_states)?;
         }
-        self.embeddings.backward(pass, gradients, batch, &saved_embeddings, &dhidden_states)?;
+        if embeddings_trained {
+            self.embeddings.backward(pass, gradients, batch, &device, &saved_embeddings, dhidden_states)?;
+        }
         Ok(stats)
+    }
+}
+
+/// How [`Bert::train`] goes about it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TrainOptions<'k> {
+    /// Computes a layer's activations again for its backward pass, instead of keeping those of all layers.
+    pub(crate) gradient_checkpointing: bool,
+    /// A random number for each token, where dropout is to be applied.
+    pub(crate) dropout_keys: Option<&'k [u32]>,
+}
+
+/// What is kept of a layer's forward pass.
+enum Kept {
+    All(SavedLayer),
+    Input(Tensor),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Model;
+
+    /// With dropout the loss is another function of the weights, and the gradient is its: along the gradient the loss rises
+    /// as fast as the gradient is long. (The gradient without dropout is compared with transformers'.)
+    #[test]
+    fn the_gradient_is_that_of_the_network_with_dropout() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures/fillmask");
+        let gpu = crate::gpu::test_gpu();
+        let tokenizer = crate::text::Tokenizer::open(folder).unwrap();
+        let mut config = BertConfig::new(tokenizer.vocab_size());
+        (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) = (24, 2, 3);
+        (config.intermediate_size, config.max_position_embeddings, config.initializer_range) = (40, 64, 0.2);
+        (config.hidden_dropout_prob, config.attention_probs_dropout_prob) = (0.1, 0.2);
+        let model = Model::init(&gpu, config, tokenizer, 7).unwrap();
+        let mut batch = PackedBatch::default();
+        batch.push_masked(&[2, 7, 4, 9, 11, 20, 3], &[(2, 8), (4, 11)]);
+        batch.push_masked(&[2, 30, 31, 4, 3], &[(1, 30), (3, 40)]);
+        batch.dropout_seeds = vec![11, 12];
+        let keys = batch.dropout_keys();
+        let options = TrainOptions { dropout_keys: Some(&keys), gradient_checkpointing: false };
+        let loss = |model: &Model| model.loss_and_gradients_with(&batch, options).unwrap();
+        let (at, gradient) = loss(&model);
+        let without = model.loss_and_gradients(&batch).unwrap().0;
+        assert!((at - without).abs() > 1e-3, "dropout matters: {at} {without}");
+        let square: f64 = gradient.iter().flat_map(|(_, g)| g).map(|&g| f64::from(g).powi(2)).sum();
+        // A change of the loss by about a hundredth on either side.
+        let h = 0.01 / square;
+        let moved = |by: f64| {
+            let moved = model.duplicate(&|_| true).unwrap();
+            let mut values = gradient.iter();
+            for parameter in moved.bert.parameters() {
+                let mut all = Vec::new();
+                for key in &parameter.keys {
+                    let (name, g) = values.next().unwrap();
+                    assert_eq!(name, key);
+                    let value = model.parameter(key).unwrap();
+                    all.extend(value.iter().zip(g).map(|(&w, &g)| (f64::from(w) + by * f64::from(g)) as f32));
+                }
+                parameter.value.write(&gpu, 0, &all).unwrap();
+            }
+            f64::from(loss(&moved).0)
+        };
+        let rise = (moved(h) - moved(-h)) / (2.0 * h);
+        assert!((rise / square - 1.0).abs() < 1e-2, "{rise} {square}");
     }
 }

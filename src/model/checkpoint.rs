@@ -101,9 +101,20 @@ impl Checkpoint {
 
     /// Uploads what is stored for a parameter, each of its keys with `prefix` before it.
     pub(crate) fn load(&self, gpu: &Gpu, parameter: &Parameter, prefix: &str) -> Result<Tensor> {
-        let keys = parameter.keys.iter().map(|key| prefix.to_owned() + key).collect();
-        let spec = Spec { keys, shape: parameter.value.shape().to_vec(), init: Init::Zeros };
+        let shape = parameter.value.shape().to_vec();
+        self.load_as(gpu, &Spec { keys: parameter.keys.clone(), shape, init: Init::Zeros }, prefix)
+    }
+
+    /// The same for a parameter that is yet to be made.
+    pub(crate) fn load_as(&self, gpu: &Gpu, spec: &Spec, prefix: &str) -> Result<Tensor> {
+        let keys = spec.keys.iter().map(|key| prefix.to_owned() + key).collect();
+        let spec = Spec { keys, shape: spec.shape.clone(), init: spec.init };
         CheckpointSource { checkpoint: self, fresh_head: None }.load(gpu, &spec, 0)
+    }
+
+    /// The tensors' names in the files.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
     }
 
     /// Reads a file compiled into the program.

@@ -69,6 +69,10 @@ pub struct BertConfig {
     pub type_vocab_size: usize,
     /// Added to the variance in LayerNorm.
     pub layer_norm_eps: f64,
+    /// Share of the hidden states that is dropped in training.
+    pub hidden_dropout_prob: f64,
+    /// Share of the attention probabilities that is dropped in training.
+    pub attention_probs_dropout_prob: f64,
     /// Standard deviation of fresh weights.
     pub initializer_range: f64,
     /// The id whose embedding is not trained by lookups.
@@ -102,6 +106,8 @@ impl BertConfig {
             max_position_embeddings: 512,
             type_vocab_size: 2,
             layer_norm_eps: 1e-12,
+            hidden_dropout_prob: 0.1,
+            attention_probs_dropout_prob: 0.1,
             initializer_range: 0.02,
             pad_token_id: Some(0),
             tie_word_embeddings: true,
@@ -147,6 +153,11 @@ impl BertConfig {
             max_position_embeddings: size("max_position_embeddings", defaults.max_position_embeddings)?,
             type_vocab_size: size("type_vocab_size", defaults.type_vocab_size)?,
             layer_norm_eps: number("layer_norm_eps", defaults.layer_norm_eps)?,
+            hidden_dropout_prob: number("hidden_dropout_prob", defaults.hidden_dropout_prob)?,
+            attention_probs_dropout_prob: number(
+                "attention_probs_dropout_prob",
+                defaults.attention_probs_dropout_prob,
+            )?,
             initializer_range: number("initializer_range", defaults.initializer_range)?,
             pad_token_id: match raw.get("pad_token_id") {
                 None => Some(0),
@@ -177,6 +188,14 @@ impl BertConfig {
                 return Err(Error::InvalidArgument(format!("{name} is {size}; it must be from 1 to {}", u32::MAX)));
             }
         }
+        for (name, share) in [
+            ("hidden_dropout_prob", self.hidden_dropout_prob),
+            ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
+        ] {
+            if !(0.0..1.0).contains(&share) {
+                return Err(Error::InvalidArgument(format!("{name} is {share}; it must be from 0 to below 1")));
+            }
+        }
         if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return Err(Error::InvalidArgument(format!(
                 "hidden_size {} is not a multiple of num_attention_heads {}",
@@ -202,6 +221,8 @@ impl BertConfig {
         set("max_position_embeddings", self.max_position_embeddings.into());
         set("type_vocab_size", self.type_vocab_size.into());
         set("layer_norm_eps", self.layer_norm_eps.into());
+        set("hidden_dropout_prob", self.hidden_dropout_prob.into());
+        set("attention_probs_dropout_prob", self.attention_probs_dropout_prob.into());
         set("initializer_range", self.initializer_range.into());
         set("pad_token_id", self.pad_token_id.into());
         set("tie_word_embeddings", self.tie_word_embeddings.into());

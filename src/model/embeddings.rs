@@ -5,6 +5,7 @@ use super::layers::LayerNorm;
 use super::parameters::{Builder, Gradients, Init, Parameter};
 use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
+use crate::ops::dropout::{self, Dropout};
 use crate::ops::embedding::{self, Occurrences};
 use crate::ops::{attention, layer_norm};
 use crate::text::PackedBatch;
@@ -16,7 +17,11 @@ pub(crate) struct Embeddings {
     token_type: Parameter,
     norm: LayerNorm,
     pad_token_id: Option<u32>,
+    dropout: f64,
 }
+
+/// Of the embeddings; the layers' are counted from 1.
+const DROPOUT_SITE: u32 = 0;
 
 /// A batch's ids on the GPU.
 pub(crate) struct DeviceBatch {
@@ -25,11 +30,12 @@ pub(crate) struct DeviceBatch {
     token_type_ids: Tensor,
     /// The attention's work list.
     pub(crate) blocks: Tensor,
-    pub(crate) tokens: usize,
+    /// u32 \[tokens\]: what dropout draws from.
+    dropout_keys: Option<Tensor>,
 }
 
 impl DeviceBatch {
-    pub(crate) fn new(pass: &mut Pass, batch: &PackedBatch) -> Result<Self> {
+    pub(crate) fn new(pass: &mut Pass, batch: &PackedBatch, dropout_keys: Option<&[u32]>) -> Result<Self> {
         let tokens = batch.input_ids.len();
         let blocks = attention::blocks(&batch.cu_seqlens);
         Ok(Self {
@@ -37,9 +43,20 @@ impl DeviceBatch {
             position_ids: pass.upload(&[tokens], &batch.position_ids)?,
             token_type_ids: pass.upload(&[tokens], &batch.token_type_ids)?,
             blocks: pass.upload(&[blocks.len(), 4], &blocks)?,
-            tokens,
+            dropout_keys: dropout_keys.map(|keys| pass.upload(&[tokens], keys)).transpose()?,
         })
     }
+
+    /// One of the network's dropouts, where there is any.
+    pub(crate) fn dropout(&self, site: u32, probability: f64) -> Option<Dropout<'_>> {
+        let keys = self.dropout_keys.as_ref().filter(|_| probability > 0.0)?;
+        Some(Dropout { keys, site, probability })
+    }
+}
+
+/// x, with some of it dropped where there is dropout; of a gradient, that of what was dropped from.
+pub(crate) fn drop_some(pass: &mut Pass, dropout: Option<Dropout>, x: Tensor) -> Result<Tensor> {
+    dropout.map_or(Ok(x.clone()), |dropout| dropout::apply(pass, dropout, &x))
 }
 
 impl Embeddings {
@@ -54,6 +71,7 @@ impl Embeddings {
             token_type: builder.normal(&name("token_type_embeddings.weight"), &[config.type_vocab_size, hidden])?,
             norm: LayerNorm::new(builder, &name("LayerNorm"), hidden, config.layer_norm_eps)?,
             pad_token_id: config.pad_token_id,
+            dropout: config.hidden_dropout_prob,
         })
     }
 
@@ -68,7 +86,8 @@ impl Embeddings {
             token_type: &self.token_type.value,
         };
         let sum = embedding::forward(pass, arrays)?;
-        self.norm.forward(pass, &sum, None)
+        let (hidden_states, saved) = self.norm.forward(pass, &sum, None)?;
+        Ok((drop_some(pass, batch.dropout(DROPOUT_SITE, self.dropout), hidden_states)?, saved))
     }
 
     /// Gradients of the tables `+=`. Lookups of the padding token train nothing, as with torch's `padding_idx`.
@@ -77,16 +96,20 @@ impl Embeddings {
         pass: &mut Pass,
         gradients: &Gradients,
         batch: &PackedBatch,
+        device: &DeviceBatch,
         saved: &layer_norm::Saved,
-        dhidden_states: &Tensor,
+        dhidden_states: Tensor,
     ) -> Result<()> {
-        let dsum = self.norm.backward(pass, gradients, saved, dhidden_states)?;
+        let dnormalized = drop_some(pass, device.dropout(DROPOUT_SITE, self.dropout), dhidden_states)?;
+        let dsum = self.norm.backward(pass, gradients, saved, &dnormalized)?;
         for (table, ids, ignored) in [
             (&self.word, &batch.input_ids, self.pad_token_id),
             (&self.position, &batch.position_ids, None),
             (&self.token_type, &batch.token_type_ids, None),
         ] {
-            embedding::backward(pass, &dsum, &Occurrences::new(ids, ignored), gradients.of(table))?;
+            if let Some(gradient) = gradients.of(table) {
+                embedding::backward(pass, &dsum, &Occurrences::new(ids, ignored), gradient)?;
+            }
         }
         Ok(())
     }

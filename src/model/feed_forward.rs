@@ -1,6 +1,8 @@
 //! The feed-forward half of a layer: widen, activate, narrow, and LayerNorm with the residual.
 
+use super::attention::Site;
 use super::config::BertConfig;
+use super::embeddings::{DeviceBatch, drop_some};
 use super::layers::{LayerNorm, Linear};
 use super::parameters::{Builder, Gradients, Parameter};
 use crate::error::Result;
@@ -10,10 +12,11 @@ use crate::ops::layer_norm;
 
 #[derive(Debug)]
 pub(crate) struct FeedForward {
-    intermediate: Linear,
-    output: Linear,
+    pub(crate) intermediate: Linear,
+    pub(crate) output: Linear,
     norm: LayerNorm,
     activation: Activation,
+    dropout: Site,
 }
 
 /// What the backward pass needs.
@@ -26,21 +29,28 @@ pub(crate) struct Saved {
 }
 
 impl FeedForward {
-    pub(crate) fn new(builder: &mut Builder, config: &BertConfig, layer: &str) -> Result<Self> {
+    pub(crate) fn new(builder: &mut Builder, config: &BertConfig, layer: &str, site: u32) -> Result<Self> {
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
         Ok(Self {
             intermediate: Linear::new(builder, &format!("{layer}.intermediate.dense"), hidden, intermediate)?,
             output: Linear::new(builder, &format!("{layer}.output.dense"), intermediate, hidden)?,
             norm: LayerNorm::new(builder, &format!("{layer}.output.LayerNorm"), hidden, config.layer_norm_eps)?,
             activation: config.hidden_act.op(),
+            dropout: Site { number: site, probability: config.hidden_dropout_prob },
         })
     }
 
     /// hidden_states\[tokens, hidden\] to the same shape.
-    pub(crate) fn forward(&self, pass: &mut Pass, hidden_states: &Tensor) -> Result<(Tensor, Saved)> {
+    pub(crate) fn forward(
+        &self,
+        pass: &mut Pass,
+        batch: &DeviceBatch,
+        hidden_states: &Tensor,
+    ) -> Result<(Tensor, Saved)> {
         let widened = self.intermediate.forward(pass, hidden_states)?;
         let activated = activation::forward(pass, self.activation, &widened)?;
         let narrowed = self.output.forward(pass, &activated)?;
+        let narrowed = drop_some(pass, batch.dropout(self.dropout.number, self.dropout.probability), narrowed)?;
         let (output, norm) = self.norm.forward(pass, &narrowed, Some(hidden_states))?;
         Ok((output, Saved { widened, activated, norm }))
     }
@@ -50,13 +60,16 @@ impl FeedForward {
         &self,
         pass: &mut Pass,
         gradients: &Gradients,
+        batch: &DeviceBatch,
         hidden_states: &Tensor,
         saved: &Saved,
         doutput: &Tensor,
     ) -> Result<Tensor> {
         let Saved { widened, activated, norm } = saved;
         let dsum = self.norm.backward(pass, gradients, norm, doutput)?;
-        let dactivated = self.output.backward(pass, gradients, activated, &dsum, None)?;
+        let dnarrowed = drop_some(pass, batch.dropout(self.dropout.number, self.dropout.probability), dsum.clone())?;
+        let dactivated = self.output.backward(pass, gradients, activated, &dnarrowed, None)?;
+        drop(dnarrowed);
         let dwidened = activation::backward(pass, self.activation, widened, &dactivated)?;
         drop(dactivated);
         // dsum is the residual's gradient already; what comes through the two layers is added to it.

@@ -1,5 +1,6 @@
 //! A linear layer and a LayerNorm with their parameters.
 
+use super::lora::{self, Lora, LoraConfig};
 use super::parameters::{Builder, Gradients, Init, Parameter};
 use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
@@ -10,6 +11,7 @@ use crate::ops::{layer_norm, linear};
 pub(crate) struct Linear {
     pub(crate) weight: Parameter,
     pub(crate) bias: Parameter,
+    pub(crate) loras: Vec<Lora>,
 }
 
 impl Linear {
@@ -23,11 +25,12 @@ impl Linear {
         let rows = names.len() * output;
         let weight = builder.parameter(keys("weight"), &[rows, input], Init::Normal { zero_row: None })?;
         let bias = builder.parameter(keys("bias"), &[rows], Init::Zeros)?;
-        Ok(Self { weight, bias })
+        Ok(Self { weight, bias, loras: Vec::new() })
     }
 
     pub(crate) fn forward(&self, pass: &mut Pass, x: &Tensor) -> Result<Tensor> {
-        linear::forward(pass, linear::Forward { x, weight: &self.weight.value, bias: &self.bias.value })
+        let weight = lora::effective(pass, &self.weight.value, &self.loras)?;
+        linear::forward(pass, linear::Forward { x, weight: &weight, bias: &self.bias.value })
     }
 
     /// Gradients of the parameters `+=`; of the input `+=` where `dx` is given, else `=` into a new tensor. Returns dx.
@@ -39,15 +42,35 @@ impl Linear {
         dy: &Tensor,
         dx: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let arrays = linear::Backward {
-            dy,
-            x,
-            weight: &self.weight.value,
-            dweight: gradients.of(&self.weight),
-            dbias: gradients.of(&self.bias),
-            dx,
+        let weight = lora::effective(pass, &self.weight.value, &self.loras)?;
+        let dweight = match self.loras.is_empty() {
+            true => gradients.of(&self.weight).cloned(),
+            false => {
+                let dweight = pass.alloc(weight.shape())?;
+                pass.clear(&dweight);
+                Some(dweight)
+            }
         };
-        linear::backward(pass, arrays)
+        let dbias = gradients.of(&self.bias);
+        let dx =
+            linear::backward(pass, linear::Backward { dy, x, weight: &weight, dweight: dweight.as_ref(), dbias, dx })?;
+        if let Some(dweight) = dweight.filter(|_| !self.loras.is_empty()) {
+            lora::backward(pass, gradients, &self.loras, &dweight)?;
+        }
+        Ok(dx)
+    }
+
+    /// Puts low-rank factors beside the weights that the config targets. Returns the modules' names.
+    pub(crate) fn add_lora(&mut self, builder: &mut Builder, config: &LoraConfig) -> Result<Vec<String>> {
+        let mut modules = Vec::new();
+        for (part, (key, shape)) in self.weight.parts().into_iter().enumerate() {
+            let module = key.strip_suffix(".weight").unwrap_or(&key);
+            if config.targets(module) {
+                self.loras.push(Lora::new(builder, config, module, part, [shape[0], shape[1]])?);
+                modules.push(module.to_owned());
+            }
+        }
+        Ok(modules)
     }
 
     pub(crate) fn parameters(&self) -> [&Parameter; 2] {
@@ -92,8 +115,7 @@ impl LayerNorm {
             dy,
             saved,
             gamma: &self.weight.value,
-            dgamma: gradients.of(&self.weight),
-            dbeta: gradients.of(&self.bias),
+            dparameters: gradients.of(&self.weight).zip(gradients.of(&self.bias)).map(<[_; 2]>::from),
         };
         layer_norm::backward(pass, arrays)
     }

@@ -13,7 +13,7 @@ use crate::ops::{layer_norm, linear, rows};
 
 #[derive(Debug)]
 pub(crate) struct MlmHead {
-    transform: Linear,
+    pub(crate) transform: Linear,
     norm: LayerNorm,
     /// `None` where the decoder is the word embeddings.
     decoder: Option<Parameter>,

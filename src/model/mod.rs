@@ -1,5 +1,6 @@
 //! BERT: config, checkpoint, parameters, and the network as forward and backward pairs.
 
+mod adapter;
 mod attention;
 mod bert;
 mod checkpoint;
@@ -7,13 +8,16 @@ mod config;
 mod embeddings;
 mod feed_forward;
 mod layers;
+mod lora;
 mod mlm_head;
 mod open;
 mod parameters;
 mod save;
 
+pub(crate) use bert::TrainOptions;
 pub(crate) use checkpoint::Checkpoint;
 pub use config::{BertConfig, HiddenAct};
+pub use lora::LoraConfig;
 pub(crate) use mlm_head::{mean_loss, stats_of};
 pub use open::{Model, NamedValues};
 pub(crate) use parameters::{Gradients, Parameter};

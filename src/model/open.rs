@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
-use super::bert::Bert;
+use super::bert::{Bert, TrainOptions};
 use super::checkpoint::{Checkpoint, CheckpointSource};
-use super::config::{BertConfig, CONFIG_FILE};
+use super::config::BertConfig;
+#[cfg(feature = "default-model")]
+use super::config::CONFIG_FILE;
+use super::lora::LoraConfig;
 use super::mlm_head::{RowStats, mean_loss, stats_of};
 use super::parameters::{Gradients, InitialSource, Parameter};
 use super::save::FolderLock;
@@ -33,6 +36,8 @@ pub struct Model {
     pub(crate) tokenizer: Tokenizer,
     /// Whether the head's values were trained, here or by whoever made the checkpoint.
     pub(crate) has_mlm_head: bool,
+    /// The low-rank factors that stand beside the weights, and are not part of [`Model::parameter_shapes`].
+    pub(crate) lora: Option<LoraConfig>,
 }
 
 /// Values by checkpoint key.
@@ -128,7 +133,7 @@ impl Model {
         let mut source = CheckpointSource { checkpoint, fresh_head: (!has_mlm_head).then_some(fresh) };
         let bert = Bert::new(gpu, config, &mut source)?;
         gpu.flush()?;
-        Ok(Self { gpu: gpu.clone(), bert, tokenizer, has_mlm_head })
+        Ok(Self { gpu: gpu.clone(), bert, tokenizer, has_mlm_head, lora: None })
     }
 
     /// A randomly initialised model: weights normal with `config.initializer_range`, biases 0, LayerNorms 1, as
@@ -147,17 +152,23 @@ impl Model {
         tokenizer.check_vocabulary(config.vocab_size)?;
         let mut source = InitialSource { seed, range: config.initializer_range };
         let bert = Bert::new(gpu, config, &mut source)?;
-        Ok(Self { gpu: gpu.clone(), bert, tokenizer, has_mlm_head: true })
+        Ok(Self { gpu: gpu.clone(), bert, tokenizer, has_mlm_head: true, lora: None })
     }
 
-    /// A copy with buffers of its own, on the same GPU.
-    pub(crate) fn duplicate(&self) -> Result<Self> {
-        Ok(Self {
-            gpu: self.gpu.clone(),
-            bert: self.bert.duplicate(&self.gpu)?,
-            tokenizer: self.tokenizer.clone(),
-            has_mlm_head: self.has_mlm_head,
-        })
+    /// A copy on the same GPU: with buffers of its own for what will be trained, sharing the others. A low-rank adapter has
+    /// become part of the weights.
+    pub(crate) fn duplicate(&self, is_trainable: &dyn Fn(&str) -> bool) -> Result<Self> {
+        let bert = match self.lora {
+            Some(_) => self.bert.merged(&self.gpu)?.duplicate(&self.gpu, is_trainable)?,
+            None => self.bert.duplicate(&self.gpu, is_trainable)?,
+        };
+        Ok(self.with_network(bert, None))
+    }
+
+    /// Another network in this one's place.
+    pub(crate) fn with_network(&self, bert: Bert, lora: Option<LoraConfig>) -> Self {
+        let (gpu, tokenizer) = (self.gpu.clone(), self.tokenizer.clone());
+        Self { gpu, bert, tokenizer, has_mlm_head: self.has_mlm_head, lora }
     }
 
     /// The device the weights are on.
@@ -183,7 +194,7 @@ impl Model {
 
     /// Trainable values, counted once where they are shared.
     pub fn num_parameters(&self) -> usize {
-        self.bert.parameters().iter().map(|parameter| parameter.value.len()).sum()
+        self.bert.all_parameters().iter().map(|parameter| parameter.value.len()).sum()
     }
 
     /// The checkpoint's keys in a fixed order, those of a stacked parameter one after another, with their shapes.
@@ -229,13 +240,23 @@ impl Model {
     /// # Errors
     /// As [`Model::hidden_states`].
     pub fn loss_and_gradients(&self, batch: &PackedBatch) -> Result<(f32, NamedValues)> {
-        let parameters = self.bert.parameters();
-        let gradients = Gradients::new(&self.gpu, &parameters)?;
+        self.loss_and_gradients_with(batch, TrainOptions::default())
+    }
+
+    /// [`Model::loss_and_gradients`], of the parameters that are trained, low-rank factors included.
+    pub(crate) fn loss_and_gradients_with(
+        &self,
+        batch: &PackedBatch,
+        options: TrainOptions,
+    ) -> Result<(f32, NamedValues)> {
+        let gradients = Gradients::new(&self.gpu, &self.bert.all_parameters())?;
+        let parameters = self.bert.trained_parameters();
         let mut pass = Pass::new(&self.gpu);
         gradients.clear(&mut pass);
-        let stats = self.bert.train(&mut pass, &gradients, batch, batch.labels.len())?;
+        let stats = self.bert.train(&mut pass, &gradients, batch, batch.labels.len(), options)?;
         let stats = pass.download(&stats)?;
-        let downloads = parameters.iter().map(|parameter| pass.download(gradients.of(parameter)));
+        let downloads = parameters.iter().filter_map(|parameter| gradients.of(parameter));
+        let downloads = downloads.map(|gradient| pass.download(gradient));
         let downloads = downloads.collect::<Result<Vec<_>>>()?;
         pass.submit()?;
         let stats = stats.wait::<f32>(&self.gpu)?;

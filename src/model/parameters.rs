@@ -17,6 +17,8 @@ pub(crate) struct Parameter {
     pub(crate) index: usize,
     /// Whether weight decay applies: not to biases and LayerNorms.
     pub(crate) decay: bool,
+    /// Whether training changes it. What it does not change may be shared with another model.
+    pub(crate) trainable: bool,
 }
 
 impl Parameter {
@@ -37,7 +39,7 @@ pub(crate) struct Spec {
 }
 
 /// BERT's initialisation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Init {
     /// Normal with the config's `initializer_range`: weights and embeddings, but for row `zero_row`.
     Normal { zero_row: Option<usize> },
@@ -45,11 +47,21 @@ pub(crate) enum Init {
     Zeros,
     /// LayerNorm's gamma.
     Ones,
+    /// Uniform within the bound on either side of 0.
+    Uniform {
+        /// Not included.
+        bound: f64,
+    },
 }
 
 /// Where values come from: a checkpoint, a random state, or another model.
 pub(crate) trait Source {
     fn load(&mut self, gpu: &Gpu, spec: &Spec, index: usize) -> Result<Tensor>;
+
+    /// Whether what goes by these keys will be trained.
+    fn is_trainable(&self, _keys: &[String]) -> bool {
+        true
+    }
 }
 
 /// Hands out indices while a network is built.
@@ -67,7 +79,8 @@ impl Builder<'_> {
         let index = self.next;
         let value = self.source.load(self.gpu, &spec, index)?;
         self.next += 1;
-        Ok(Parameter { keys: spec.keys, value, index, decay })
+        let trainable = self.source.is_trainable(&spec.keys);
+        Ok(Parameter { keys: spec.keys, value, index, decay, trainable })
     }
 
     pub(crate) fn normal(&mut self, key: &str, shape: &[usize]) -> Result<Parameter> {
@@ -75,23 +88,30 @@ impl Builder<'_> {
     }
 }
 
-/// Gradients of all parameters, by their index.
-pub(crate) struct Gradients(pub(crate) Vec<Tensor>);
+/// Gradients of the trained parameters, by the index of all.
+pub(crate) struct Gradients(Vec<Option<Tensor>>);
 
 impl Gradients {
     pub(crate) fn new(gpu: &Gpu, parameters: &[&Parameter]) -> Result<Self> {
         let zeroed = |parameter: &&Parameter| {
-            Tensor::persistent(gpu, parameter.value.shape(), &format!("the gradient of {}", parameter.keys[0]))
+            let what = format!("the gradient of {}", parameter.keys[0]);
+            parameter.trainable.then(|| Tensor::persistent(gpu, parameter.value.shape(), &what)).transpose()
         };
+        debug_assert!(parameters.iter().enumerate().all(|(i, parameter)| parameter.index == i));
         Ok(Self(parameters.iter().map(zeroed).collect::<Result<_>>()?))
     }
 
-    pub(crate) fn of(&self, parameter: &Parameter) -> &Tensor {
-        &self.0[parameter.index]
+    /// `None` for a parameter that is not trained.
+    pub(crate) fn of(&self, parameter: &Parameter) -> Option<&Tensor> {
+        self.0[parameter.index].as_ref()
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Tensor> {
+        self.0.iter().flatten()
     }
 
     pub(crate) fn clear(&self, pass: &mut Pass) {
-        for gradient in &self.0 {
+        for gradient in self.all() {
             pass.clear(gradient);
         }
     }
@@ -111,6 +131,12 @@ impl Source for InitialSource {
         let values = match spec.init {
             Init::Zeros => vec![0.0; len],
             Init::Ones => vec![1.0; len],
+            Init::Uniform { bound } => {
+                let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+                rng.set_stream(index as u64);
+                let mut draw = || (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+                (0..len).map(|_| ((2.0 * draw() - 1.0) * bound) as f32).collect()
+            }
             Init::Normal { zero_row } => {
                 let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
                 rng.set_stream(index as u64);
@@ -139,16 +165,27 @@ fn normal(rng: &mut ChaCha8Rng, len: usize, deviation: f64) -> Vec<f32> {
     pairs.take(len).map(|x| (x * deviation) as f32).collect()
 }
 
-/// The values of another model, copied on the GPU.
-pub(crate) struct CopySource<'p>(pub(crate) Vec<&'p Parameter>);
+/// The values of another model: copied on the GPU where they will be trained, shared where not.
+pub(crate) struct CopySource<'p> {
+    pub(crate) parameters: Vec<&'p Parameter>,
+    pub(crate) is_trainable: &'p dyn Fn(&str) -> bool,
+}
 
 impl Source for CopySource<'_> {
     fn load(&mut self, gpu: &Gpu, spec: &Spec, index: usize) -> Result<Tensor> {
+        let value = &self.parameters[index].value;
+        if !self.is_trainable(&spec.keys) {
+            return Ok(value.clone());
+        }
         let copy = Tensor::persistent(gpu, &spec.shape, &spec.keys[0])?;
         let mut pass = Pass::new(gpu);
-        pass.copy(&self.0[index].value, &copy);
+        pass.copy(value, &copy);
         pass.submit()?;
         Ok(copy)
+    }
+
+    fn is_trainable(&self, keys: &[String]) -> bool {
+        keys.iter().any(|key| (self.is_trainable)(key))
     }
 }
 

@@ -26,12 +26,16 @@ impl Model {
     ///
     /// Everything is written to a temporary folder first and put in place by renaming, so that an interruption leaves the
     /// old model or the new one whole; what was cut off in between, [`Model::open`] finishes. Files of other names in the
-    /// folder are kept. An encoder whose head was never trained is saved without it, as `BertModel`.
+    /// folder are kept. An encoder whose head was never trained is saved without it, as `BertModel`. A
+    /// low-rank adapter is added to the weights; [`Model::save_adapter`] writes it alone.
     ///
     /// # Errors
     /// [`Error::Io`] naming what could not be written; GPU errors.
     pub fn save(&self, folder: impl Into<PathBuf>) -> Result<()> {
-        save(self, &folder.into())
+        match self.lora {
+            Some(_) => save(&self.merge()?, &folder.into()),
+            None => save(self, &folder.into()),
+        }
     }
 }
 

@@ -30,7 +30,7 @@ struct Params {
 
 /// Returns \[norm, coefficient\]: the 2-norm of all gradients together, and `min(1, max_norm / (norm + 1e-6))`, or 1
 /// where `max_norm` is 0.
-pub(crate) fn clip(pass: &mut Pass, gradients: &[Tensor], max_norm: f32) -> Result<Tensor> {
+pub(crate) fn clip(pass: &mut Pass, gradients: &[&Tensor], max_norm: f32) -> Result<Tensor> {
     let blocks: usize = gradients.iter().map(|gradient| gradient.len().div_ceil(BLOCK)).sum();
     let partials = pass.alloc(&[blocks])?;
     let mut first = 0;
@@ -111,7 +111,7 @@ mod tests {
                     for gradient in &gradients {
                         tensors.push(pass.upload(&[gradient.len()], gradient)?);
                     }
-                    Ok(vec![clip(pass, &tensors, max_norm)?])
+                    Ok(vec![clip(pass, &tensors.iter().collect::<Vec<_>>(), max_norm)?])
                 });
                 let norm = norm(&gradients);
                 let limit = f64::from(max_norm);
@@ -132,7 +132,7 @@ mod tests {
             let (m, v) = (pass.upload(&[n], &zeros)?, pass.upload(&[n], &zeros)?);
             for (i, gradient) in gradients.iter().enumerate() {
                 let gradient = pass.upload(&[n], gradient)?;
-                let clip = clip(pass, std::slice::from_ref(&gradient), 2.0)?;
+                let clip = clip(pass, &[&gradient], 2.0)?;
                 let arrays = AdamW { gradient: &gradient, clip: &clip, value: &value, m: &m, v: &v };
                 adamw(pass, arrays, Step { step: i as u64 + 1, ..STEP })?;
             }
@@ -165,7 +165,7 @@ mod tests {
                 let value = pass.upload(&[3], &[1.0f32, 2.0, 3.0])?;
                 let (m, v) = (pass.upload(&[3], &[4.0f32; 3])?, pass.upload(&[3], &[5.0f32; 3])?);
                 let gradient = pass.upload(&[3], &[0.1, bad, 0.1])?;
-                let clip = clip(pass, std::slice::from_ref(&gradient), 1.0)?;
+                let clip = clip(pass, &[&gradient], 1.0)?;
                 adamw(pass, AdamW { gradient: &gradient, clip: &clip, value: &value, m: &m, v: &v }, STEP)?;
                 Ok(vec![value, m, v])
             });

@@ -1,12 +1,17 @@
 //! Multi-head self-attention over packed sequences, each attending to itself alone.
 
+use super::dropout::Dropout;
 use crate::error::Result;
-use crate::gpu::{Kernel, Pass, Tensor, spread};
+use crate::gpu::{Constants, Kernel, Pass, Tensor, spread};
 
-const SOURCE: &str = include_str!("../../shaders/attention.wgsl");
-pub(crate) static FORWARD: Kernel = Kernel::plain("attention", SOURCE, "forward");
-pub(crate) static BACKWARD_QUERY: Kernel = Kernel::plain("attention", SOURCE, "backward_query");
-pub(crate) static BACKWARD_KEY: Kernel = Kernel::plain("attention", SOURCE, "backward_key");
+const SOURCE: &str = concat!(include_str!("../../shaders/random.wgsl"), include_str!("../../shaders/attention.wgsl"));
+const VARIANTS: &[Constants] = &[&[("DROPOUT", 0.0)], &[("DROPOUT", 1.0)]];
+const fn kernel(entry: &'static str) -> Kernel {
+    Kernel { file: "attention", source: SOURCE, entry, variants: VARIANTS }
+}
+pub(crate) static FORWARD: Kernel = kernel("forward");
+pub(crate) static BACKWARD_QUERY: Kernel = kernel("backward_query");
+pub(crate) static BACKWARD_KEY: Kernel = kernel("backward_key");
 
 /// Rows of one sequence that a workgroup takes; the shader's `ROWS`.
 const ROWS: u32 = 4;
@@ -18,6 +23,9 @@ struct Sizes {
     heads: u32,
     head_size: u32,
     scale: f32,
+    site: u32,
+    threshold: u32,
+    kept: f32,
 }
 
 /// The work list of a batch: (first row, rows, start and end of the sequence) for every up to four rows.
@@ -37,17 +45,32 @@ pub(crate) struct Attention<'t> {
     /// \[tokens, 3 * hidden\]: queries, keys, values
     pub(crate) qkv: &'t Tensor,
     pub(crate) heads: usize,
+    /// Of the probabilities.
+    pub(crate) dropout: Option<Dropout<'t>>,
 }
 
 impl Attention<'_> {
     fn sizes(&self) -> Sizes {
         let head_size = self.qkv.columns() / 3 / self.heads;
+        let (threshold, kept) = self.dropout.map_or((0, 1.0), |dropout| dropout.constants());
         Sizes {
+            site: self.dropout.map_or(0, |dropout| dropout.site),
+            threshold,
+            kept,
             blocks: self.blocks.rows() as u32,
             heads: self.heads as u32,
             head_size: head_size as u32,
             scale: (1.0 / (head_size as f64).sqrt()) as f32,
         }
+    }
+
+    fn variant(&self) -> usize {
+        usize::from(self.dropout.is_some())
+    }
+
+    /// Without dropout its binding is not read; any read-only tensor serves.
+    fn keys(&self) -> &Tensor {
+        self.dropout.map_or(self.blocks, |dropout| dropout.keys)
     }
 
     fn grid(&self) -> [usize; 3] {
@@ -64,10 +87,11 @@ pub(crate) struct Saved {
 
 /// Returns the context, \[tokens, hidden\].
 pub(crate) fn forward(pass: &mut Pass, attention: Attention) -> Result<(Tensor, Saved)> {
-    let Attention { blocks, qkv, heads } = attention;
+    let Attention { blocks, qkv, heads, .. } = attention;
     let context = pass.alloc(&[qkv.rows(), qkv.columns() / 3])?;
     let lse = pass.alloc(&[qkv.rows(), heads])?;
-    pass.dispatch(&FORWARD, 0, &[blocks, qkv, &context, &lse], &attention.sizes(), attention.grid())?;
+    let tensors = [blocks, qkv, &context, &lse, attention.keys()];
+    pass.dispatch(&FORWARD, attention.variant(), &tensors, &attention.sizes(), attention.grid())?;
     Ok((context, Saved { lse }))
 }
 
@@ -83,8 +107,11 @@ pub(crate) fn backward(
     let dqkv = pass.alloc(qkv.shape())?;
     let delta = pass.alloc(saved.lse.shape())?;
     let (sizes, grid) = (attention.sizes(), attention.grid());
-    pass.dispatch(&BACKWARD_QUERY, 0, &[blocks, qkv, context, &saved.lse, dcontext, &delta, &dqkv], &sizes, grid)?;
-    pass.dispatch(&BACKWARD_KEY, 0, &[blocks, qkv, &saved.lse, &delta, dcontext, &dqkv], &sizes, grid)?;
+    let (variant, keys) = (attention.variant(), attention.keys());
+    let tensors = [blocks, qkv, context, &saved.lse, dcontext, &delta, &dqkv, keys];
+    pass.dispatch(&BACKWARD_QUERY, variant, &tensors, &sizes, grid)?;
+    let tensors = [blocks, qkv, &saved.lse, &delta, dcontext, &dqkv, keys];
+    pass.dispatch(&BACKWARD_KEY, variant, &tensors, &sizes, grid)?;
     Ok(dqkv)
 }
 
@@ -97,7 +124,11 @@ mod tests {
         cu_seqlens: &'a [u32],
         heads: usize,
         head_size: usize,
+        /// Of dropout, 0 for none.
+        probability: f64,
     }
+
+    const SITE: u32 = 9;
 
     impl Shape<'_> {
         fn hidden(&self) -> usize {
@@ -112,6 +143,18 @@ mod tests {
         fn part<'q>(&self, qkv: &'q [f64], t: usize, part: usize, head: usize) -> &'q [f64] {
             let at = (3 * t + part) * self.hidden() + head * self.head_size;
             &qkv[at..at + self.head_size]
+        }
+
+        /// What dropout multiplies the probability with that a token has for the i-th key of its sequence.
+        fn mask(&self, t: usize, i: usize, head: usize) -> f64 {
+            match self.probability {
+                0.0 => 1.0,
+                p => crate::ops::dropout::tests::twin(self.keys()[t], SITE, (head * 65_536 + i) as u32, p),
+            }
+        }
+
+        fn keys(&self) -> Vec<u32> {
+            (0..self.tokens() as u32).map(|t| t * 31 + 5).collect()
         }
 
         fn rows(&self) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> {
@@ -133,7 +176,8 @@ mod tests {
             for (t, keys) in self.rows() {
                 for head in 0..self.heads {
                     let p = self.probabilities(qkv, t, keys.clone(), head);
-                    for (p, j) in p.iter().zip(keys.clone()) {
+                    for (i, (p, j)) in p.iter().zip(keys.clone()).enumerate() {
+                        let p = p * self.mask(t, i, head);
                         for (d, v) in self.part(qkv, j, 2, head).iter().enumerate() {
                             context[t * self.hidden() + head * self.head_size + d] += p * v;
                         }
@@ -151,14 +195,16 @@ mod tests {
                     let at = |t: usize, part: usize| (3 * t + part) * self.hidden() + head * self.head_size;
                     let do_ = &dcontext[t * self.hidden() + head * self.head_size..][..self.head_size];
                     let p = self.probabilities(qkv, t, keys.clone(), head);
-                    let dp: Vec<f64> = keys.clone().map(|j| dot(do_, self.part(qkv, j, 2, head))).collect();
+                    let dp = keys.clone().enumerate();
+                    let dp: Vec<f64> =
+                        dp.map(|(i, j)| self.mask(t, i, head) * dot(do_, self.part(qkv, j, 2, head))).collect();
                     let delta = dot(&p, &dp);
                     for (i, j) in keys.clone().enumerate() {
                         let ds = scale * p[i] * (dp[i] - delta);
                         for d in 0..self.head_size {
                             dqkv[at(t, 0) + d] += ds * qkv[at(j, 1) + d];
                             dqkv[at(j, 1) + d] += ds * qkv[at(t, 0) + d];
-                            dqkv[at(j, 2) + d] += p[i] * do_[d];
+                            dqkv[at(j, 2) + d] += p[i] * self.mask(t, i, head) * do_[d];
                         }
                     }
                 }
@@ -175,25 +221,29 @@ mod tests {
 
     #[test]
     fn the_twin_is_right() {
-        let shape = Shape { cu_seqlens: &[0, 3, 5], heads: 2, head_size: 3 };
-        let (qkv, dcontext) = (f64s(&random(5 * 18, 1)), f64s(&random(5 * 6, 2)));
-        let gradient = shape.twin_backward(&qkv, &dcontext);
-        assert_gradient("qkv", |qkv| dot(&shape.twin(qkv), &dcontext), &qkv, &gradient);
+        for probability in [0.0, 0.4] {
+            let shape = Shape { cu_seqlens: &[0, 3, 5], heads: 2, head_size: 3, probability };
+            let (qkv, dcontext) = (f64s(&random(5 * 18, 1)), f64s(&random(5 * 6, 2)));
+            let gradient = shape.twin_backward(&qkv, &dcontext);
+            assert_gradient("qkv", |qkv| dot(&shape.twin(qkv), &dcontext), &qkv, &gradient);
+        }
     }
 
     #[test]
     fn equals_its_twin() {
         let gpu = crate::gpu::test_gpu();
         let shapes = [
-            Shape { cu_seqlens: &[0, 1], heads: 1, head_size: 1 },
-            Shape { cu_seqlens: &[0, 13, 20, 57, 58], heads: 3, head_size: 13 },
-            Shape { cu_seqlens: &[0, 128, 257], heads: 1, head_size: 8 }, // on and beyond a piece
-            Shape { cu_seqlens: &[0, 300], heads: 2, head_size: 5 },
-            Shape { cu_seqlens: &[0, 9, 17], heads: 2, head_size: 72 }, // wider than a workgroup
+            Shape { cu_seqlens: &[0, 1], heads: 1, head_size: 1, probability: 0.0 },
+            Shape { cu_seqlens: &[0, 13, 20, 57, 58], heads: 3, head_size: 13, probability: 0.0 },
+            Shape { cu_seqlens: &[0, 13, 20, 57, 58], heads: 3, head_size: 13, probability: 0.3 },
+            Shape { cu_seqlens: &[0, 128, 257], heads: 1, head_size: 8, probability: 0.1 }, // on and beyond a piece
+            Shape { cu_seqlens: &[0, 300], heads: 2, head_size: 5, probability: 0.0 },
+            Shape { cu_seqlens: &[0, 9, 17], heads: 2, head_size: 72, probability: 0.5 }, // wider than a workgroup
         ];
         for shape in shapes {
             let (tokens, hidden) = (shape.tokens(), shape.hidden());
-            let what = format!("{:?} x {} x {}", shape.cu_seqlens, shape.heads, shape.head_size);
+            let Shape { cu_seqlens, heads, head_size, probability } = shape;
+            let what = format!("{cu_seqlens:?} x {heads} x {head_size}, dropout {probability}");
             // Large enough scores that softmax is far from uniform.
             let qkv: Vec<f32> = random(tokens * 3 * hidden, 1).iter().map(|x| x * 3.0).collect();
             let dcontext = random(tokens * hidden, 2);
@@ -202,7 +252,10 @@ mod tests {
                 let blocks = pass.upload(&[list.len(), 4], &list)?;
                 let qkv = pass.upload(&[tokens, 3 * hidden], &qkv)?;
                 let dcontext = pass.upload(&[tokens, hidden], &dcontext)?;
-                let attention = Attention { blocks: &blocks, qkv: &qkv, heads: shape.heads };
+                let keys = pass.upload(&[tokens], &shape.keys())?;
+                let dropout = Dropout { keys: &keys, site: SITE, probability: shape.probability };
+                let dropout = (shape.probability > 0.0).then_some(dropout);
+                let attention = Attention { blocks: &blocks, qkv: &qkv, heads: shape.heads, dropout };
                 let (context, saved) = forward(pass, attention)?;
                 let dqkv = backward(pass, attention, &context, &saved, &dcontext)?;
                 Ok(vec![context, dqkv])

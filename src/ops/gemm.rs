@@ -25,6 +25,8 @@ pub(crate) enum Form {
     InputGradientAdd = 2,
     /// C\[m,n\] += A\[k,m\]^T B\[k,n\]: the gradient of a linear layer's weight.
     WeightGradient = 3,
+    /// C\[m,n\] += A\[m,k\] B\[n,k\]^T: a product of gradients, for low-rank factors.
+    TransposedAdd = 4,
 }
 
 const VARIANTS: &[Constants] = &[
@@ -32,6 +34,7 @@ const VARIANTS: &[Constants] = &[
     &constants(false, false, false, false),
     &constants(false, false, false, true),
     &constants(true, false, false, true),
+    &constants(false, true, false, true),
 ];
 
 pub(crate) static TILED: Kernel = Kernel {
@@ -111,7 +114,7 @@ mod tests {
             _ => a[i * k + l],
         };
         let b = |l: usize, j: usize| match form {
-            Form::Linear => b[j * k + l],
+            Form::Linear | Form::TransposedAdd => b[j * k + l],
             _ => b[l * n + j],
         };
         let product = |i, j| (0..k).map(|l| f64::from(a(i, l)) * f64::from(b(l, j))).sum::<f64>();
@@ -123,7 +126,9 @@ mod tests {
         let gpu = crate::gpu::test_gpu();
         let shapes = [(1, 1, 1), (13, 7, 37), (64, 64, 16), (65, 129, 8), (3, 200, 61), (130, 5, 100), (17, 128, 24)];
         for kernel in candidates(&gpu) {
-            for form in [Form::Linear, Form::InputGradient, Form::InputGradientAdd, Form::WeightGradient] {
+            let forms =
+                [Form::Linear, Form::InputGradient, Form::InputGradientAdd, Form::WeightGradient, Form::TransposedAdd];
+            for form in forms {
                 for (m, n, k) in shapes {
                     let sizes = Sizes { m: m as u32, n: n as u32, k: k as u32 };
                     let (a, b) = (check::random(m * k, 1), check::random(k * n, 2));

@@ -65,19 +65,18 @@ pub(crate) struct Backward<'t> {
     pub(crate) saved: &'t Saved,
     /// \[columns\]
     pub(crate) gamma: &'t Tensor,
-    /// \[columns\], added to
-    pub(crate) dgamma: &'t Tensor,
-    /// \[columns\], added to
-    pub(crate) dbeta: &'t Tensor,
+    /// \[columns\] each, gamma's and beta's, added to; `None` where they are not trained
+    pub(crate) dparameters: Option<[&'t Tensor; 2]>,
 }
 
 /// Returns ds\[rows, columns\], the gradient of x and of the residual alike.
 pub(crate) fn backward(pass: &mut Pass, arrays: Backward) -> Result<Tensor> {
-    let Backward { dy, saved, gamma, dgamma, dbeta } = arrays;
+    let Backward { dy, saved, gamma, dparameters } = arrays;
     let Saved { normalized, rstd } = saved;
     let sizes = Sizes::of(dy, 0.0);
     let ds = pass.alloc(dy.shape())?;
     pass.dispatch(&BACKWARD, 0, &[dy, gamma, normalized, rstd, &ds], &sizes, spread(dy.rows()))?;
+    let Some([dgamma, dbeta]) = dparameters else { return Ok(ds) };
 
     let (columns, blocks) = (dy.columns(), dy.rows().div_ceil(ROWS_PER_BLOCK));
     let (partial_gamma, partial_beta) = (pass.alloc(&[blocks, columns])?, pass.alloc(&[blocks, columns])?);
@@ -151,7 +150,8 @@ mod tests {
                     let (y, saved) = forward(pass, arrays)?;
                     let (dgamma, dbeta) = (pass.upload(&[columns], &dgamma0)?, pass.upload(&[columns], &dbeta0)?);
                     let dy = pass.upload(&shape, &dy)?;
-                    let arrays = Backward { dy: &dy, saved: &saved, gamma: &gamma, dgamma: &dgamma, dbeta: &dbeta };
+                    let dparameters = Some([&dgamma, &dbeta]);
+                    let arrays = Backward { dy: &dy, saved: &saved, gamma: &gamma, dparameters };
                     let ds = backward(pass, arrays)?;
                     Ok(vec![y, ds, dgamma, dbeta])
                 });

@@ -31,10 +31,10 @@ pub(crate) struct Backward<'t> {
     pub(crate) x: &'t Tensor,
     /// \[out, in\]
     pub(crate) weight: &'t Tensor,
-    /// \[out, in\], added to
-    pub(crate) dweight: &'t Tensor,
-    /// \[out\], added to
-    pub(crate) dbias: &'t Tensor,
+    /// \[out, in\], added to; `None` where the weight is not trained
+    pub(crate) dweight: Option<&'t Tensor>,
+    /// \[out\], added to, likewise
+    pub(crate) dbias: Option<&'t Tensor>,
     /// \[rows, in\], added to where the input is used elsewhere too; otherwise one is made and written.
     pub(crate) dx: Option<&'t Tensor>,
 }
@@ -43,12 +43,13 @@ pub(crate) struct Backward<'t> {
 pub(crate) fn backward(pass: &mut Pass, arrays: Backward) -> Result<Tensor> {
     let Backward { dy, x, weight, dweight, dbias, dx } = arrays;
     let (out, input) = (weight.rows(), weight.columns());
-    gemm(
-        pass,
-        Form::WeightGradient,
-        &Gemm { a: dy, b: x, bias: None, c: dweight, sizes: sizes(out, input, x.rows()) },
-    )?;
-    column_sum(pass, dy, dbias)?;
+    if let Some(c) = dweight {
+        let sizes = sizes(out, input, x.rows());
+        gemm(pass, Form::WeightGradient, &Gemm { a: dy, b: x, bias: None, c, sizes })?;
+    }
+    if let Some(dbias) = dbias {
+        column_sum(pass, dy, dbias)?;
+    }
     let (form, dx) = match dx {
         Some(dx) => (Form::InputGradientAdd, dx.clone()),
         None => (Form::InputGradient, pass.alloc(&[x.rows(), input])?),
@@ -112,14 +113,11 @@ mod tests {
                 let (bias, dy) = (pass.upload(&[out], &b)?, pass.upload(&[rows, out], &dy)?);
                 let y = forward(pass, Forward { x: &x, weight: &weight, bias: &bias })?;
                 let (dweight, dbias) = (pass.upload(&[out, input], &dw0)?, pass.upload(&[out], &db0)?);
-                let arrays = Backward { dy: &dy, x: &x, weight: &weight, dweight: &dweight, dbias: &dbias, dx: None };
+                let (dw, db) = (Some(&dweight), Some(&dbias));
+                let arrays = Backward { dy: &dy, x: &x, weight: &weight, dweight: dw, dbias: db, dx: None };
                 let dx = backward(pass, arrays)?;
                 let added = pass.upload(&[rows, input], &dx0)?;
-                // Scratch gradients: this second call is only about `dx`.
-                let (scratch_w, scratch_b) = (pass.upload(&[out, input], &dw0)?, pass.upload(&[out], &db0)?);
-                let (dweight_, dbias_) = (&scratch_w, &scratch_b);
-                let arrays =
-                    Backward { dy: &dy, x: &x, weight: &weight, dweight: dweight_, dbias: dbias_, dx: Some(&added) };
+                let arrays = Backward { dy: &dy, x: &x, weight: &weight, dweight: None, dbias: None, dx: Some(&added) };
                 backward(pass, arrays)?;
                 Ok(vec![y, dx, dweight, dbias, added])
             });

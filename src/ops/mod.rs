@@ -11,11 +11,13 @@ pub(crate) mod adamw;
 pub(crate) mod attention;
 pub(crate) mod column_sum;
 pub(crate) mod cross_entropy;
+pub(crate) mod dropout;
 pub(crate) mod embedding;
 pub(crate) mod gemm;
 pub(crate) mod layer_norm;
 pub(crate) mod linear;
 pub(crate) mod rows;
+pub(crate) mod scale;
 
 #[cfg(test)]
 pub(crate) mod check;

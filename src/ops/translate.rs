@@ -18,6 +18,7 @@ const KERNELS: &[&Kernel] = &[
     &super::attention::BACKWARD_KEY,
     &super::column_sum::COLUMN_SUM,
     &super::cross_entropy::CROSS_ENTROPY,
+    &super::dropout::APPLY,
     &super::embedding::FORWARD,
     &super::embedding::SUM_ROWS,
     &super::gemm::TILED,
@@ -27,6 +28,7 @@ const KERNELS: &[&Kernel] = &[
     &super::layer_norm::BACKWARD_PARAMETERS,
     &super::rows::GATHER,
     &super::rows::SCATTER,
+    &super::scale::SCALE,
 ];
 
 fn validator() -> Validator {
@@ -116,7 +118,8 @@ fn every_entry_point_is_listed() {
     let mut missing = Vec::new();
     for file in std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()) {
         let stem = file.file_stem().unwrap().to_string_lossy().into_owned();
-        let source = std::fs::read_to_string(&file).unwrap();
+        let shared = if stem == "random" { "" } else { include_str!("../../shaders/random.wgsl") };
+        let source = shared.to_owned() + &std::fs::read_to_string(&file).unwrap();
         for point in naga::front::wgsl::parse_str(&source).unwrap().entry_points {
             if !KERNELS.iter().any(|kernel| kernel.file == stem && kernel.entry == point.name) {
                 missing.push(format!("{stem}::{}", point.name));

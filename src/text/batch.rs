@@ -26,6 +26,9 @@ pub struct PackedBatch {
     pub masked_rows: Vec<u32>,
     /// \[masked rows\]: the ids that belong there; empty for a query.
     pub labels: Vec<u32>,
+    /// \[sequences\]: a random number for each, which decides what dropout drops of it in training. Where there are fewer,
+    /// a sequence's index is taken.
+    pub dropout_seeds: Vec<u64>,
 }
 
 impl Default for PackedBatch {
@@ -37,6 +40,7 @@ impl Default for PackedBatch {
             cu_seqlens: vec![0],
             masked_rows: Vec::new(),
             labels: Vec::new(),
+            dropout_seeds: Vec::new(),
         }
     }
 }
@@ -66,6 +70,22 @@ impl PackedBatch {
     /// Number of sequences.
     pub fn sequences(&self) -> usize {
         self.cu_seqlens.len().saturating_sub(1)
+    }
+
+    /// A random number for each token, from its sequence's and its position: the same however batches are cut.
+    pub(crate) fn dropout_keys(&self) -> Vec<u32> {
+        let mut keys = Vec::with_capacity(self.tokens());
+        for (index, ends) in self.cu_seqlens.windows(2).enumerate() {
+            let seed = self.dropout_seeds.get(index).copied().unwrap_or(index as u64);
+            keys.extend((0..ends[1] - ends[0]).map(|position| {
+                // The finalizer of SplitMix64 (Steele, Lea and Flood 2014).
+                let mut z = seed.wrapping_add(u64::from(position).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+                (z ^ (z >> 31)) as u32
+            }));
+        }
+        keys
     }
 
     /// What is wrong with the batch in itself, if anything: the arrays have to agree before ids are checked by a model.

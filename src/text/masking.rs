@@ -23,6 +23,8 @@ pub(crate) enum Purpose {
     /// Which songs are held out.
     #[cfg_attr(not(feature = "prepare"), allow(dead_code, reason = "drawn by `prepare` alone"))]
     Split = 5,
+    /// What dropout drops of an example.
+    Dropout = 7,
     /// The order of batches in an epoch, where they are of examples of one length.
     Batches = 6,
 }
@@ -58,6 +60,11 @@ pub(crate) fn shuffle<T>(values: &mut [T], purpose: Purpose, seed: u64, epoch: u
     for i in (1..values.len()).rev() {
         values.swap(i, below(&mut rng, i + 1));
     }
+}
+
+/// A random number for an example.
+pub(crate) fn number(purpose: Purpose, seed: u64, epoch: u64, example: usize) -> u64 {
+    stream(purpose, seed, epoch, example as u64).next_u64()
 }
 
 /// In [0, 1), for the one number that is wanted.

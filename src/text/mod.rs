@@ -18,7 +18,7 @@ pub use batch::PackedBatch;
 pub use corpus::{read_lines, text_files};
 pub use dataset::Dataset;
 pub(crate) use dataset::SHORTEST;
-pub(crate) use masking::{Masked, Masking, Purpose, shuffle, shuffled};
+pub(crate) use masking::{Masked, Masking, Purpose, number, shuffle, shuffled};
 #[cfg(feature = "prepare")]
 pub use prepare::{Counts, PrepareEvent, PrepareOptions, Prepared, StaticMask, Unit, prepare, read_corpus};
 pub(crate) use tokenizer::TOKENIZER_FILES;

@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+use crate::model::{BertConfig, LoraConfig};
 use crate::text::SHORTEST;
 
 /// Options of a training run. Fields and defaults are those of transformers' `TrainingArguments` and `run_mlm.py`.
-///
-/// No dropout is applied, whatever the config says.
 ///
 /// ```
 /// let arguments = retto::TrainingArguments { learning_rate: 3e-4, ..Default::default() };
@@ -57,6 +56,18 @@ pub struct TrainingArguments {
     pub per_device_eval_batch_size: usize,
     /// Longer lines are cut to this many tokens, special tokens included; by default to the model's longest.
     pub max_seq_length: Option<usize>,
+    /// Layers that are not trained, counted from 0.
+    pub freeze_layers: Vec<usize>,
+    /// Whether the embeddings are not trained; nor is then a decoder that is tied to them.
+    pub freeze_embeddings: bool,
+    /// Trains low-rank factors beside the weights, and nothing else.
+    pub lora: Option<LoraConfig>,
+    /// Computes activations twice instead of keeping those of all layers: less memory for about a third more time. The
+    /// results are the same, bit for bit.
+    pub gradient_checkpointing: bool,
+    /// Whether the config's `hidden_dropout_prob` and `attention_probs_dropout_prob` are applied. What is dropped is a
+    /// function of seed, epoch and example.
+    pub dropout: bool,
     /// Steps between two evaluations of the validation data; without, they are evaluated after every epoch. The last step
     /// is evaluated in any case.
     pub eval_steps: Option<u64>,
@@ -117,6 +128,11 @@ impl Default for TrainingArguments {
             gradient_accumulation_steps: 1,
             per_device_eval_batch_size: 8,
             max_seq_length: None,
+            freeze_layers: Vec::new(),
+            freeze_embeddings: false,
+            lora: None,
+            gradient_checkpointing: false,
+            dropout: true,
             eval_steps: None,
             early_stopping_patience: None,
             early_stopping_threshold: 0.0,
@@ -131,7 +147,7 @@ impl Default for TrainingArguments {
 }
 
 impl TrainingArguments {
-    pub(crate) fn validate(&self, max_position_embeddings: usize) -> Result<()> {
+    pub(crate) fn validate(&self, config: &BertConfig) -> Result<()> {
         let within = |name: &str, value: f64, low: f64, high: f64| match value >= low && value <= high {
             true => Ok(()),
             false => Err(Error::InvalidArgument(format!("{name} is {value}; it must be from {low} to {high}"))),
@@ -168,7 +184,29 @@ impl TrainingArguments {
                 "load_best_model_at_end needs an output_dir to keep the best in".into(),
             ));
         }
-        longest(self.max_seq_length, max_position_embeddings).map(|_| ())
+        if let Some(layer) = self.freeze_layers.iter().find(|&&layer| layer >= config.num_hidden_layers) {
+            let layers = config.num_hidden_layers;
+            let reason = format!("freeze_layers has {layer}, but there are {layers} layers, counted from 0");
+            return Err(Error::InvalidArgument(reason));
+        }
+        if let Some(lora) = &self.lora {
+            lora.validate()?;
+            if self.freeze_embeddings || !self.freeze_layers.is_empty() {
+                let reason = "a low-rank adaptation trains none of the weights: freezing some of them changes nothing";
+                return Err(Error::InvalidArgument(reason.into()));
+            }
+        }
+        longest(self.max_seq_length, config.max_position_embeddings).map(|_| ())
+    }
+
+    /// Whether training changes what goes by this checkpoint key.
+    pub(crate) fn is_trainable(&self, key: &str) -> bool {
+        let layer = key.strip_prefix("bert.encoder.layer.").and_then(|rest| rest.split('.').next()?.parse().ok());
+        let frozen = match layer {
+            Some(layer) => self.freeze_layers.contains(&layer),
+            None => self.freeze_embeddings && key.starts_with("bert.embeddings."),
+        };
+        self.lora.is_none() && !frozen
     }
 
     /// Lines in an optimizer step.
@@ -231,7 +269,10 @@ mod tests {
     #[test]
     fn options_out_of_range_are_named() {
         type Spoil = fn(&mut TrainingArguments);
-        let bad: [(&str, Spoil); 9] = [
+        let bad: [(&str, Spoil); 12] = [
+            ("freeze_layers", |a| a.freeze_layers = vec![0, 12]),
+            ("r is 0", |a| a.lora = Some(LoraConfig { r: 0, ..Default::default() })),
+            ("low-rank", |a| (a.lora, a.freeze_embeddings) = (Some(LoraConfig::default()), true)),
             ("gradient_accumulation_steps", |a| a.gradient_accumulation_steps = 0),
             ("learning_rate", |a| a.learning_rate = f64::NAN),
             ("learning_rate", |a| a.learning_rate = -1.0),
@@ -242,12 +283,14 @@ mod tests {
             ("max_seq_length", |a| a.max_seq_length = Some(2)),
             ("num_train_epochs", |a| a.num_train_epochs = f64::INFINITY),
         ];
+        let mut config = BertConfig::new(100);
+        config.max_position_embeddings = 64;
         for (name, spoil) in bad {
             let mut arguments = TrainingArguments::default();
             spoil(&mut arguments);
-            let error = arguments.validate(64).unwrap_err();
+            let error = arguments.validate(&config).unwrap_err();
             assert!(matches!(&error, Error::InvalidArgument(text) if text.contains(name)), "{error}");
         }
-        TrainingArguments::default().validate(64).unwrap();
+        TrainingArguments::default().validate(&config).unwrap();
     }
 }

@@ -80,6 +80,7 @@ impl MeanLoss {
 /// What a run's bits depend on besides the weights it began with.
 pub(crate) fn run_of(
     arguments: &TrainingArguments,
+    base: &str,
     train: &Dataset,
     validation: Option<&Dataset>,
 ) -> BTreeMap<String, String> {
@@ -107,6 +108,11 @@ pub(crate) fn run_of(
         ("per_device_train_batch_size", a.per_device_train_batch_size.to_string()),
         ("gradient_accumulation_steps", a.gradient_accumulation_steps.to_string()),
         ("seed", a.seed.to_string()),
+        ("freeze_layers", format!("{:?}", a.freeze_layers)),
+        ("freeze_embeddings", a.freeze_embeddings.to_string()),
+        ("lora", a.lora.as_ref().map_or("none".into(), |lora| format!("{lora:?}"))),
+        ("dropout", a.dropout.to_string()),
+        ("the model to start from", base.to_owned()),
         // Of the tokens: the tokenizer and max_seq_length count only where they change them.
         ("the training data", fingerprint(train)),
     ];
@@ -159,12 +165,12 @@ pub(crate) fn save(
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let staging = staging_in(folder)?;
     let inside = staging.path().join("checkpoint");
-    model.save(&inside)?;
+    save_model(model, &inside)?;
     let state_path = inside.join(STATE_FILE);
     let json = serde_json::to_string_pretty(state).map_err(std::io::Error::from).map_err(Error::io(&state_path))?;
     fs::write(&state_path, json + "\n").map_err(Error::io(&state_path))?;
     let optimizer = inside.join(OPTIMIZER_FILE);
-    let entries = model.bert.parameters().into_iter().zip(moments);
+    let entries = model.bert.trained_parameters().into_iter().zip(moments);
     let entries = entries
         .flat_map(|(parameter, (m, v))| [(parameter, m, MOMENTS[0].to_owned()), (parameter, v, MOMENTS[1].to_owned())]);
     write_tensors(&model.gpu, entries, &optimizer)?;
@@ -185,19 +191,45 @@ pub(crate) fn save(
     Ok(target)
 }
 
-/// Reads what [`save`] wrote, for a model of the same shape.
-pub(crate) fn load(checkpoint: &Path, like: &Model) -> Result<(Model, Moments, State)> {
+/// Writes a run's model: the adapter alone where only that is trained.
+pub(crate) fn save_model(model: &Model, folder: &Path) -> Result<()> {
+    match model.lora {
+        Some(_) => model.save_adapter(folder, ""),
+        None => model.save(folder),
+    }
+}
+
+/// Reads what [`save_model`] wrote, for the run of `like`.
+pub(crate) fn load_model(folder: &Path, like: &Model, arguments: &TrainingArguments) -> Result<Model> {
+    if arguments.lora.is_some() != Model::is_adapter(folder) {
+        let kinds = ["a whole model", "a low-rank adapter"];
+        let [was, is] = if arguments.lora.is_some() { kinds } else { [kinds[1], kinds[0]] };
+        return Err(Error::checkpoint(folder, format!("the run trained {was}, and this one would train {is}")));
+    }
+    let model = match arguments.lora {
+        Some(_) => like.without_lora()?.with_unmerged_adapter(folder)?,
+        // Frozen weights are read again, too: they take the memory of those they replace.
+        None => Model::open(&like.gpu, folder)?.duplicate(&|key| arguments.is_trainable(key))?,
+    };
+    if model.parameter_shapes() != like.parameter_shapes() || model.lora != like.lora {
+        return Err(Error::checkpoint(
+            folder,
+            "the run began with a model or an adapter of another shape: give that one",
+        ));
+    }
+    Ok(model)
+}
+
+/// Reads what [`save`] wrote, for the run of `like`.
+pub(crate) fn load(checkpoint: &Path, like: &Model, arguments: &TrainingArguments) -> Result<(Model, Moments, State)> {
     let state_path = checkpoint.join(STATE_FILE);
     let json = fs::read(&state_path).map_err(Error::io(&state_path))?;
     let state = serde_json::from_slice(&json)
         .map_err(|error| Error::checkpoint(&state_path, format!("not the state of a run: {error}")))?;
-    let model = Model::open(&like.gpu, checkpoint)?;
-    if model.parameter_shapes() != like.parameter_shapes() {
-        return Err(Error::checkpoint(checkpoint, "the run began with a model of another shape: give that one"));
-    }
+    let model = load_model(checkpoint, like, arguments)?;
     let optimizer = Checkpoint::open_file(checkpoint.join(OPTIMIZER_FILE))?;
     let [first, second] = MOMENTS;
-    let moments = model.bert.parameters().into_iter().map(|parameter| {
+    let moments = model.bert.trained_parameters().into_iter().map(|parameter| {
         Ok((optimizer.load(&like.gpu, parameter, first)?, optimizer.load(&like.gpu, parameter, second)?))
     });
     let moments = moments.collect::<Result<_>>()?;

@@ -12,7 +12,7 @@ use super::events::{StepReport, TrainEvent, TrainOutput};
 use super::resume::{self, Best, MeanLoss, State};
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
-use crate::text::{Dataset, Masking, PackedBatch, Purpose};
+use crate::text::{Dataset, Masking, PackedBatch, Purpose, number};
 
 impl Trainer {
     /// Trains on lines, each an example: [`Trainer::train_dataset`] for text.
@@ -52,7 +52,7 @@ impl Trainer {
         let began = Instant::now();
         let arguments = self.arguments.clone();
         self.check_data(train, validation)?;
-        let run = resume::run_of(&arguments, train, validation);
+        let run = resume::run_of(&arguments, &self.base, train, validation);
         // Before it is taken: refused, the trainer still stands where it was resumed.
         if let Some(state) = &self.resumed {
             resume::check_same_run(&state.run, &run)?;
@@ -193,6 +193,7 @@ impl Trainer {
             let (ids, labels) =
                 stored.unwrap_or_else(|| masking.apply(&self.model.tokenizer, data.get(example), epoch, example));
             batch.push_masked(&ids, &labels);
+            batch.dropout_seeds.push(number(Purpose::Dropout, arguments.seed, epoch, example));
         }
         batch
     }
@@ -210,7 +211,7 @@ impl Trainer {
             run.state.best = Some(Best::new(loss, step));
             if let (true, Some(folder)) = (run.arguments.load_best_model_at_end, &run.arguments.output_dir) {
                 std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-                self.model.save(folder.join(BEST))?;
+                resume::save_model(&self.model, &folder.join(BEST))?;
             }
         }
         Ok(())

@@ -7,9 +7,9 @@ use super::events::StepReport;
 use super::resume::{self, Moments, State};
 use crate::error::{Error, Result};
 use crate::gpu::{Pass, Tensor};
-use crate::model::{Gradients, Model, mean_loss, stats_of};
+use crate::model::{Gradients, Model, TrainOptions, mean_loss, stats_of};
 use crate::ops::adamw::{self, AdamW};
-use crate::text::PackedBatch;
+use crate::text::{PackedBatch, Purpose};
 
 /// Trains a copy of a model; the model itself stays as it is and can be queried meanwhile.
 ///
@@ -34,35 +34,44 @@ pub struct Trainer {
     pub(super) step: u64,
     /// Where [`Trainer::train`] goes on.
     pub(super) resumed: Option<State>,
+    /// The weights it began with.
+    pub(super) base: String,
 }
 
 impl Trainer {
-    /// Copies the model and makes room for gradients and optimizer state: about four times the parameters' memory in all.
+    /// Copies what will be trained, and makes room for its gradients and optimizer state: about four times its memory. What
+    /// stays as it is shares the model's memory.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for an option out of range; [`Error::BadTokenizer`] for a vocabulary without a mask token;
-    /// [`Error::OutOfMemory`].
+    /// [`Error::NoMlmHead`] for a low-rank adaptation of an encoder without a head; [`Error::OutOfMemory`].
     pub fn new(model: &Model, arguments: TrainingArguments) -> Result<Self> {
-        arguments.validate(model.config().max_position_embeddings)?;
-        model.tokenizer.require_mask_token()?;
-        let model = model.duplicate()?;
-        let parameters = model.bert.parameters();
-        let gradients = Gradients::new(&model.gpu, &parameters)?;
+        arguments.validate(model.config())?;
+        arguments.masking(Purpose::Train).check(&model.tokenizer)?;
+        let model = match &arguments.lora {
+            Some(lora) => {
+                // The fresh head would stay as random as it is.
+                model.require_mlm_head()?;
+                model.with_fresh_lora(lora, arguments.seed)?
+            }
+            None => model.duplicate(&|key| arguments.is_trainable(key))?,
+        };
+        let gradients = Gradients::new(&model.gpu, &model.bert.all_parameters())?;
         // Fresh buffers are zero, which is where the moments begin.
         let moment = |what: &str| {
-            let each = |p: &&crate::model::Parameter| {
+            let each = |p: &crate::model::Parameter| {
                 Tensor::persistent(&model.gpu, p.value.shape(), &format!("the {what} of {}", p.keys[0]))
             };
-            parameters.iter().map(each).collect::<Result<Vec<_>>>()
+            model.bert.trained_parameters().into_iter().map(each).collect::<Result<Vec<_>>>()
         };
         let moments = moment("first moment")?.into_iter().zip(moment("second moment")?).collect();
-        Ok(Self { model, arguments, gradients, moments, step: 0, resumed: None })
+        let base = fingerprint(&model)?;
+        Ok(Self { model, arguments, gradients, moments, step: 0, resumed: None, base })
     }
 
     /// Takes up the latest checkpoint in `output_dir`: the next [`Trainer::train`], given the same lines and arguments, goes
-    /// on from there, and ends with the same bits as a run that was never interrupted. The weights are the checkpoint's,
-    /// whatever model of this shape the trainer was made of. Returns the step it stands at, or
-    /// `None` where there is no checkpoint and training starts from the model this trainer was made of.
+    /// on from there, and ends with the same bits as a run that was never interrupted. Returns the step it
+    /// stands at, or `None` where there is no checkpoint and training starts from the model this trainer was made of.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] without an `output_dir`; [`Error::Io`] and [`Error::BadCheckpoint`] for a checkpoint that
@@ -72,7 +81,7 @@ impl Trainer {
             return Err(Error::InvalidArgument("resuming takes an output_dir with checkpoints".into()));
         };
         let Some((_, latest)) = resume::checkpoints(folder)?.pop() else { return Ok(None) };
-        let (model, moments, state) = resume::load(&latest, &self.model)?;
+        let (model, moments, state) = resume::load(&latest, &self.model, &self.arguments)?;
         let step = state.global_step;
         (self.model, self.moments, self.step) = (model, moments, state.optimizer_step);
         self.resumed = Some(state);
@@ -81,11 +90,7 @@ impl Trainer {
 
     /// Takes the weights of a folder, and leaves the optimizer as it is.
     pub(super) fn load_weights(&mut self, folder: &Path) -> Result<()> {
-        let model = Model::open(&self.model.gpu, folder)?;
-        if model.parameter_shapes() != self.model.parameter_shapes() {
-            return Err(Error::checkpoint(folder, "is a model of another shape"));
-        }
-        self.model = model;
+        self.model = resume::load_model(folder, &self.model, &self.arguments)?;
         Ok(())
     }
 
@@ -135,16 +140,24 @@ impl Trainer {
         let mut pass = Pass::new(&gpu);
         self.gradients.clear(&mut pass);
         let mut stats = Vec::new();
+        let dropout = self.arguments.dropout && {
+            let config = self.model.config();
+            config.hidden_dropout_prob > 0.0 || config.attention_probs_dropout_prob > 0.0
+        };
         for batch in batches.iter().filter(|batch| !batch.labels.is_empty()) {
             if !stats.is_empty() {
                 // Activations of one batch at a time: a submitted pass leaves its workspaces to the next.
                 std::mem::replace(&mut pass, Pass::new(&gpu)).submit()?;
             }
-            let of_batch = self.model.bert.train(&mut pass, &self.gradients, batch, labels)?;
+            let keys = dropout.then(|| batch.dropout_keys());
+            let gradient_checkpointing = self.arguments.gradient_checkpointing;
+            let options = TrainOptions { gradient_checkpointing, dropout_keys: keys.as_deref() };
+            let of_batch = self.model.bert.train(&mut pass, &self.gradients, batch, labels, options)?;
             stats.push(pass.download(&of_batch)?);
         }
-        let clip = adamw::clip(&mut pass, &self.gradients.0, self.arguments.max_grad_norm as f32)?;
-        for (parameter, (m, v)) in self.model.bert.parameters().into_iter().zip(&self.moments) {
+        let gradients: Vec<&Tensor> = self.gradients.all().collect();
+        let clip = adamw::clip(&mut pass, &gradients, self.arguments.max_grad_norm as f32)?;
+        for (parameter, (m, v)) in self.model.bert.trained_parameters().into_iter().zip(&self.moments) {
             let TrainingArguments { weight_decay, adam_beta1, adam_beta2, adam_epsilon, .. } = self.arguments;
             let step = adamw::Step {
                 step: self.step + 1,
@@ -154,7 +167,7 @@ impl Trainer {
                 beta2: adam_beta2,
                 eps: adam_epsilon,
             };
-            let gradient = self.gradients.of(parameter);
+            let Some(gradient) = self.gradients.of(parameter) else { continue };
             adamw::adamw(&mut pass, AdamW { gradient, clip: &clip, value: &parameter.value, m, v }, step)?;
         }
         let clip = pass.download(&clip)?;
@@ -173,6 +186,17 @@ impl Trainer {
         self.model.has_mlm_head = true;
         Ok(report)
     }
+}
+
+/// The 2-norm of all weights, its bits: the same for the same weights, on the same adapter.
+fn fingerprint(model: &Model) -> Result<String> {
+    let mut pass = Pass::new(&model.gpu);
+    let values: Vec<&Tensor> = model.bert.parameters().into_iter().map(|parameter| &parameter.value).collect();
+    let norm = adamw::clip(&mut pass, &values, 0.0)?;
+    let norm = pass.download(&norm)?;
+    pass.submit()?;
+    let norm = norm.wait::<f32>(&model.gpu)?[0];
+    Ok(format!("of norm {norm} ({:08x})", norm.to_bits()))
 }
 
 impl std::fmt::Debug for Trainer {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use retto::Gpu;
+use retto::{BertConfig, Gpu, Model, Tokenizer};
 use safetensors::{Dtype, SafeTensors};
 
 /// The adapter of the tests, which fail without one: `RETTO_DEVICE` names it, else it is the default.
@@ -21,6 +21,18 @@ pub fn gpu() -> &'static Gpu {
         };
         gpu.unwrap_or_else(|error| panic!("the tests need a GPU adapter: {error}"))
     })
+}
+
+/// A fresh model of two layers with dropout, and the fixtures' vocabulary.
+pub fn fresh_model() -> Model {
+    let tokenizer = Tokenizer::open(fixtures().join("fillmask")).unwrap();
+    let mut config = BertConfig::new(tokenizer.vocab_size());
+    (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) = (24, 2, 3);
+    (config.intermediate_size, config.max_position_embeddings) = (40, 64);
+    (config.hidden_dropout_prob, config.attention_probs_dropout_prob) = (0.1, 0.2);
+    // Larger than usual, so that few steps and small models show what matters.
+    config.initializer_range = 0.2;
+    Model::init(gpu(), config, tokenizer, 7).unwrap()
 }
 
 pub fn fixtures() -> PathBuf {

@@ -1,0 +1,150 @@
+//! Training a part of a model, or in less memory: what is frozen stays, what is shared is not stored twice, and what only
+//! saves memory changes no bit.
+
+mod common;
+
+use std::ops::ControlFlow;
+
+use common::{fixtures, fresh_model, gpu};
+use retto::{BertConfig, Error, Gpu, LoraConfig, Model, Tokenizer, Trainer, TrainingArguments};
+
+fn lines() -> Vec<String> {
+    (0..16).map(|i| format!("the rain {}", "and you ".repeat(1 + i % 4))).collect()
+}
+
+fn arguments() -> TrainingArguments {
+    TrainingArguments { max_steps: Some(5), learning_rate: 1e-2, mlm_probability: 0.3, ..Default::default() }
+}
+
+fn train(base: &Model, arguments: TrainingArguments) -> Model {
+    let mut trainer = Trainer::new(base, arguments).unwrap();
+    trainer.train(&lines(), &[], |_| ControlFlow::Continue(())).unwrap();
+    trainer.into_model()
+}
+
+/// The keys of parameters whose bits differ.
+fn changed(a: &Model, b: &Model) -> Vec<String> {
+    let bits =
+        |model: &Model, key: &str| -> Vec<u32> { model.parameter(key).unwrap().iter().map(|x| x.to_bits()).collect() };
+    let keys = a.parameter_shapes().into_iter().map(|(key, _)| key);
+    keys.filter(|key| bits(a, key) != bits(b, key)).collect()
+}
+
+#[test]
+fn what_is_frozen_stays_and_the_rest_is_trained() {
+    let base = fresh_model();
+    let all: Vec<String> = base.parameter_shapes().into_iter().map(|(key, _)| key).collect();
+    let frozen = |layers: &[usize], embeddings: bool| TrainingArguments {
+        freeze_layers: layers.to_vec(),
+        freeze_embeddings: embeddings,
+        ..arguments()
+    };
+    // The key's bias has no gradient but rounding: softmax does not see what is added to a whole row.
+    let certain = |key: &&String| !key.ends_with("key.bias") && !key.contains("token_type");
+    for (layers, embeddings) in [(&[][..], false), (&[0], false), (&[1], true), (&[0, 1], true), (&[0, 1], false)] {
+        let trained = train(&base, frozen(layers, embeddings));
+        let expected = |key: &&String| {
+            let layer = layers.iter().any(|layer| key.starts_with(&format!("bert.encoder.layer.{layer}.")));
+            !layer && !(embeddings && key.starts_with("bert.embeddings."))
+        };
+        let got = changed(&base, &trained);
+        assert!(got.iter().all(|key| expected(&key)), "{layers:?} {embeddings}: {got:?}");
+        let missing: Vec<_> = all.iter().filter(expected).filter(certain).filter(|key| !got.contains(key)).collect();
+        assert!(missing.is_empty(), "{layers:?} {embeddings}: {missing:?}");
+    }
+    let error = Trainer::new(&base, frozen(&[2], false)).unwrap_err().to_string();
+    assert!(error.contains("freeze_layers has 2"), "{error}");
+}
+
+#[test]
+fn a_low_rank_adaptation_learns_and_leaves_the_weights() {
+    let base = fresh_model();
+    let lora =
+        LoraConfig { r: 4, lora_alpha: 16.0, target_modules: vec!["query".into(), "value".into(), "dense".into()] };
+    let evaluate = |model: &Model| {
+        let options = retto::EvaluationOptions { mlm_probability: 0.3, ..Default::default() };
+        model.evaluate(&lines(), &options).unwrap().loss
+    };
+    let before = evaluate(&base);
+    let trained = train(&base, TrainingArguments { lora: Some(lora), max_steps: Some(30), ..arguments() });
+    assert!(changed(&base, &trained).is_empty(), "the weights themselves stay");
+    assert!(evaluate(&trained) < 0.7 * before, "{} {before}", evaluate(&trained));
+    let merged = trained.merge().unwrap();
+    assert!((evaluate(&trained) - evaluate(&merged)).abs() < 1e-6);
+    let updated = changed(&base, &merged);
+    assert!(
+        updated.iter().all(|key| key.ends_with("weight")) && updated.iter().any(|key| key.contains("query")),
+        "{updated:?}"
+    );
+    assert!(!updated.iter().any(|key| key.contains("key") || key.contains("LayerNorm")), "{updated:?}");
+    // Trained again, the first adaptation stays a part of the weights.
+    let again =
+        train(&trained, TrainingArguments { lora: Some(LoraConfig::default()), max_steps: Some(0), ..arguments() });
+    assert!((evaluate(&again) - evaluate(&merged)).abs() < 1e-6);
+    let encoder = Model::open(gpu(), fixtures().join("encoder"));
+    if let Ok(encoder) = encoder {
+        let arguments = TrainingArguments { lora: Some(LoraConfig::default()), ..arguments() };
+        assert!(matches!(Trainer::new(&encoder, arguments), Err(Error::NoMlmHead)));
+    }
+}
+
+#[test]
+fn checkpointing_activations_changes_no_bit() {
+    let base = fresh_model();
+    for dropout in [true, false] {
+        let plain = TrainingArguments { dropout, gradient_accumulation_steps: 2, ..arguments() };
+        let with = TrainingArguments { gradient_checkpointing: true, ..plain.clone() };
+        assert!(changed(&train(&base, plain), &train(&base, with)).is_empty());
+    }
+}
+
+#[test]
+fn dropout_is_the_configs_and_can_be_turned_off() {
+    let base = fresh_model();
+    let (on, off) = (arguments(), TrainingArguments { dropout: false, ..arguments() });
+    assert!(!changed(&train(&base, on.clone()), &train(&base, off.clone())).is_empty());
+    // Accumulated or in one batch, and in whatever order, an example drops the same.
+    let halves = TrainingArguments { per_device_train_batch_size: 4, gradient_accumulation_steps: 2, ..on.clone() };
+    let (one, two) = (train(&base, on), train(&base, halves));
+    let far = |key: &str| {
+        let (a, b) = (one.parameter(key).unwrap(), two.parameter(key).unwrap());
+        a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    };
+    let key = "bert.encoder.layer.0.intermediate.dense.weight";
+    assert!(far(key) < 1e-4, "{}", far(key));
+}
+
+/// GPU memory, in bytes of the model's own weights.
+fn memory(prepare: impl FnOnce(&Model) -> Option<Trainer>) -> f64 {
+    let gpu = match std::env::var("RETTO_DEVICE") {
+        Ok(device) => Gpu::open(&device).unwrap(),
+        Err(_) => Gpu::open_default().unwrap(),
+    };
+    let tokenizer = Tokenizer::open(fixtures().join("fillmask")).unwrap();
+    let mut config = BertConfig::new(6000);
+    (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) = (128, 6, 2);
+    (config.intermediate_size, config.max_position_embeddings) = (512, 64);
+    let model = Model::init(&gpu, config, tokenizer, 1).unwrap();
+    let weights = model.num_parameters() as f64 * 4.0;
+    let mut trainer = prepare(&model);
+    if let Some(trainer) = &mut trainer {
+        trainer.train(&lines(), &[], |_| ControlFlow::Continue(())).unwrap();
+    }
+    gpu.trim();
+    gpu.memory_in_use() as f64 / weights
+}
+
+#[test]
+fn parts_take_the_memory_of_parts() {
+    let make = |arguments: TrainingArguments| move |model: &Model| Some(Trainer::new(model, arguments).unwrap());
+    let alone = memory(|_| None);
+    assert!((alone - 1.0).abs() < 0.01, "{alone}");
+    // The model itself, and weights, gradients and two moments of what is trained.
+    let full = memory(make(arguments()));
+    assert!((full - 5.0).abs() < 0.05, "{full}");
+    let lora = memory(make(TrainingArguments { lora: Some(LoraConfig::default()), ..arguments() }));
+    assert!(lora < 1.5, "a low-rank adaptation takes {lora} times the weights");
+    let frozen = TrainingArguments { freeze_layers: (0..6).collect(), freeze_embeddings: true, ..arguments() };
+    let head = memory(make(frozen));
+    assert!(head < 1.5, "{head}");
+}
