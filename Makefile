@@ -26,7 +26,7 @@ build: ## the retto command, in target/release
 # nextest runs no doc tests. It is used where it is there: compiling it takes longer than all of Retto. Its summary
 # ends the output.
 test: ## every test
-	@scripts/setup.sh run
+	@scripts/setup.sh test
 	cargo test --doc --all-features $(LOCKED)
 	@if cargo nextest --version >/dev/null 2>&1; then \
 	  echo '==> cargo nextest'; cargo nextest run --all-features $(LOCKED); \

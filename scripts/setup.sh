@@ -4,6 +4,7 @@
 #   scripts/setup.sh build   a C linker, which cargo calls
 #   scripts/setup.sh lint    that, and rustfmt and clippy
 #   scripts/setup.sh run     a C linker, and a software Vulkan driver where no Vulkan adapter is found
+#   scripts/setup.sh test    that, and a browser, in which the report page is tested; RETTO_NO_BROWSER=1 does without
 #
 # RETTO_NO_BACKPORTS=1: on Debian 12, take Mesa from the release itself and leave backports alone.
 set -euo pipefail
@@ -235,6 +236,19 @@ require_adapter() {
     say "Vulkan adapter: $(sed -n '1s/^[0-9]* //p' <<<"$found")"
 }
 
+# ---- browser
+
+# Names as in tests/report.rs.
+require_browser() {
+    local name
+    [[ ${RETTO_NO_BROWSER:-} != 1 && -z ${CHROME:-} ]] || return 0
+    for name in chromium chromium-browser google-chrome google-chrome-stable chrome; do
+        ! command -v "$name" >/dev/null || return 0
+    done
+    announce "No Chromium found, in which a page is tested (RETTO_NO_BROWSER=1 leaves that test out)" chromium
+    apt_install chromium
+}
+
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
@@ -254,5 +268,11 @@ run)
     # Metal is part of macOS.
     ! on_linux || require_adapter
     ;;
-*) die "usage: scripts/setup.sh build|lint|run" ;;
+test)
+    require_rust
+    require_linker
+    ! on_linux || require_adapter
+    ! on_linux || require_browser
+    ;;
+*) die "usage: scripts/setup.sh build|lint|run|test" ;;
 esac

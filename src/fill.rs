@@ -119,7 +119,12 @@ impl Model {
         Ok(ids)
     }
 
-    fn fill_encoded(&self, texts: &[Vec<u32>], top_k: usize, answers: &mut Vec<Vec<Vec<Fill>>>) -> Result<()> {
+    pub(crate) fn fill_encoded(
+        &self,
+        texts: &[Vec<u32>],
+        top_k: usize,
+        answers: &mut Vec<Vec<Vec<Fill>>>,
+    ) -> Result<()> {
         let mask = self.tokenizer.require_mask_token()?;
         let mut batch = PackedBatch::default();
         for ids in texts {

@@ -26,6 +26,7 @@
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
+mod compare;
 mod error;
 mod fill;
 mod gpu;
@@ -35,6 +36,7 @@ mod ops;
 mod text;
 mod train;
 
+pub use compare::{CompareOptions, Comparison, Interval, Kind, Kinds, Scores, Showcase, Shown, compare};
 pub use error::{Error, Result};
 pub use fill::{Fill, GoldRank};
 pub use gpu::{Adapter, Gpu};

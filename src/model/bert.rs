@@ -252,7 +252,11 @@ impl Bert {
             let input = hidden_states.clone();
             let saved;
             (hidden_states, saved) = layer.forward(pass, &device, hidden_states)?;
-            saved_layers.push(if options.gradient_checkpointing { Kept::Input(input) } else { Kept::All(saved) });
+            saved_layers.push(if options.gradient_checkpointing {
+                Kept::Input(input)
+            } else {
+                Kept::All(Box::new(saved))
+            });
         }
         let word_embeddings = &self.embeddings.word;
         let PackedBatch { masked_rows, labels: of_rows, .. } = batch;
@@ -270,7 +274,7 @@ impl Bert {
         };
         for (layer, kept) in self.layers.iter().zip(saved_layers).skip(lowest).rev() {
             let saved = match kept {
-                Kept::All(saved) => saved,
+                Kept::All(saved) => *saved,
                 Kept::Input(input) => layer.forward(pass, &device, input)?.1,
             };
             dhidden_states = layer.backward(pass, gradients, &device, &saved, &dhidden_states)?;
@@ -293,7 +297,7 @@ pub(crate) struct TrainOptions<'k> {
 
 /// What is kept of a layer's forward pass.
 enum Kept {
-    All(SavedLayer),
+    All(Box<SavedLayer>),
     Input(Tensor),
 }
 

@@ -11,7 +11,7 @@ use crate::ops::gemm::{Form, Gemm, Sizes, gemm};
 use crate::ops::scale::scale;
 
 /// Options of a low-rank adaptation, with the names and defaults of PEFT's `LoraConfig`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct LoraConfig {
     /// Rank of the update.
     pub r: usize,

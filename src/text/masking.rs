@@ -1,77 +1,8 @@
-//! BERT's masking, and every other random choice of the data: each a function of (seed, epoch, example).
-//!
-//! So masks do not depend on how batches are cut or on what was drawn before, and a run can be continued anywhere.
+//! BERT's masking.
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
-
+use super::random::{Purpose, Stream};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-
-/// What a random stream is for; streams of different purposes are independent.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Purpose {
-    /// Masks of training examples.
-    Train = 1,
-    /// Masks of held-out examples: the same whatever is trained.
-    Evaluate = 2,
-    /// The order of examples in an epoch.
-    Shuffle = 3,
-    /// Masks that are stored with the examples.
-    #[cfg_attr(not(feature = "prepare"), allow(dead_code, reason = "written by `prepare` alone"))]
-    Static = 4,
-    /// Which songs are held out.
-    #[cfg_attr(not(feature = "prepare"), allow(dead_code, reason = "drawn by `prepare` alone"))]
-    Split = 5,
-    /// What dropout drops of an example.
-    Dropout = 7,
-    /// The order of batches in an epoch, where they are of examples of one length.
-    Batches = 6,
-}
-
-fn stream(purpose: Purpose, seed: u64, epoch: u64, example: u64) -> ChaCha8Rng {
-    let mut key = [0; 32];
-    for (part, value) in key.chunks_exact_mut(8).zip([purpose as u64, seed, epoch, example]) {
-        part.copy_from_slice(&value.to_le_bytes());
-    }
-    ChaCha8Rng::from_seed(key)
-}
-
-/// In [0, 1).
-fn uniform(rng: &mut ChaCha8Rng) -> f64 {
-    (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
-}
-
-/// In 0..n, without bias worth speaking of: n is far below 2^64.
-fn below(rng: &mut ChaCha8Rng, n: usize) -> usize {
-    ((u128::from(rng.next_u64()) * n as u128) >> 64) as usize
-}
-
-/// 0..len in the order of this epoch.
-pub(crate) fn shuffled(len: usize, seed: u64, epoch: u64) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..len).collect();
-    shuffle(&mut order, Purpose::Shuffle, seed, epoch);
-    order
-}
-
-/// Fisher and Yates' shuffle.
-pub(crate) fn shuffle<T>(values: &mut [T], purpose: Purpose, seed: u64, epoch: u64) {
-    let mut rng = stream(purpose, seed, epoch, 0);
-    for i in (1..values.len()).rev() {
-        values.swap(i, below(&mut rng, i + 1));
-    }
-}
-
-/// A random number for an example.
-pub(crate) fn number(purpose: Purpose, seed: u64, epoch: u64, example: usize) -> u64 {
-    stream(purpose, seed, epoch, example as u64).next_u64()
-}
-
-/// In [0, 1), for the one number that is wanted.
-#[cfg(feature = "prepare")]
-pub(crate) fn draw(purpose: Purpose, seed: u64, index: u64) -> f64 {
-    uniform(&mut stream(purpose, seed, 0, index))
-}
 
 /// A masked example: its ids, and (index, label) of the tokens that were chosen.
 pub(crate) type Masked = (Vec<u32>, Vec<(u32, u32)>);
@@ -119,7 +50,7 @@ impl Masking {
     /// the mask token, 10 % a random one, 10 % stay (Devlin et al., arXiv 1810.04805, appendix A.1; transformers'
     /// DataCollatorForLanguageModeling). With whole words, a word's first token decides for all of its tokens.
     pub(crate) fn apply(&self, tokenizer: &Tokenizer, ids: &[u32], epoch: u64, example: usize) -> Masked {
-        let mut rng = stream(self.purpose, self.seed, epoch, example as u64);
+        let mut random = Stream::new(self.purpose, self.seed, epoch, example as u64);
         let continuations = if self.whole_word_mask { tokenizer.continuations() } else { None };
         let mask_token_id = tokenizer.mask_token_id();
         let mut masked = ids.to_vec();
@@ -128,8 +59,8 @@ impl Masking {
         let (mut in_word, mut word_chosen) = (false, false);
         for (index, id) in masked.iter_mut().enumerate() {
             // Drawn for every token, so that one token's fate does not shift the next one's.
-            let (chosen, replaced, random) =
-                (uniform(&mut rng), uniform(&mut rng), below(&mut rng, tokenizer.vocab_size()) as u32);
+            let (chosen, replaced, other) =
+                (random.uniform(), random.uniform(), random.below(tokenizer.vocab_size()) as u32);
             if tokenizer.is_special(*id) {
                 in_word = false;
                 continue;
@@ -146,7 +77,7 @@ impl Masking {
             if replaced < self.mask_replace_prob {
                 *id = mask_token_id.unwrap_or(*id);
             } else if replaced < self.mask_replace_prob + self.random_replace_prob {
-                *id = random;
+                *id = other;
             }
         }
         (masked, labels)
@@ -155,6 +86,7 @@ impl Masking {
 
 #[cfg(test)]
 mod tests {
+    use super::super::random::Purpose;
     use super::*;
     use crate::text::tokenizer::tests::tokenizer;
 
@@ -244,16 +176,5 @@ mod tests {
         assert_ne!(first, masking.apply(&tokenizer, &ids, 3, 8));
         assert_ne!(first, Masking { seed: 2, ..masking.clone() }.apply(&tokenizer, &ids, 3, 9));
         assert_ne!(first, Masking { purpose: Purpose::Evaluate, ..masking }.apply(&tokenizer, &ids, 3, 9));
-    }
-
-    #[test]
-    fn an_epoch_is_a_permutation() {
-        let order = shuffled(1000, 7, 2);
-        let mut sorted = order.clone();
-        sorted.sort_unstable();
-        assert_eq!(sorted, (0..1000).collect::<Vec<_>>());
-        assert_ne!(order, sorted);
-        assert_ne!(order, shuffled(1000, 7, 3));
-        assert!(shuffled(0, 1, 1).is_empty());
     }
 }

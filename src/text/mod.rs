@@ -8,6 +8,7 @@ mod dataset;
 mod masking;
 #[cfg(feature = "prepare")]
 mod prepare;
+pub(crate) mod random;
 #[cfg(feature = "prepare")]
 mod readers;
 mod settings;
@@ -18,9 +19,10 @@ pub use batch::PackedBatch;
 pub use corpus::{read_lines, text_files};
 pub use dataset::Dataset;
 pub(crate) use dataset::SHORTEST;
-pub(crate) use masking::{Masked, Masking, Purpose, number, shuffle, shuffled};
+pub(crate) use masking::{Masked, Masking};
 #[cfg(feature = "prepare")]
 pub use prepare::{Counts, PrepareEvent, PrepareOptions, Prepared, StaticMask, Unit, prepare, read_corpus};
+pub(crate) use random::{Purpose, shuffle, shuffled};
 pub(crate) use tokenizer::TOKENIZER_FILES;
 pub use tokenizer::Tokenizer;
 pub use vocabulary::WordPieceOptions;

@@ -9,7 +9,8 @@ use rayon::prelude::*;
 
 use super::cache::CacheWriter;
 use super::dataset::{Hash, SHORTEST};
-use super::masking::{Masking, Purpose, draw};
+use super::masking::Masking;
+use super::random::{Purpose, Stream};
 use super::readers::{self, Encoding, Piece};
 use super::tokenizer::{Template, Tokenizer};
 use crate::error::{Error, Result};
@@ -402,7 +403,7 @@ fn is_held_out(song: u64, share: f64, seed: u64) -> bool {
     let group = (song as f64 * share) as u64;
     // A song at the edge of two groups may be the one of either.
     [group, group + 1].into_iter().any(|group| {
-        let place = (group as f64 + draw(Purpose::Split, seed, group)) / share;
+        let place = (group as f64 + Stream::new(Purpose::Split, seed, 0, group).uniform()) / share;
         place as u64 == song
     })
 }

@@ -12,7 +12,7 @@ use crate::text::SHORTEST;
 /// let arguments = retto::TrainingArguments { learning_rate: 3e-4, ..Default::default() };
 /// assert_eq!(arguments.num_train_epochs, 3.0);
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct TrainingArguments {
     /// Passes over the training lines; may be a fraction.
     pub num_train_epochs: f64,
@@ -90,7 +90,8 @@ pub struct TrainingArguments {
 }
 
 /// The learning rate's course, as transformers' schedulers of these names have it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum SchedulerType {
     /// Falls linearly to 0 at the last step.

@@ -12,7 +12,8 @@ use super::events::{StepReport, TrainEvent, TrainOutput};
 use super::resume::{self, Best, MeanLoss, State};
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
-use crate::text::{Dataset, Masking, PackedBatch, Purpose, number};
+use crate::text::random::Stream;
+use crate::text::{Dataset, Masking, PackedBatch, Purpose};
 
 impl Trainer {
     /// Trains on lines, each an example: [`Trainer::train_dataset`] for text.
@@ -193,7 +194,8 @@ impl Trainer {
             let (ids, labels) =
                 stored.unwrap_or_else(|| masking.apply(&self.model.tokenizer, data.get(example), epoch, example));
             batch.push_masked(&ids, &labels);
-            batch.dropout_seeds.push(number(Purpose::Dropout, arguments.seed, epoch, example));
+            let seed = Stream::new(Purpose::Dropout, arguments.seed, epoch, example as u64).number();
+            batch.dropout_seeds.push(seed);
         }
         batch
     }

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use retto::{Gpu, MetricsFile, SchedulerType, TrainEvent, Trainer, TrainingArguments};
+use retto::{Gpu, LoraConfig, METRICS_FILE, MetricsFile, SchedulerType, TrainEvent, Trainer, TrainingArguments};
 
 use crate::data::{self, UnitArgs};
-use crate::{Result, open_model, output};
+use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, display, open_model, output};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -86,6 +86,27 @@ pub(crate) struct Args {
     /// Longest example in tokens; longer lines are cut [default: the model's longest]
     #[arg(long, value_name = "N")]
     max_seq_length: Option<usize>,
+    /// Layers that are not trained: numbers from 0, or ranges like 0-5
+    #[arg(long, value_delimiter = ',', value_parser = layers, value_name = "LAYERS")]
+    freeze_layers: Vec<std::ops::RangeInclusive<usize>>,
+    /// Do not train the embeddings, nor a decoder that is tied to them
+    #[arg(long)]
+    freeze_embeddings: bool,
+    /// Train a low-rank adapter of this rank instead of the weights; it is written in PEFT's format
+    #[arg(long, value_name = "R")]
+    lora_r: Option<usize>,
+    /// The adapter's update is multiplied with this over the rank
+    #[arg(long, default_value_t = 8.0, value_name = "ALPHA", requires = "lora_r")]
+    lora_alpha: f64,
+    /// The linear layers it updates: query, key, value, dense, or longer ends of their names
+    #[arg(long, value_delimiter = ',', default_values = ["query", "value"], value_name = "NAMES", requires = "lora_r")]
+    lora_target_modules: Vec<String>,
+    /// Compute activations twice instead of keeping them: less memory, more time, the same result
+    #[arg(long)]
+    gradient_checkpointing: bool,
+    /// Train without the dropout that the model's config asks for
+    #[arg(long)]
+    no_dropout: bool,
     /// Steps between two evaluations [default: after every epoch]
     #[arg(long, value_name = "N")]
     eval_steps: Option<u64>,
@@ -129,7 +150,37 @@ enum Scheduler {
     ConstantWithWarmup,
 }
 
+/// `3` or `0-5`
+fn layers(text: &str) -> std::result::Result<std::ops::RangeInclusive<usize>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let number = |text: &str| text.trim().parse::<usize>().map_err(|error| format!("'{text}': {error}"));
+    let range = number(first)?..=number(last)?;
+    if range.is_empty() || *range.end() > 10_000 { Err(format!("{text} is no range of layers")) } else { Ok(range) }
+}
+
 impl Args {
+    /// What an adapter notes of the model it is for.
+    fn base_name(&self) -> String {
+        self.model.as_ref().map_or("retto-tiny".into(), |model| model.display().to_string())
+    }
+
+    /// Beside the model: the options of the run, and its losses as a picture.
+    fn describe(&self, gpu: &Gpu) -> Result<()> {
+        let mut values = serde_json::to_value(self.arguments())?;
+        values["model"] = self.base_name().into();
+        values["train"] = display(&self.train).into();
+        values["validation"] = display(&self.validation).into();
+        values["adapter"] = gpu.to_string().into();
+        if self.save_steps.is_none() {
+            values["save_steps"] = serde_json::Value::Null;
+        }
+        std::fs::write(self.output.join(TRAINING_ARGUMENTS_FILE), format!("{values:#}\n"))?;
+        if let Some(svg) = curve::draw(&self.output.join(METRICS_FILE))? {
+            std::fs::write(self.output.join(curve::FILE), svg)?;
+        }
+        Ok(())
+    }
+
     fn arguments(&self) -> TrainingArguments {
         TrainingArguments {
             num_train_epochs: self.num_train_epochs,
@@ -151,6 +202,15 @@ impl Args {
             static_mask: self.static_mask,
             batch_tokens: self.batch_tokens,
             group_by_length: self.group_by_length,
+            freeze_layers: self.freeze_layers.iter().flat_map(Clone::clone).collect(),
+            freeze_embeddings: self.freeze_embeddings,
+            lora: self.lora_r.map(|r| LoraConfig {
+                r,
+                lora_alpha: self.lora_alpha,
+                target_modules: self.lora_target_modules.clone(),
+            }),
+            gradient_checkpointing: self.gradient_checkpointing,
+            dropout: !self.no_dropout,
             eval_steps: self.eval_steps,
             early_stopping_patience: self.early_stopping_patience,
             early_stopping_threshold: self.early_stopping_threshold,
@@ -171,7 +231,7 @@ impl Args {
 }
 
 pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
-    let model = open_model(gpu, args.model.as_deref())?;
+    let model = open_model(gpu, args.model.as_deref(), None)?;
     if !model.has_mlm_head() {
         output::note("note: this checkpoint has no masked-language-model head; a fresh one is trained with it");
     }
@@ -228,8 +288,13 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
         let step = trained.steps;
         return Err(format!("interrupted at step {step} and saved: the same command with --resume goes on").into());
     }
-    trainer.into_model().save(&args.output)?;
+    let model = trainer.into_model();
+    match args.lora_r {
+        Some(_) => model.save_adapter(&args.output, &args.base_name())?,
+        None => model.save(&args.output)?,
+    }
     metrics.finish(&trained)?;
+    args.describe(gpu)?;
     if trained.stopped_early {
         output::note(format!("note: evaluations stopped improving, so the run ended at step {}", trained.steps));
     }

@@ -1,20 +1,42 @@
 //! `retto compare`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use retto::{Fill, GoldRank, Gpu, Model};
+use retto::{CompareOptions, Comparison, Fill, GoldRank, Gpu, Interval, Kind, METRICS_FILE, Model, Scores};
 
-use crate::{Result, open_model, output};
+use crate::data::{self, UnitArgs};
+use crate::report::{self, Context};
+use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, display, open_model, output};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Texts with [MASK] where a word is wanted; put -- before one that begins with a dash
-    #[arg(required = true, value_name = "TEXT")]
+    #[arg(required_unless_present = "data", value_name = "TEXT")]
     texts: Vec<String>,
+    /// Instead: held-out text or a token cache; words are taken out of it, and both models' answers measured
+    #[arg(long, num_args = 1.., value_name = "PATH", conflicts_with_all = ["texts", "gold"])]
+    data: Vec<PathBuf>,
+    #[command(flatten)]
+    unit: UnitArgs,
+    /// Share of the words of --data that are taken out, one at a time
+    #[arg(long, default_value_t = 0.15, value_name = "P")]
+    mlm_probability: f64,
+    /// At most so many blanks, picked evenly from all
+    #[arg(long, default_value_t = 2000, value_name = "N")]
+    max_blanks: usize,
+    /// Examples of each kind: both right, both wrong, and one right where the other misses its first ten
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    showcases: usize,
+    /// Seed of what is taken out and shown
+    #[arg(long, default_value_t = 42, value_name = "N")]
+    seed: u64,
+    /// Write a page of it all, for a browser
+    #[arg(long, value_name = "FILE", requires = "data")]
+    html: Option<PathBuf>,
     /// The model before its adaptation [default: the bundled model]
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
-    /// The model after it
+    /// The model after it, or a low-rank adapter of it
     #[arg(long, value_name = "DIR")]
     adapted: PathBuf,
     /// The word that belongs there: it is marked, and its rank told
@@ -23,7 +45,7 @@ pub(crate) struct Args {
     /// Answers of each model
     #[arg(long, default_value_t = 10, value_name = "N")]
     top_k: usize,
-    /// Print JSON: a list of {text, mask, base, adapted}, each side {answers, gold}
+    /// Print JSON: a list of {text, mask, base, adapted}, each side {answers, gold}; of --data, all figures
     #[arg(long)]
     json: bool,
 }
@@ -46,8 +68,15 @@ struct Row<'a> {
 }
 
 pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
-    let base = ask(&open_model(gpu, args.base.as_deref())?, args)?;
-    let adapted = ask(&Model::open(gpu, &args.adapted)?, args)?;
+    let base = open_model(gpu, args.base.as_deref(), None)?;
+    let adapted = match !args.adapted.join("config.json").exists() && Model::is_adapter(&args.adapted) {
+        true => base.with_adapter(&args.adapted)?,
+        false => Model::open(gpu, &args.adapted)?,
+    };
+    if !args.data.is_empty() {
+        return on_data(gpu, &base, &adapted, args);
+    }
+    let (base, adapted) = (ask(&base, args)?, ask(&adapted, args)?);
     let mut rows = Vec::new();
     for (text, (base, adapted)) in args.texts.iter().zip(base.into_iter().zip(adapted)) {
         // Two tokenizers may write the mask in two ways.
@@ -66,6 +95,93 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
         return output::json(&rows);
     }
     rows.iter().try_for_each(|row| print(row, args.gold.as_deref()))
+}
+
+fn on_data(gpu: &Gpu, base: &Model, adapted: &Model, args: &Args) -> Result<()> {
+    if let Some(path) = &args.html {
+        // Found out now, not after minutes.
+        std::fs::File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)
+            .map_err(|error| named(path, error))?;
+    }
+    let options = CompareOptions {
+        mlm_probability: args.mlm_probability,
+        max_blanks: args.max_blanks,
+        showcases: args.showcases,
+        top_k: args.top_k,
+        seed: args.seed,
+    };
+    let longest = base.config().max_position_embeddings.min(adapted.config().max_position_embeddings);
+    let (data, _) = data::load(base.tokenizer(), &args.data, &args.unit.options(longest, 0.0, args.seed))?;
+    let comparison = retto::compare(base, adapted, &data, &options)?;
+    if let Some(path) = &args.html {
+        let training = std::fs::read(args.adapted.join(TRAINING_ARGUMENTS_FILE)).ok();
+        let context = Context {
+            base: args.base.as_ref().map_or("the bundled model".into(), |path| path.display().to_string()),
+            adapted: args.adapted.display().to_string(),
+            data: display(&args.data),
+            adapter: gpu.to_string(),
+            options: serde_json::to_value(&options)?,
+            training: training.and_then(|json| serde_json::from_slice(&json).ok()),
+            // A model that was not adapted here has no log.
+            curve: curve::draw(&args.adapted.join(METRICS_FILE)).ok().flatten(),
+        };
+        std::fs::write(path, report::page(&comparison, &context)).map_err(|error| named(path, error))?;
+    }
+    if args.json {
+        return output::json(&comparison);
+    }
+    print_comparison(&comparison)?;
+    match &args.html {
+        Some(path) => output::line(format!("\n{}", path.display())),
+        None => Ok(()),
+    }
+}
+
+fn named(path: &Path, error: std::io::Error) -> String {
+    format!("{}: {error}", path.display())
+}
+
+fn print_comparison(comparison: &Comparison) -> Result<()> {
+    let Comparison { blanks, groups, base, adapted, difference, kinds, showcases, .. } = comparison;
+    output::line(format!("{blanks} blanks from {groups} songs; 95 % confidence intervals over songs\n"))?;
+    output::line(format!("{:8}{:<24}{:<24}adapted - base", "", "base", "adapted"))?;
+    type Pick = fn(&Scores) -> Interval;
+    let rows: [(&str, Pick); 4] =
+        [("top-1", |s| s.top1), ("top-10", |s| s.top10), ("MRR", |s| s.mrr), ("loss", |s| s.loss)];
+    for (name, pick) in rows {
+        let cell = |Interval { value, low, high }: Interval| format!("{value:.3} [{low:.3}, {high:.3}]");
+        let Interval { value, low, high } = pick(difference);
+        let change = format!("{value:+.3} [{low:+.3}, {high:+.3}]");
+        output::line(format!("{name:8}{:<24}{:<24}{change}", cell(pick(base)), cell(pick(adapted))))?;
+    }
+    output::line("\nright: the word is the first answer; wrong: it is not among the first ten")?;
+    for (name, count) in [
+        ("both right", kinds.both_right),
+        ("both wrong", kinds.both_wrong),
+        ("adapted right, base wrong", kinds.gained),
+        ("base right, adapted wrong", kinds.lost),
+        ("none of these", kinds.other),
+    ] {
+        output::line(format!("  {name:<27}{count:>6}"))?;
+    }
+    for case in showcases {
+        let kind = match case.kind {
+            Kind::BothRight => "both right",
+            Kind::BothWrong => "both wrong",
+            Kind::Gained => "adapted right, base wrong",
+            Kind::Lost => "base right, adapted wrong",
+            _ => "other",
+        };
+        let words = |answers: &[Fill]| answers.iter().map(|fill| fill.token_str.as_str()).collect::<Vec<_>>().join(" ");
+        output::line(format!("\n{kind}: {}   ({})", case.text, case.gold))?;
+        output::line(format!("  base     rank {:>5}: {}", case.base.rank, words(&case.base.answers)))?;
+        output::line(format!("  adapted  rank {:>5}: {}", case.adapted.rank, words(&case.adapted.answers)))?;
+    }
+    Ok(())
 }
 
 /// The answers of one model by text and mask.

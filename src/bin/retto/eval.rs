@@ -12,6 +12,9 @@ pub(crate) struct Args {
     /// The model's folder [default: the bundled model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+    /// A low-rank adapter of PEFT's format to add to it
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// Held-out text: files or folders of all formats that `prepare` reads, or a token cache
     #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
     data: Vec<PathBuf>,
@@ -47,7 +50,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
-    let model = open_model(gpu, args.model.as_deref())?;
+    let model = open_model(gpu, args.model.as_deref(), args.adapter.as_deref())?;
     let longest = model.config().max_position_embeddings;
     // Checked against the model below, in the words of that option.
     let length = args.max_seq_length.unwrap_or(longest).min(longest);

@@ -14,6 +14,9 @@ pub(crate) struct Args {
     /// The model's folder [default: the bundled model]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+    /// A low-rank adapter of PEFT's format to add to it
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// Answers for each mask
     #[arg(long, default_value_t = 10, value_name = "N")]
     top_k: usize,
@@ -23,7 +26,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
-    let model = open_model(gpu, args.model.as_deref())?;
+    let model = open_model(gpu, args.model.as_deref(), args.adapter.as_deref())?;
     let answers = model.fill_mask_batch(&args.texts, args.top_k)?;
     if args.json {
         return output::json(&shape_like_the_pipeline(&answers)?);

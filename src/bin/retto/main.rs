@@ -3,13 +3,16 @@
 
 mod adapt;
 mod compare;
+mod curve;
 mod data;
 mod devices;
 mod eval;
 mod fill;
 mod init;
+mod merge;
 mod output;
 mod prepare;
+mod report;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -40,6 +43,8 @@ enum Command {
     Prepare(prepare::Args),
     /// Train a model on songs
     Adapt(adapt::Args),
+    /// Add a low-rank adapter to a model's weights, and write the model
+    Merge(merge::Args),
     /// Show two models' answers side by side
     Compare(compare::Args),
     /// Measure how well held-out lines are filled
@@ -57,6 +62,7 @@ fn main() -> ExitCode {
         Command::Fill(args) => gpu(device).and_then(|gpu| fill::run(&gpu, &args)),
         Command::Init(args) => gpu(device).and_then(|gpu| init::run(&gpu, &args)),
         Command::Adapt(args) => gpu(device).and_then(|gpu| adapt::run(&gpu, &args)),
+        Command::Merge(args) => gpu(device).and_then(|gpu| merge::run(&gpu, &args)),
         Command::Compare(args) => gpu(device).and_then(|gpu| compare::run(&gpu, &args)),
         Command::Eval(args) => gpu(device).and_then(|gpu| eval::run(&gpu, &args)),
     };
@@ -79,16 +85,30 @@ fn gpu(device: Option<String>) -> Result<Gpu> {
     })
 }
 
-/// The model in a folder, or the bundled one.
-fn open_model(gpu: &Gpu, folder: Option<&Path>) -> Result<Model> {
-    if let Some(folder) = folder {
-        return Ok(Model::open(gpu, folder)?);
-    }
-    #[cfg(feature = "default-model")]
-    return Ok(Model::open_default(gpu)?);
-    #[cfg(not(feature = "default-model"))]
-    return Err("this build has no model of its own: name one with --model DIR".into());
+/// The model in a folder, or the bundled one, with an adapter added where one is named.
+fn open_model(gpu: &Gpu, folder: Option<&Path>, adapter: Option<&Path>) -> Result<Model> {
+    let model = match folder {
+        Some(folder) if !folder.join("config.json").exists() && Model::is_adapter(folder) => {
+            let folder = folder.display();
+            return Err(format!(
+                "{folder} is a low-rank adapter: name it with --adapter, beside the --model it is for"
+            )
+            .into());
+        }
+        Some(folder) => Model::open(gpu, folder)?,
+        #[cfg(feature = "default-model")]
+        None => Model::open_default(gpu)?,
+        #[cfg(not(feature = "default-model"))]
+        None => return Err("this build has no model of its own: name one with --model DIR".into()),
+    };
+    Ok(match adapter {
+        Some(adapter) => model.with_adapter(adapter)?,
+        None => model,
+    })
 }
+
+/// The options of a training run, beside the model it made.
+const TRAINING_ARGUMENTS_FILE: &str = "training_args.json";
 
 /// Paths as they are shown.
 fn display(paths: &[PathBuf]) -> String {

@@ -1,0 +1,25 @@
+//! `retto merge`
+
+use std::path::PathBuf;
+
+use retto::Gpu;
+
+use crate::{Result, open_model, output};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The model that the adapter was trained on [default: the bundled model]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// The adapter: adapter_config.json and adapter_model.safetensors
+    #[arg(long, value_name = "DIR")]
+    adapter: PathBuf,
+    /// Where the merged model is written
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+}
+
+pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
+    open_model(gpu, args.model.as_deref(), Some(&args.adapter))?.save(&args.output)?;
+    output::line(format!("{}: {} merged in", args.output.display(), args.adapter.display()))
+}

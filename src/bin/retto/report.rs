@@ -1,0 +1,190 @@
+//! A comparison as one page that needs nothing but itself.
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use retto::{Comparison, Fill, Interval, Kind, Scores, Showcase};
+use serde_json::Value;
+
+/// What the page shows beside the comparison.
+pub(crate) struct Context {
+    pub(crate) base: String,
+    pub(crate) adapted: String,
+    pub(crate) data: String,
+    pub(crate) adapter: String,
+    /// Options of the comparison.
+    pub(crate) options: Value,
+    /// Of the run that made the adapted model, where it left them.
+    pub(crate) training: Option<Value>,
+    /// Its losses as SVG.
+    pub(crate) curve: Option<String>,
+}
+
+const STYLE: &str = "
+:root { color-scheme: light dark; --ink: #1c1c1e; --paper: #fff; --soft: #6b6b70; --line: #d9d9de; --mark: #fff1c9;
+  --good: #1a7f37; --bad: #b3261e; }
+@media (prefers-color-scheme: dark) { :root { --ink: #ececf0; --paper: #17171a; --soft: #a0a0a8; --line: #3a3a40;
+  --mark: #4a3d12; --good: #58c878; --bad: #ff8a80; } }
+* { box-sizing: border-box }
+body { margin: 0 auto; max-width: 60rem; padding: 1rem; font: 16px/1.5 system-ui, sans-serif; color: var(--ink);
+  background: var(--paper); overflow-wrap: anywhere }
+h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2rem } h3 { font-size: 1rem; margin: 1.5rem 0 .3rem }
+.soft { color: var(--soft) } .good { color: var(--good) } .bad { color: var(--bad) }
+.wide { overflow-x: auto } svg { max-width: 100%; height: auto }
+table { border-collapse: collapse; width: 100% } th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line);
+  text-align: left; vertical-align: top } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: 0 1.5rem }
+.gold { background: var(--mark) } blockquote { margin: .3rem 0; padding-left: .8rem; border-left: 3px solid var(--line) }
+";
+
+pub(crate) fn page(comparison: &Comparison, context: &Context) -> String {
+    let Comparison { blanks, groups, words_of_several_tokens, kinds, .. } = comparison;
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { "Base and adapted model compared" }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                h1 { "Base and adapted model compared" }
+                p.soft {
+                    "Base: " (context.base) ". Adapted: " (context.adapted) ". Held-out text: " (context.data) ". "
+                    (blanks) " blanks from " (groups) " songs, one word at a time; the same for both models. "
+                    (words_of_several_tokens) " words of several tokens were passed over."
+                }
+                h2 { "In figures" }
+                div.wide { (figures(comparison)) }
+                p.soft { "In brackets: 95 % confidence intervals, resampled over songs; those of the difference are paired." }
+                h2 { "How the blanks divide" }
+                div.wide {
+                    table #kinds {
+                        thead { tr { th { "Kind" } th.n { "Blanks" } th.n { "Share" } } }
+                        tbody {
+                            @for (name, count) in [
+                                ("Both right: the word is the first answer of both", kinds.both_right),
+                                ("Both wrong: the word is in neither's first ten", kinds.both_wrong),
+                                ("Gained: adapted right, base wrong", kinds.gained),
+                                ("Lost: base right, adapted wrong", kinds.lost),
+                                ("None of these", kinds.other),
+                            ] {
+                                tr {
+                                    td { (name) }
+                                    td.n { (count) }
+                                    td.n { (format!("{:.1} %", 100.0 * count as f64 / (*blanks).max(1) as f64)) }
+                                }
+                            }
+                        }
+                    }
+                }
+                @if let Some(curve) = &context.curve {
+                    h2 { "Losses while adapting" }
+                    (PreEscaped(curve))
+                }
+                h2 { "Examples, drawn by lot" }
+                @for kind in [Kind::Gained, Kind::Lost, Kind::BothRight, Kind::BothWrong] {
+                    @for (number, case) in comparison.showcases.iter().filter(|case| case.kind == kind).enumerate() {
+                        (showcase(case, number + 1))
+                    }
+                }
+                h2 { "Settings" }
+                p.soft { "Compared on " (context.adapter) " with retto " (env!("CARGO_PKG_VERSION")) "." }
+                (settings("Comparison", &context.options))
+                @if let Some(training) = &context.training {
+                    (settings("Adaptation", training))
+                }
+            }
+        }
+    };
+    page.into_string()
+}
+
+fn figures(comparison: &Comparison) -> Markup {
+    let Comparison { base, adapted, difference, .. } = comparison;
+    type Pick = fn(&Scores) -> Interval;
+    let rows: [(&str, Pick, bool); 4] = [
+        ("Word first", |s| s.top1, true),
+        ("Word in the first ten", |s| s.top10, true),
+        ("Mean reciprocal rank", |s| s.mrr, true),
+        ("Loss (nats)", |s| s.loss, false),
+    ];
+    html! {
+        table #figures {
+            thead { tr { th {} th.n { "Base" } th.n { "Adapted" } th.n { "Difference" } } }
+            tbody {
+                @for (name, pick, more_is_better) in rows {
+                    @let change = pick(difference);
+                    @let certain = change.low > 0.0 || change.high < 0.0;
+                    @let class = match (certain, (change.value > 0.0) == more_is_better) {
+                        (false, _) => "n",
+                        (true, true) => "n good",
+                        (true, false) => "n bad",
+                    };
+                    tr {
+                        th { (name) }
+                        td.n { (interval(pick(base), false)) }
+                        td.n { (interval(pick(adapted), false)) }
+                        td class=(class) { (interval(change, true)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn interval(interval: Interval, signed: bool) -> String {
+    let Interval { value, low, high } = interval;
+    if signed { format!("{value:+.3} [{low:+.3}, {high:+.3}]") } else { format!("{value:.3} [{low:.3}, {high:.3}]") }
+}
+
+fn showcase(case: &Showcase, number: usize) -> Markup {
+    let kind = match case.kind {
+        Kind::BothRight => "Both right",
+        Kind::BothWrong => "Both wrong",
+        Kind::Gained => "Gained",
+        Kind::Lost => "Lost",
+        _ => "Other",
+    };
+    html! {
+        section.showcase {
+            h3 { (kind) " " (number) ": " span.gold { (case.gold) } }
+            blockquote { (case.text) }
+            div.pair {
+                (answers("Base", &case.base.answers, case.base.rank, &case.gold))
+                (answers("Adapted", &case.adapted.answers, case.adapted.rank, &case.gold))
+            }
+        }
+    }
+}
+
+fn answers(side: &str, answers: &[Fill], rank: usize, gold: &str) -> Markup {
+    html! {
+        table {
+            thead { tr { th { (side) ", rank " (rank) } th.n { "Score" } } }
+            tbody {
+                @for fill in answers {
+                    tr.gold[fill.token_str == gold] {
+                        td { (fill.token_str) }
+                        td.n { (format!("{:.4}", fill.score)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn settings(title: &str, values: &Value) -> Markup {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    html! {
+        details {
+            summary { (title) }
+            div.wide {
+                table {
+                    @for (name, value) in values.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null()) {
+                        tr { th { (name) } td { (text(value)) } }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! Two models on the same blanks.
+
+use crate::error::{Error, Result};
+use crate::fill::Fill;
+use crate::model::Model;
+use crate::text::{Dataset, PackedBatch, Purpose, Tokenizer, random};
+
+/// Options of [`compare`].
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct CompareOptions {
+    /// The share of words that become blanks, one at a time.
+    pub mlm_probability: f64,
+    /// At most so many blanks, picked evenly from all.
+    pub max_blanks: usize,
+    /// Showcases of each kind.
+    pub showcases: usize,
+    /// Answers in a showcase.
+    pub top_k: usize,
+    /// Seed of the blanks, the showcases and the intervals.
+    pub seed: u64,
+}
+
+impl Default for CompareOptions {
+    fn default() -> Self {
+        Self { mlm_probability: 0.15, max_blanks: 2000, showcases: 3, top_k: 10, seed: 42 }
+    }
+}
+
+/// A figure with its 95 % confidence interval.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Interval {
+    /// The figure.
+    pub value: f64,
+    /// 2.5 % of the resampled figures are lower.
+    pub low: f64,
+    /// 2.5 % are higher.
+    pub high: f64,
+}
+
+/// How well blanks are filled.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Scores {
+    /// Mean cross entropy of the words, in nats.
+    pub loss: Interval,
+    /// The share of blanks whose word is the first answer.
+    pub top1: Interval,
+    /// The share of blanks whose word is among the first ten.
+    pub top10: Interval,
+    /// The mean of 1 / rank.
+    pub mrr: Interval,
+}
+
+/// How two models differ on a blank. Right is the word as first answer, wrong the word not among the first ten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Kind {
+    /// Both are right.
+    BothRight,
+    /// Both are wrong.
+    BothWrong,
+    /// The adapted model is right, the base model wrong.
+    Gained,
+    /// The base model is right, the adapted model wrong.
+    Lost,
+}
+
+/// How many blanks are of each kind; the rest are of none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Kinds {
+    /// Both are right.
+    pub both_right: usize,
+    /// Both are wrong.
+    pub both_wrong: usize,
+    /// The adapted model is right, the base model wrong.
+    pub gained: usize,
+    /// The base model is right, the adapted model wrong.
+    pub lost: usize,
+    /// Neither of these.
+    pub other: usize,
+}
+
+/// What one model says to a showcase.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Shown {
+    /// The likeliest words, best first.
+    pub answers: Vec<Fill>,
+    /// The place of the word that belongs there, from 1.
+    pub rank: usize,
+}
+
+/// A blank, and what both models say to it.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Showcase {
+    /// How they differ.
+    pub kind: Kind,
+    /// The text with its blank.
+    pub text: String,
+    /// The word that belongs there.
+    pub gold: String,
+    /// The model before its adaptation.
+    pub base: Shown,
+    /// The model after it.
+    pub adapted: Shown,
+}
+
+/// What [`compare`] found.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[non_exhaustive]
+pub struct Comparison {
+    /// Blanks asked about.
+    pub blanks: usize,
+    /// Songs they are from (or lines, where the data know no songs); intervals are over these.
+    pub groups: usize,
+    /// Words passed over because they are several tokens, which no single answer fills.
+    pub words_of_several_tokens: usize,
+    /// The model before its adaptation.
+    pub base: Scores,
+    /// The model after it.
+    pub adapted: Scores,
+    /// Adapted less base, blank by blank.
+    pub difference: Scores,
+    /// How the blanks divide.
+    pub kinds: Kinds,
+    /// Some blanks of each kind, drawn by lot.
+    pub showcases: Vec<Showcase>,
+}
+
+/// A word that is taken out.
+struct Blank {
+    example: usize,
+    /// Its place in the example.
+    at: usize,
+    gold: u32,
+    /// The song, or the example, it is from.
+    group: usize,
+}
+
+/// Loss and rank (from 1) of a blank's word.
+type Answer = (f64, usize);
+
+/// Sequences asked about in one pass.
+const TOGETHER: usize = 64;
+/// Resampled figures of an interval.
+const RESAMPLES: usize = 1000;
+
+/// Takes words out of held-out examples, one at a time and the same for both models, and compares what they put there.
+/// Intervals are of a paired bootstrap over songs: blanks of one song are not independent of each other.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for models of different tokenizers, options out of range, or data in which no word is taken;
+/// [`Error::NoMlmHead`]; [`Error::TooLong`] for data prepared for a longer model; GPU errors.
+pub fn compare(base: &Model, adapted: &Model, data: &Dataset, options: &CompareOptions) -> Result<Comparison> {
+    for model in [base, adapted] {
+        model.require_mlm_head()?;
+        model.tokenizer.require_mask_token()?;
+    }
+    if base.tokenizer.hash() != adapted.tokenizer.hash() {
+        let reason = "the models have different tokenizers, so their blanks are not the same";
+        return Err(Error::InvalidArgument(reason.into()));
+    }
+    let probability = options.mlm_probability;
+    if !(probability > 0.0 && probability <= 1.0) || options.max_blanks == 0 || options.top_k == 0 {
+        let reason =
+            format!("mlm_probability is {probability}; it must be above 0, and 1 at most, max_blanks and top_k not 0");
+        return Err(Error::InvalidArgument(reason));
+    }
+    let (blanks, words_of_several_tokens) = blanks(&base.tokenizer, data, options);
+    if blanks.is_empty() {
+        return Err(Error::InvalidArgument(
+            "no word is taken out of these data: give more lines, or more of them".into(),
+        ));
+    }
+    let (of_base, of_adapted) = (ask(base, data, &blanks)?, ask(adapted, data, &blanks)?);
+
+    // Blanks of a group are one after another.
+    let mut groups: Vec<std::ops::Range<usize>> = Vec::new();
+    for (index, blank) in blanks.iter().enumerate() {
+        match groups.last_mut() {
+            Some(last) if blanks[last.start].group == blank.group => last.end = index + 1,
+            _ => groups.push(index..index + 1),
+        }
+    }
+    let [base_scores, adapted_scores, difference] = scores(&of_base, &of_adapted, &groups, options.seed);
+    let (mut kinds, mut of_kind) = (Kinds::default(), [const { Vec::new() }; 4]);
+    for index in 0..blanks.len() {
+        let (count, kind) = match (of_base[index].1, of_adapted[index].1) {
+            (1, 1) => (&mut kinds.both_right, Some(Kind::BothRight)),
+            (11.., 11..) => (&mut kinds.both_wrong, Some(Kind::BothWrong)),
+            (11.., 1) => (&mut kinds.gained, Some(Kind::Gained)),
+            (1, 11..) => (&mut kinds.lost, Some(Kind::Lost)),
+            _ => (&mut kinds.other, None),
+        };
+        *count += 1;
+        if let Some(kind) = kind {
+            of_kind[kind as usize].push((kind, index));
+        }
+    }
+    let mut showcases = Vec::new();
+    for mut candidates in of_kind {
+        random::shuffle(&mut candidates, Purpose::Showcases, options.seed, 0);
+        for (kind, index) in candidates.into_iter().take(options.showcases) {
+            let show = |model: &Model, answers: &[Answer]| -> Result<Shown> {
+                Ok(Shown { answers: answer(model, data, &blanks[index], options.top_k)?, rank: answers[index].1 })
+            };
+            showcases.push(Showcase {
+                kind,
+                text: text(&base.tokenizer, data, &blanks[index])?,
+                gold: base.tokenizer.decode(&[blanks[index].gold], false)?,
+                base: show(base, &of_base)?,
+                adapted: show(adapted, &of_adapted)?,
+            });
+        }
+    }
+    Ok(Comparison {
+        blanks: blanks.len(),
+        groups: groups.len(),
+        words_of_several_tokens,
+        base: base_scores,
+        adapted: adapted_scores,
+        difference,
+        kinds,
+        showcases,
+    })
+}
+
+/// The blanks in order, and the words passed over.
+fn blanks(tokenizer: &Tokenizer, data: &Dataset, options: &CompareOptions) -> (Vec<Blank>, usize) {
+    // Without marks of word boundaries every token is a word.
+    let continues = |id: u32| tokenizer.continuations().is_some_and(|of| of.get(id as usize) == Some(&true));
+    let starts = data.song_boundaries();
+    let (mut blanks, mut passed_over) = (Vec::new(), 0);
+    for example in 0..data.len() {
+        let ids = data.get(example);
+        let group = starts.map_or(example, |starts| starts.partition_point(|&start| start <= example as u64));
+        let mut random = random::Stream::new(Purpose::Blanks, options.seed, 0, example as u64);
+        for (at, &gold) in ids.iter().enumerate() {
+            let chosen = random.uniform() < options.mlm_probability;
+            // Punctuation is not what a songwriter asks for.
+            let is_word =
+                |id: u32| tokenizer.id_to_token(id).is_some_and(|token| token.chars().any(char::is_alphanumeric));
+            if !chosen || tokenizer.is_special(gold) || (continues(gold) && at > 0) || !is_word(gold) {
+                continue;
+            }
+            let next = ids.get(at + 1);
+            match next.is_some_and(|&next| continues(next) && !tokenizer.is_special(next)) {
+                true => passed_over += 1,
+                false => blanks.push(Blank { example, at, gold, group }),
+            }
+        }
+    }
+    if blanks.len() > options.max_blanks {
+        let mut order = random::shuffled(blanks.len(), options.seed, 0);
+        order.truncate(options.max_blanks);
+        order.sort_unstable();
+        let mut kept = order.into_iter().peekable();
+        let mut index = 0;
+        blanks.retain(|_| {
+            let keep = kept.next_if_eq(&index).is_some();
+            index += 1;
+            keep
+        });
+    }
+    (blanks, passed_over)
+}
+
+fn masked(model: &Model, data: &Dataset, blank: &Blank) -> Result<Vec<u32>> {
+    let mut ids = data.get(blank.example).to_vec();
+    ids[blank.at] = model.tokenizer.require_mask_token()?;
+    Ok(ids)
+}
+
+fn ask(model: &Model, data: &Dataset, blanks: &[Blank]) -> Result<Vec<Answer>> {
+    let mut answers = Vec::with_capacity(blanks.len());
+    for part in blanks.chunks(TOGETHER) {
+        let mut batch = PackedBatch::default();
+        for blank in part {
+            batch.push_masked(&masked(model, data, blank)?, &[(blank.at as u32, blank.gold)]);
+        }
+        answers.extend(model.score(&batch)?.iter().map(|row| (f64::from(row.loss), row.rank as usize + 1)));
+    }
+    Ok(answers)
+}
+
+fn answer(model: &Model, data: &Dataset, blank: &Blank, top_k: usize) -> Result<Vec<Fill>> {
+    let mut answers = Vec::new();
+    // Other masks do not stand in held-out text; where they do, this one's answers are told.
+    let ids = masked(model, data, blank)?;
+    let mask = model.tokenizer.require_mask_token()?;
+    let before = ids[..blank.at].iter().filter(|&&id| id == mask).count();
+    model.fill_encoded(&[ids], top_k, &mut answers)?;
+    Ok(answers.swap_remove(0).swap_remove(before))
+}
+
+/// The example as a reader knows it: without special tokens but the blank, lines parted by a stroke.
+fn text(tokenizer: &Tokenizer, data: &Dataset, blank: &Blank) -> Result<String> {
+    let mut lines: Vec<Vec<u32>> = vec![Vec::new()];
+    for (at, &id) in data.get(blank.example).iter().enumerate() {
+        match (at == blank.at, tokenizer.is_special(id)) {
+            (true, _) => lines.last_mut().into_iter().for_each(|line| line.extend(tokenizer.mask_token_id())),
+            (false, true) => lines.push(Vec::new()),
+            (false, false) => lines.last_mut().into_iter().for_each(|line| line.push(id)),
+        }
+    }
+    let lines = lines.iter().filter(|line| !line.is_empty()).map(|line| tokenizer.decode(line, false));
+    Ok(lines.collect::<Result<Vec<_>>>()?.join(" / "))
+}
+
+/// Loss, top 1, top 10 and reciprocal rank of an answer.
+fn figures(&(loss, rank): &Answer) -> [f64; 4] {
+    [loss, f64::from(rank == 1), f64::from(rank <= 10), 1.0 / rank as f64]
+}
+
+/// Of the base model, of the adapted one, and of their difference.
+fn scores(base: &[Answer], adapted: &[Answer], groups: &[std::ops::Range<usize>], seed: u64) -> [Scores; 3] {
+    // Sums by group: base, adapted, difference; and the number of blanks.
+    let sums: Vec<([[f64; 4]; 3], f64)> = groups
+        .iter()
+        .map(|group| {
+            let mut sums = [[0.0; 4]; 3];
+            for index in group.clone() {
+                let (b, a) = (figures(&base[index]), figures(&adapted[index]));
+                for figure in 0..4 {
+                    sums[0][figure] += b[figure];
+                    sums[1][figure] += a[figure];
+                    sums[2][figure] += a[figure] - b[figure];
+                }
+            }
+            (sums, group.len() as f64)
+        })
+        .collect();
+    let mean = |picked: &mut dyn Iterator<Item = usize>| {
+        let (mut total, mut count) = ([[0.0; 4]; 3], 0.0);
+        for group in picked {
+            let (of_group, blanks) = &sums[group];
+            count += blanks;
+            for (total, of_group) in total.iter_mut().flatten().zip(of_group.iter().flatten()) {
+                *total += of_group;
+            }
+        }
+        total.map(|side| side.map(|figure| figure / count))
+    };
+    let value = mean(&mut (0..sums.len()));
+    let mut random = random::Stream::new(Purpose::Bootstrap, seed, 0, 0);
+    let resampled: Vec<[[f64; 4]; 3]> =
+        (0..RESAMPLES).map(|_| mean(&mut (0..sums.len()).map(|_| random.below(sums.len())))).collect();
+    let interval = |side: usize, figure: usize| {
+        let mut values: Vec<f64> = resampled.iter().map(|sample| sample[side][figure]).collect();
+        values.sort_by(f64::total_cmp);
+        let at = |share: f64| values[((RESAMPLES - 1) as f64 * share).round() as usize];
+        Interval { value: value[side][figure], low: at(0.025), high: at(0.975) }
+    };
+    [0, 1, 2].map(|side| Scores {
+        loss: interval(side, 0),
+        top1: interval(side, 1),
+        top10: interval(side, 2),
+        mrr: interval(side, 3),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_hold_the_figure_and_pair_the_models() {
+        let ranks = [1, 2, 11, 1, 20, 3, 1, 5, 40, 1];
+        let base: Vec<Answer> = (0..400).map(|i| (1.0 + (i % 7) as f64, ranks[i % 10])).collect();
+        // Always better by a tenth, however hard the blank: the difference has no spread, the figures have.
+        let adapted: Vec<Answer> = base.iter().map(|&(loss, rank)| (loss - 0.1, rank)).collect();
+        let groups: Vec<_> = (0..100).map(|i| 4 * i..4 * i + 4).collect();
+        let [b, a, d] = scores(&base, &adapted, &groups, 1);
+        assert!(b.loss.low < b.loss.value && b.loss.value < b.loss.high);
+        assert!((b.top1.value - 0.4).abs() < 1e-9 && (b.top10.value - 0.7).abs() < 1e-9);
+        assert!((d.loss.low + 0.1).abs() < 1e-9 && (d.loss.high + 0.1).abs() < 1e-9, "{d:?}");
+        assert_eq!((a.top1, d.top1.value), (b.top1, 0.0));
+        // The width of the interval of a share p over n independent groups is about 2 * 1.96 sqrt(p (1 - p) / n).
+        let alone: Vec<_> = (0..400).map(|i| i..i + 1).collect();
+        let width = |s: Scores| s.top1.high - s.top1.low;
+        let expected = 2.0 * 1.96 * (0.4f64 * 0.6 / 400.0).sqrt();
+        let got = width(scores(&base, &adapted, &alone, 1)[0]);
+        assert!((got / expected - 1.0).abs() < 0.15, "{got} {expected}");
+        // Groups that are alike within make the interval wider.
+        let alike: Vec<Answer> = (0..400).map(|i| (1.0, if (i / 4) % 5 < 2 { 1 } else { 20 })).collect();
+        assert!(width(scores(&alike, &alike, &groups, 1)[0]) > 1.6 * expected);
+    }
+}
