@@ -43,6 +43,18 @@ pub enum Error {
         /// Bytes held by this `Gpu` at that time.
         in_use: u64,
     },
+    /// A training run that needs more memory than the adapter has, found out before its first step.
+    #[error(
+        "training would need {needed} bytes of GPU memory, and this adapter has {available}. What would fit: {options}"
+    )]
+    WouldNotFit {
+        /// Bytes of weights, gradients, optimizer and activations, about.
+        needed: u64,
+        /// The adapter's memory in bytes.
+        available: u64,
+        /// Changes that would make it fit, separated by `; `.
+        options: String,
+    },
     /// The device was lost (driver reset, unplugged, suspended). Every later call on the same `Gpu` fails likewise.
     #[error("the GPU device was lost: {0}; open it again")]
     DeviceLost(String),

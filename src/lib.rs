@@ -45,6 +45,6 @@ pub use model::{BertConfig, HiddenAct, LoraConfig, Model, NamedValues};
 pub use text::{Counts, PrepareEvent, PrepareOptions, Prepared, StaticMask, Unit, prepare, read_corpus};
 pub use text::{Dataset, PackedBatch, Tokenizer, WordPieceOptions, read_lines, text_files};
 pub use train::{
-    Evaluation, EvaluationOptions, METRICS_FILE, MetricsFile, SchedulerType, StepReport, TrainEvent, TrainOutput,
-    Trainer, TrainingArguments,
+    Evaluation, EvaluationOptions, Forecast, METRICS_FILE, MetricsFile, SchedulerType, StepReport, TrainEvent,
+    TrainOutput, Trainer, TrainingArguments,
 };

@@ -6,7 +6,7 @@ mod common;
 use std::ops::ControlFlow;
 
 use common::{fixtures, fresh_model, gpu};
-use retto::{BertConfig, Error, Gpu, LoraConfig, Model, Tokenizer, Trainer, TrainingArguments};
+use retto::{BertConfig, Dataset, Error, Gpu, LoraConfig, Model, Tokenizer, Trainer, TrainingArguments};
 
 fn lines() -> Vec<String> {
     (0..16).map(|i| format!("the rain {}", "and you ".repeat(1 + i % 4))).collect()
@@ -45,7 +45,8 @@ fn what_is_frozen_stays_and_the_rest_is_trained() {
         let trained = train(&base, frozen(layers, embeddings));
         let expected = |key: &&String| {
             let layer = layers.iter().any(|layer| key.starts_with(&format!("bert.encoder.layer.{layer}.")));
-            !layer && !(embeddings && key.starts_with("bert.embeddings."))
+            let embedding = embeddings && key.starts_with("bert.embeddings.");
+            !layer && !embedding
         };
         let got = changed(&base, &trained);
         assert!(got.iter().all(|key| expected(&key)), "{layers:?} {embeddings}: {got:?}");
@@ -114,17 +115,26 @@ fn dropout_is_the_configs_and_can_be_turned_off() {
     assert!(far(key) < 1e-4, "{}", far(key));
 }
 
-/// GPU memory, in bytes of the model's own weights.
-fn memory(prepare: impl FnOnce(&Model) -> Option<Trainer>) -> f64 {
-    let gpu = match std::env::var("RETTO_DEVICE") {
+/// With nothing in its memory yet.
+fn fresh_gpu() -> Gpu {
+    match std::env::var("RETTO_DEVICE") {
         Ok(device) => Gpu::open(&device).unwrap(),
         Err(_) => Gpu::open_default().unwrap(),
-    };
+    }
+}
+
+fn large_model(gpu: &Gpu) -> Model {
     let tokenizer = Tokenizer::open(fixtures().join("fillmask")).unwrap();
     let mut config = BertConfig::new(6000);
     (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) = (128, 6, 2);
     (config.intermediate_size, config.max_position_embeddings) = (512, 64);
-    let model = Model::init(&gpu, config, tokenizer, 1).unwrap();
+    Model::init(gpu, config, tokenizer, 1).unwrap()
+}
+
+/// GPU memory, in bytes of the model's own weights.
+fn memory(prepare: impl FnOnce(&Model) -> Option<Trainer>) -> f64 {
+    let gpu = fresh_gpu();
+    let model = large_model(&gpu);
     let weights = model.num_parameters() as f64 * 4.0;
     let mut trainer = prepare(&model);
     if let Some(trainer) = &mut trainer {
@@ -147,4 +157,47 @@ fn parts_take_the_memory_of_parts() {
     let frozen = TrainingArguments { freeze_layers: (0..6).collect(), freeze_embeddings: true, ..arguments() };
     let head = memory(make(frozen));
     assert!(head < 1.5, "{head}");
+}
+
+#[test]
+fn memory_is_foreseen_and_what_cannot_fit_refused() {
+    let lines = vec!["the rain and you ".repeat(8); 64];
+    let mut foreseen = Vec::new();
+    for gradient_checkpointing in [false, true] {
+        for lora in [None, Some(LoraConfig::default())] {
+            let gpu = fresh_gpu();
+            let model = large_model(&gpu);
+            let data = Dataset::from_lines(model.tokenizer(), &lines, 64).unwrap();
+            let what = format!("{gradient_checkpointing} {lora:?}");
+            let arguments = TrainingArguments { gradient_checkpointing, lora, max_steps: Some(1), ..arguments() };
+            let mut trainer = Trainer::new(&model, arguments).unwrap();
+            let forecast = trainer.forecast(&data).unwrap();
+            assert_eq!(forecast.steps, 1);
+            assert!(forecast.duration.as_secs_f64() > 0.0);
+            trainer.train_dataset(&data, None, |_| ControlFlow::Continue(())).unwrap();
+            let (all, state) = (gpu.memory_in_use() as f64, forecast.state_bytes as f64);
+            gpu.trim();
+            assert!((gpu.memory_in_use() as f64 / state - 1.0).abs() < 0.02, "{what}: {} {state}", gpu.memory_in_use());
+            let activations = all - gpu.memory_in_use() as f64;
+            let share = forecast.activation_bytes as f64 / activations;
+            assert!((0.7..1.6).contains(&share), "{what}: {share} of {activations} bytes");
+            foreseen.push(forecast.activation_bytes);
+        }
+    }
+    assert!(foreseen[2] < foreseen[0] / 2, "checkpointing saves activations: {foreseen:?}");
+
+    // A batch larger than any memory.
+    let gpu = fresh_gpu();
+    let Some(available) = gpu.adapter().memory_bytes else { return };
+    let model = large_model(&gpu);
+    let examples = (available / 64 / 4 / (6 * 2200)) as usize + 1;
+    let line = "the rain and you ".repeat(20);
+    let data = Dataset::from_lines(model.tokenizer(), &vec![line.as_str(); examples.min(200_000)], 64).unwrap();
+    let huge = TrainingArguments { per_device_train_batch_size: examples, ..arguments() };
+    if examples <= 200_000 {
+        let trainer = Trainer::new(&model, huge).unwrap();
+        let error = trainer.forecast(&data).unwrap_err();
+        assert!(matches!(&error, Error::WouldNotFit { needed, available, .. } if needed > available), "{error}");
+        assert!(error.to_string().contains("gradient_checkpointing"), "{error}");
+    }
 }

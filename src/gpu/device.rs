@@ -22,6 +22,8 @@ pub struct Adapter {
     pub backend: String,
     /// Driver name and version, for example `llvmpipe, Mesa 25.0.7`.
     pub driver: String,
+    /// Bytes of the largest memory the adapter calls its own, where its driver tells: with Vulkan.
+    pub memory_bytes: Option<u64>,
     /// Largest single buffer binding in bytes: the largest parameter a model may have here.
     pub max_storage_buffer_binding_size: u64,
     /// Largest buffer in bytes.
@@ -129,6 +131,7 @@ fn describe(index: usize, adapter: wgpu::Adapter) -> (wgpu::Adapter, Adapter) {
         device_type,
         backend: info.backend.to_string(),
         driver: driver.join(", "),
+        memory_bytes: memory_bytes(&adapter),
         max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
         max_buffer_size: limits.max_buffer_size,
         max_compute_workgroup_storage_size: limits.max_compute_workgroup_storage_size,
@@ -140,6 +143,26 @@ fn describe(index: usize, adapter: wgpu::Adapter) -> (wgpu::Adapter, Adapter) {
         cooperative_matrix: features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
     };
     (adapter, listed)
+}
+
+/// Only Vulkan's memory can be asked for through wgpu.
+#[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
+#[allow(unsafe_code, reason = "wgpu itself has no way to ask")]
+fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
+    // SAFETY: the handles are used while `hal` keeps them alive, for a query that changes nothing.
+    let properties = unsafe {
+        let hal = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
+        let instance = hal.shared_instance().raw_instance();
+        instance.get_physical_device_memory_properties(hal.raw_physical_device())
+    };
+    let heaps = properties.memory_heaps.iter().take(properties.memory_heap_count as usize);
+    // VK_MEMORY_HEAP_DEVICE_LOCAL_BIT
+    heaps.filter(|heap| heap.flags.as_raw() & 1 != 0).map(|heap| heap.size).max()
+}
+
+#[cfg(not(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd")))]
+fn memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
+    None
 }
 
 impl Gpu {

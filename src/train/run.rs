@@ -53,6 +53,7 @@ impl Trainer {
         let began = Instant::now();
         let arguments = self.arguments.clone();
         self.check_data(train, validation)?;
+        self.check_judged(validation)?;
         let run = resume::run_of(&arguments, &self.base, train, validation);
         // Before it is taken: refused, the trainer still stands where it was resumed.
         if let Some(state) = &self.resumed {
@@ -152,7 +153,7 @@ impl Trainer {
     }
 
     /// Refuses data and options that would fail later, or not do what they say.
-    fn check_data(&self, train: &Dataset, validation: Option<&Dataset>) -> Result<()> {
+    pub(super) fn check_data(&self, train: &Dataset, validation: Option<&Dataset>) -> Result<()> {
         let arguments = &self.arguments;
         let length = longest(arguments.max_seq_length, self.model.config().max_position_embeddings)?;
         if train.is_empty() {
@@ -171,16 +172,25 @@ impl Trainer {
             let reason = format!("batch_tokens is {budget}, but the longest example has {longest} tokens");
             return Err(Error::InvalidArgument(reason));
         }
+        self.check_memory(train, &Plan::new(train, arguments, 0))?;
         if let Some(validation) = validation {
             self.model.check_masked(validation, &arguments.evaluation_options())?;
-        } else if arguments.load_best_model_at_end || arguments.early_stopping_patience.is_some() {
-            let reason = "the best model and early stopping are told by validation data, and there are none";
-            return Err(Error::InvalidArgument(reason.into()));
         }
         arguments.masking(Purpose::Train).check(&self.model.tokenizer)
     }
 
-    fn batch(
+    /// Refuses what only validation data can decide, where there are none.
+    fn check_judged(&self, validation: Option<&Dataset>) -> Result<()> {
+        let arguments = &self.arguments;
+        let judged = arguments.load_best_model_at_end || arguments.early_stopping_patience.is_some();
+        if judged && validation.is_none() {
+            let reason = "the best model and early stopping are told by validation data, and there are none";
+            return Err(Error::InvalidArgument(reason.into()));
+        }
+        Ok(())
+    }
+
+    pub(super) fn batch(
         &self,
         data: &Dataset,
         examples: &[usize],

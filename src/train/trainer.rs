@@ -88,6 +88,29 @@ impl Trainer {
         Ok(Some(step))
     }
 
+    /// Gradients `+=`; returns loss and rank of each label.
+    fn forward_backward(&self, pass: &mut Pass, batch: &PackedBatch, labels: usize) -> Result<Tensor> {
+        let config = self.model.config();
+        let dropout = config.hidden_dropout_prob > 0.0 || config.attention_probs_dropout_prob > 0.0;
+        let keys = (self.arguments.dropout && dropout).then(|| batch.dropout_keys());
+        let gradient_checkpointing = self.arguments.gradient_checkpointing;
+        let options = TrainOptions { gradient_checkpointing, dropout_keys: keys.as_deref() };
+        self.model.bert.train(pass, &self.gradients, batch, labels, options)
+    }
+
+    /// Computes a batch without a step, and waits for it.
+    pub(super) fn try_batch(&self, batch: &PackedBatch) -> Result<()> {
+        if batch.labels.is_empty() {
+            return Ok(());
+        }
+        let mut pass = Pass::new(&self.model.gpu);
+        self.gradients.clear(&mut pass);
+        let stats = self.forward_backward(&mut pass, batch, batch.labels.len())?;
+        let stats = pass.download(&stats)?;
+        pass.submit()?;
+        stats.wait::<f32>(&self.model.gpu).map(|_| ())
+    }
+
     /// Takes the weights of a folder, and leaves the optimizer as it is.
     pub(super) fn load_weights(&mut self, folder: &Path) -> Result<()> {
         self.model = resume::load_model(folder, &self.model, &self.arguments)?;
@@ -140,19 +163,12 @@ impl Trainer {
         let mut pass = Pass::new(&gpu);
         self.gradients.clear(&mut pass);
         let mut stats = Vec::new();
-        let dropout = self.arguments.dropout && {
-            let config = self.model.config();
-            config.hidden_dropout_prob > 0.0 || config.attention_probs_dropout_prob > 0.0
-        };
         for batch in batches.iter().filter(|batch| !batch.labels.is_empty()) {
             if !stats.is_empty() {
                 // Activations of one batch at a time: a submitted pass leaves its workspaces to the next.
                 std::mem::replace(&mut pass, Pass::new(&gpu)).submit()?;
             }
-            let keys = dropout.then(|| batch.dropout_keys());
-            let gradient_checkpointing = self.arguments.gradient_checkpointing;
-            let options = TrainOptions { gradient_checkpointing, dropout_keys: keys.as_deref() };
-            let of_batch = self.model.bert.train(&mut pass, &self.gradients, batch, labels, options)?;
+            let of_batch = self.forward_backward(&mut pass, batch, labels)?;
             stats.push(pass.download(&of_batch)?);
         }
         let gradients: Vec<&Tensor> = self.gradients.all().collect();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 use retto::{Gpu, LoraConfig, METRICS_FILE, MetricsFile, SchedulerType, TrainEvent, Trainer, TrainingArguments};
 
 use crate::data::{self, UnitArgs};
@@ -257,6 +257,16 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
         output::note(format!("resuming at step {step}"));
     }
     output::note(format!("training on {} examples with {gpu}", train.len()));
+    let forecast = trainer.forecast(&train)?;
+    let of = forecast.adapter_bytes.map_or(String::new(), |bytes| format!(" of {}", HumanBytes(bytes)));
+    output::note(format!(
+        "about {} for {} steps, and {}{of} of GPU memory: {} for weights and optimizer, {} for activations",
+        HumanDuration(forecast.duration),
+        forecast.steps,
+        HumanBytes(forecast.state_bytes + forecast.activation_bytes),
+        HumanBytes(forecast.state_bytes),
+        HumanBytes(forecast.activation_bytes),
+    ));
 
     let interrupted = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&interrupted);
@@ -337,7 +347,7 @@ impl Progress {
                     "loss {:.3}  {:.0} tokens/s  {} left",
                     report.loss,
                     report.tokens_per_second,
-                    indicatif::HumanDuration(
+                    HumanDuration(
                         // Years are as good as any longer time.
                         Duration::try_from_secs_f64(report.seconds_left.ceil()).unwrap_or(Duration::from_secs(1 << 32))
                     )

@@ -37,6 +37,9 @@ fn print(adapter: &Adapter) -> Result<()> {
         adapter.max_compute_invocations_per_workgroup,
         adapter.max_compute_workgroup_storage_size >> 10,
     ))?;
+    if let Some(bytes) = adapter.memory_bytes {
+        output::line(format!("   memory {} MiB", mib(bytes)))?;
+    }
     let mut features = Vec::new();
     if adapter.subgroup {
         features.push(format!("subgroups of {} to {}", adapter.subgroup_min_size, adapter.subgroup_max_size));

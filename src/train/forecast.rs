@@ -1,0 +1,132 @@
+//! What a run will take, before its first step.
+
+use std::time::{Duration, Instant};
+
+use super::arguments::TrainingArguments;
+use super::batches::Plan;
+use super::trainer::Trainer;
+use crate::error::{Error, Result};
+use crate::model::BertConfig;
+use crate::text::{Dataset, Purpose};
+
+/// What a run will take.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Forecast {
+    /// Optimizer steps to come.
+    pub steps: u64,
+    /// Bytes of GPU memory for weights, gradients and optimizer: those of the model the trainer was made of included.
+    pub state_bytes: u64,
+    /// Bytes for the activations of the largest batch, about. Buffers kept for batches of other lengths come on top, and are
+    /// given back where memory runs out.
+    pub activation_bytes: u64,
+    /// The adapter's memory, where its driver tells.
+    pub adapter_bytes: Option<u64>,
+    /// How long the steps will take, evaluation left out, by the time one batch took.
+    pub duration: Duration,
+}
+
+impl Trainer {
+    /// Foresees a run on these data. One batch is computed twice for it, and nothing changed.
+    ///
+    /// # Errors
+    /// As [`Trainer::train_dataset`].
+    pub fn forecast(&self, train: &Dataset) -> Result<Forecast> {
+        self.check_data(train, None)?;
+        let plan = Plan::new(train, &self.arguments, 0);
+        let masking = self.arguments.masking(Purpose::Train);
+        let done = self.resumed.as_ref().map_or(0, |state| state.global_step);
+        let steps = Plan::total_steps(train, &self.arguments).saturating_sub(done);
+        let mut seconds_per_token = 0.0;
+        // The first time compiles the kernels.
+        for _ in 0..if steps > 0 { 2 } else { 0 } {
+            let Some(examples) = plan.step(0).next() else { break };
+            let batch = self.batch(train, examples, &masking, &self.arguments, 0);
+            let began = Instant::now();
+            self.try_batch(&batch)?;
+            seconds_per_token = began.elapsed().as_secs_f64() / batch.tokens().max(1) as f64;
+        }
+        // By tokens, of which batches have more or fewer.
+        let tokens_per_step = train.tokens() as f64 / plan.steps().max(1) as f64;
+        let seconds = steps as f64 * tokens_per_step * seconds_per_token;
+        Ok(Forecast {
+            steps,
+            state_bytes: self.state_bytes(),
+            activation_bytes: self.activation_bytes(train, &plan, &self.arguments),
+            adapter_bytes: self.model.gpu.adapter().memory_bytes,
+            // Years are as good as any longer time.
+            duration: Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(1 << 32)),
+        })
+    }
+
+    /// Refuses a run that cannot fit, with what would.
+    pub(super) fn check_memory(&self, train: &Dataset, plan: &Plan) -> Result<()> {
+        let Some(available) = self.model.gpu.adapter().memory_bytes else { return Ok(()) };
+        let state = self.state_bytes();
+        let needed = state + self.activation_bytes(train, plan, &self.arguments);
+        if needed <= available {
+            return Ok(());
+        }
+        let mut options = Vec::new();
+        let mut arguments = self.arguments.clone();
+        let mut try_out = |arguments: &TrainingArguments, words: String| {
+            let plan = Plan::new(train, arguments, 0);
+            let needed = state + self.activation_bytes(train, &plan, arguments);
+            if needed <= available {
+                options.push(words);
+            }
+            needed <= available
+        };
+        if !arguments.gradient_checkpointing {
+            arguments.gradient_checkpointing = true;
+            try_out(&arguments, "gradient_checkpointing".into());
+        }
+        while arguments.per_device_train_batch_size > 1 && arguments.batch_tokens.is_none() {
+            arguments.per_device_train_batch_size /= 2;
+            let words = format!("per_device_train_batch_size {} with it", arguments.per_device_train_batch_size);
+            if try_out(&arguments, words) {
+                break;
+            }
+        }
+        if self.arguments.lora.is_none() {
+            options.push("a low-rank adaptation (lora), which needs no gradients and moments of the weights".into());
+        }
+        options.push("another adapter".into());
+        Err(Error::WouldNotFit { needed, available, options: options.join("; ") })
+    }
+
+    /// The base model, what is trained of it once more, and gradients and moments of that.
+    fn state_bytes(&self) -> u64 {
+        let bytes = |parameters: Vec<&crate::model::Parameter>| parameters.iter().map(|p| p.value.bytes()).sum::<u64>();
+        bytes(self.model.bert.parameters()) + 4 * bytes(self.model.bert.trained_parameters())
+    }
+
+    fn activation_bytes(&self, train: &Dataset, plan: &Plan, arguments: &TrainingArguments) -> u64 {
+        let batches = (0..plan.steps()).flat_map(|step| plan.step(step));
+        let tokens = batches.map(|batch| batch.iter().map(|&i| train.length(i)).sum::<usize>()).max().unwrap_or(0);
+        activation_bytes(self.model.config(), arguments, tokens)
+    }
+}
+
+/// Bytes of activations and their gradients for a batch of so many tokens.
+fn activation_bytes(config: &BertConfig, arguments: &TrainingArguments, tokens: usize) -> u64 {
+    let [hidden, wide, heads, layers] =
+        [config.hidden_size, config.intermediate_size, config.num_attention_heads, config.num_hidden_layers]
+            .map(|n| n as u64);
+    let tokens = tokens as u64;
+    // Kept by a layer's forward pass: its input, query, key, value, context, twice what a LayerNorm keeps and gives, and the
+    // feed-forward layer before and after its activation.
+    let layer = 9 * hidden + 2 * wide + heads + 2;
+    let kept = match arguments.gradient_checkpointing {
+        true => layers * hidden + layer,
+        false => layers * layer,
+    };
+    // At its widest, the backward pass of a layer holds gradients of these beside.
+    let gradients = 6 * hidden + 2 * wide;
+    let rows = (tokens as f64 * arguments.mlm_probability.min(1.0)).ceil() as u64;
+    let logits = (rows * config.vocab_size as u64).min(1 << 24);
+    let low_rank = if arguments.lora.is_some() { 8 * hidden * hidden } else { 0 };
+    let floats = tokens * (kept + gradients + 4 * hidden) + logits + rows * 6 * hidden + low_rank;
+    // Buffers are shared by batches of about the same length, an eighth larger at most.
+    floats * 4 * 17 / 16
+}
