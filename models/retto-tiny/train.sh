@@ -28,4 +28,4 @@ sha256sum train.txt held.txt
     --hidden-size 128 --num-hidden-layers 2 --num-attention-heads 2 --max-position-embeddings 64
 "$retto" adapt --model start --train train.txt --validation held.txt --output retto-tiny \
     --num-train-epochs 3 --learning-rate 2e-3 --warmup-ratio 0.05 --weight-decay 0.01 --mlm-probability 0.2 \
-    --per-device-train-batch-size 128 --per-device-eval-batch-size 128 --logging-steps 100
+    --per-device-train-batch-size 128 --per-device-eval-batch-size 128 --logging-steps 100 --no-dropout
