@@ -1,5 +1,7 @@
 //! Text: tokenizer, corpora, token caches, masking, packed batches. Knows no GPU.
 
+#[cfg(feature = "prepare")]
+mod assemble;
 mod batch;
 #[cfg(feature = "prepare")]
 mod cache;

@@ -1,18 +1,15 @@
 //! From files of songs to token caches.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use rayon::prelude::*;
-
-use super::cache::CacheWriter;
-use super::dataset::{Hash, SHORTEST};
+use super::assemble::{Assembler, Corpus};
+use super::dataset::SHORTEST;
 use super::masking::Masking;
-use super::random::{Purpose, Stream};
+use super::random::Purpose;
 use super::readers::{self, Encoding, Piece};
-use super::tokenizer::{Template, Tokenizer};
+use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 
 /// What an example is.
@@ -206,17 +203,7 @@ pub fn prepare(
         Some(validation) => vec![open(train)?, open(validation)?],
         None => vec![open(train)?],
     };
-    let mut corpus = Corpus {
-        tokenizer,
-        pieces: Vec::new(),
-        held: 0,
-        splits,
-        song: 0,
-        in_song: None,
-        seen: options.dedup.then(HashSet::new),
-        share,
-        seed: options.seed,
-    };
+    let mut corpus = Corpus::new(tokenizer, splits, options);
     let mut prepared = Prepared::default();
     let read = read_files(&files, &options.text_field, options.strict, &mut observe, &mut prepared, &mut |piece| {
         corpus.piece(piece)
@@ -321,266 +308,6 @@ fn read_files(
 
 /// Bytes between two reports of progress.
 const PROGRESS_BYTES: u64 = 1 << 20;
-
-/// Lines or bytes that are tokenized together, on all cores.
-const TOGETHER: usize = 16_384;
-const TOGETHER_BYTES: usize = 1 << 20;
-
-/// The songs as they come.
-struct Corpus<'t> {
-    tokenizer: &'t Tokenizer,
-    /// Not yet tokenized.
-    pieces: Vec<Piece>,
-    /// Their bytes.
-    held: usize,
-    splits: Vec<Assembler<'t>>,
-    /// Songs that have begun.
-    song: u64,
-    /// Which split the present song belongs to, once a word of it came.
-    in_song: Option<usize>,
-    seen: Option<HashSet<u64>>,
-    share: f64,
-    seed: u64,
-}
-
-impl Corpus<'_> {
-    fn piece(&mut self, piece: Piece) -> Result<()> {
-        if let Piece::Line(line) = &piece {
-            self.held += line.len();
-        }
-        self.pieces.push(piece);
-        if self.pieces.len() >= TOGETHER || self.held >= TOGETHER_BYTES {
-            self.flush()?;
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        self.held = 0;
-        let pieces = std::mem::take(&mut self.pieces);
-        let tokenized = pieces.into_par_iter().map(|piece| {
-            Ok(match piece {
-                Piece::Line(line) => (Some(self.tokenizer.encode_body(&line)?), false),
-                Piece::SectionEnd => (None, false),
-                Piece::SongEnd => (None, true),
-            })
-        });
-        for (line, song_end) in tokenized.collect::<Result<Vec<_>>>()? {
-            match line {
-                // Characters the vocabulary drops altogether.
-                Some(ids) if ids.iter().all(|&id| self.tokenizer.is_special(id)) => {}
-                Some(ids) => {
-                    let split = match self.in_song {
-                        Some(split) => split,
-                        None => {
-                            let split = usize::from(is_held_out(self.song, self.share, self.seed));
-                            self.splits[split].begin(true)?;
-                            self.song += 1;
-                            *self.in_song.insert(split)
-                        }
-                    };
-                    self.splits[split].line(&ids, &mut self.seen)?;
-                }
-                None => {
-                    if let Some(split) = self.in_song {
-                        self.splits[split].section_end(&mut self.seen)?;
-                    }
-                    if song_end {
-                        self.in_song = None;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// One song of every 1 / share, at a random place among them: the share is kept, and spread over the corpus.
-fn is_held_out(song: u64, share: f64, seed: u64) -> bool {
-    if share == 0.0 {
-        return false;
-    }
-    let group = (song as f64 * share) as u64;
-    // A song at the edge of two groups may be the one of either.
-    [group, group + 1].into_iter().any(|group| {
-        let place = (group as f64 + Stream::new(Purpose::Split, seed, 0, group).uniform()) / share;
-        place as u64 == song
-    })
-}
-
-/// Puts lines together to examples, and writes them.
-struct Assembler<'t> {
-    writer: CacheWriter,
-    tokenizer: &'t Tokenizer,
-    template: &'t Template,
-    masking: Option<&'t Masking>,
-    unit: Unit,
-    /// Tokens between those of the template.
-    room: usize,
-    /// Of the example being put together.
-    body: Vec<u32>,
-    in_section: bool,
-    songs: u64,
-    sections: u64,
-    truncated: u64,
-    duplicates: u64,
-}
-
-impl<'t> Assembler<'t> {
-    fn new(
-        path: &Path,
-        tokenizer: &'t Tokenizer,
-        template: &'t Template,
-        masking: Option<&'t Masking>,
-        options: &PrepareOptions,
-    ) -> Result<Self> {
-        Ok(Self {
-            writer: CacheWriter::new(path, masking.is_some())?,
-            tokenizer,
-            template,
-            masking,
-            unit: options.unit,
-            room: options.max_seq_length - template.prefix.len() - template.suffix.len(),
-            body: Vec::new(),
-            in_section: false,
-            songs: 0,
-            sections: 0,
-            truncated: 0,
-            duplicates: 0,
-        })
-    }
-
-    fn begin(&mut self, song: bool) -> Result<()> {
-        if song {
-            self.songs += 1;
-        } else {
-            self.sections += 1;
-        }
-        self.writer.boundary(song)
-    }
-
-    fn line(&mut self, ids: &[u32], seen: &mut Option<HashSet<u64>>) -> Result<()> {
-        if !self.in_section {
-            self.in_section = true;
-            self.begin(false)?;
-        }
-        // Only a window goes on in the middle of a line.
-        let line = if ids.len() > self.room && self.unit != Unit::Window {
-            self.truncated += 1;
-            &ids[..self.room]
-        } else {
-            ids
-        };
-        match (self.unit, self.template.separator) {
-            (Unit::Section, Some(separator)) => {
-                if !self.body.is_empty() {
-                    if self.body.len() + 1 + line.len() > self.room {
-                        self.example(seen)?;
-                    } else {
-                        self.body.push(separator);
-                    }
-                }
-                self.body.extend(line);
-                Ok(())
-            }
-            (Unit::Window, Some(separator)) => {
-                if self.is_repeated(line, seen) {
-                    return Ok(());
-                }
-                if !self.body.is_empty() {
-                    self.body.push(separator);
-                }
-                self.body.extend(line);
-                while self.body.len() > self.room {
-                    let mut rest = self.body.split_off(self.room);
-                    self.example(&mut None)?;
-                    if rest.first() == Some(&separator) {
-                        // It is at the end of the example already.
-                        rest.remove(0);
-                    }
-                    self.body = rest;
-                }
-                Ok(())
-            }
-            _ => {
-                self.body.extend(line);
-                self.example(seen)
-            }
-        }
-    }
-
-    fn section_end(&mut self, seen: &mut Option<HashSet<u64>>) -> Result<()> {
-        self.in_section = false;
-        if self.unit == Unit::Section { self.example(seen) } else { Ok(()) }
-    }
-
-    /// After the last line.
-    fn end(&mut self) -> Result<()> {
-        self.example(&mut None)
-    }
-
-    /// Writes what was put together.
-    fn example(&mut self, seen: &mut Option<HashSet<u64>>) -> Result<()> {
-        if self.body.is_empty() {
-            return Ok(());
-        }
-        let body = std::mem::take(&mut self.body);
-        if self.is_repeated(&body, seen) {
-            return Ok(());
-        }
-        let ids = [self.template.prefix.as_slice(), &body, &self.template.suffix].concat();
-        let index = self.writer.examples() as usize;
-        let masked = self.masking.map(|masking| masking.apply(self.tokenizer, &ids, 0, index));
-        self.writer.push(&ids, masked)
-    }
-
-    fn is_repeated(&mut self, ids: &[u32], seen: &mut Option<HashSet<u64>>) -> bool {
-        let Some(seen) = seen else { return false };
-        let mut hash = Hash::default();
-        hash.example(ids);
-        let new = seen.insert(hash.0);
-        self.duplicates += u64::from(!new);
-        !new
-    }
-
-    fn counts(&self) -> Counts {
-        Counts {
-            songs: self.songs,
-            sections: self.sections,
-            examples: self.writer.examples(),
-            tokens: self.writer.tokens() as u64,
-            truncated: self.truncated,
-        }
-    }
-
-    fn metadata(
-        &self,
-        tokenizer: &Tokenizer,
-        options: &PrepareOptions,
-        sources: &[String],
-        split: &str,
-    ) -> BTreeMap<String, String> {
-        let mut metadata = BTreeMap::new();
-        let mut set = |key: &str, value: String| metadata.insert(key.to_owned(), value);
-        set("tokenizer_hash", tokenizer.hash());
-        set("unit", format!("{:?}", options.unit).to_lowercase());
-        set("max_seq_length", options.max_seq_length.to_string());
-        set("split", split.to_owned());
-        set("validation_split", options.validation_split.to_string());
-        set("dedup", options.dedup.to_string());
-        set("seed", options.seed.to_string());
-        set("truncated", self.truncated.to_string());
-        set("duplicates", self.duplicates.to_string());
-        if let Some(mask) = &options.static_mask {
-            set("mlm_probability", mask.mlm_probability.to_string());
-            set("mask_replace_prob", mask.mask_replace_prob.to_string());
-            set("random_replace_prob", mask.random_replace_prob.to_string());
-            set("whole_word_mask", mask.whole_word_mask.to_string());
-        }
-        set("sources", serde_json::json!(sources).to_string());
-        metadata
-    }
-}
 
 #[cfg(test)]
 mod tests;

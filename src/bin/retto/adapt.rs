@@ -10,7 +10,7 @@ use std::time::Duration;
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 use retto::{Gpu, LoraConfig, METRICS_FILE, MetricsFile, SchedulerType, TrainEvent, Trainer, TrainingArguments};
 
-use crate::data::{self, UnitArgs};
+use crate::data::{self, MaskArgs, UnitArgs};
 use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, display, open_model, output};
 
 #[derive(clap::Args)]
@@ -53,21 +53,8 @@ pub(crate) struct Args {
     /// Gradients are clipped to this norm; 0 for no clipping
     #[arg(long, default_value_t = 1.0, value_name = "NORM")]
     max_grad_norm: f64,
-    /// Share of the tokens that is masked
-    #[arg(long, default_value_t = 0.15, value_name = "P")]
-    mlm_probability: f64,
-    /// Of the masked tokens, how many become the mask token
-    #[arg(long, default_value_t = 0.8, value_name = "P")]
-    mask_replace_prob: f64,
-    /// Of the masked tokens, how many become a random one; the rest stay
-    #[arg(long, default_value_t = 0.1, value_name = "P")]
-    random_replace_prob: f64,
-    /// Mask whole words
-    #[arg(long)]
-    whole_word_mask: bool,
-    /// Use the masks stored in the token caches, in every epoch
-    #[arg(long)]
-    static_mask: bool,
+    #[command(flatten)]
+    mask: MaskArgs,
     /// Examples in a batch
     #[arg(long, default_value_t = 8, value_name = "N")]
     per_device_train_batch_size: usize,
@@ -195,11 +182,11 @@ impl Args {
             warmup_ratio: self.warmup_ratio,
             weight_decay: self.weight_decay,
             max_grad_norm: self.max_grad_norm,
-            mlm_probability: self.mlm_probability,
-            mask_replace_prob: self.mask_replace_prob,
-            random_replace_prob: self.random_replace_prob,
-            whole_word_mask: self.whole_word_mask,
-            static_mask: self.static_mask,
+            mlm_probability: self.mask.mlm_probability,
+            mask_replace_prob: self.mask.mask_replace_prob,
+            random_replace_prob: self.mask.random_replace_prob,
+            whole_word_mask: self.mask.whole_word_mask,
+            static_mask: self.mask.static_mask,
             batch_tokens: self.batch_tokens,
             group_by_length: self.group_by_length,
             freeze_layers: self.freeze_layers.iter().flat_map(Clone::clone).collect(),

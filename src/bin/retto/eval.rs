@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use retto::{EvaluationOptions, Gpu};
 
-use crate::data::{self, UnitArgs};
+use crate::data::{self, MaskArgs, UnitArgs};
 use crate::{Result, open_model, output};
 
 #[derive(clap::Args)]
@@ -20,21 +20,8 @@ pub(crate) struct Args {
     data: Vec<PathBuf>,
     #[command(flatten)]
     unit: UnitArgs,
-    /// Share of the tokens that is masked
-    #[arg(long, default_value_t = 0.15, value_name = "P")]
-    mlm_probability: f64,
-    /// Of the masked tokens, how many become the mask token
-    #[arg(long, default_value_t = 0.8, value_name = "P")]
-    mask_replace_prob: f64,
-    /// Of the masked tokens, how many become a random one; the rest stay
-    #[arg(long, default_value_t = 0.1, value_name = "P")]
-    random_replace_prob: f64,
-    /// Mask whole words
-    #[arg(long)]
-    whole_word_mask: bool,
-    /// Use the masks stored in the token cache
-    #[arg(long)]
-    static_mask: bool,
+    #[command(flatten)]
+    mask: MaskArgs,
     /// Lines evaluated at a time
     #[arg(long, default_value_t = 32, value_name = "N")]
     per_device_eval_batch_size: usize,
@@ -56,11 +43,11 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     let length = args.max_seq_length.unwrap_or(longest).min(longest);
     let (data, _) = data::load(model.tokenizer(), &args.data, &args.unit.options(length, 0.0, args.seed))?;
     let options = EvaluationOptions {
-        mlm_probability: args.mlm_probability,
-        mask_replace_prob: args.mask_replace_prob,
-        random_replace_prob: args.random_replace_prob,
-        whole_word_mask: args.whole_word_mask,
-        static_mask: args.static_mask,
+        mlm_probability: args.mask.mlm_probability,
+        mask_replace_prob: args.mask.mask_replace_prob,
+        random_replace_prob: args.mask.random_replace_prob,
+        whole_word_mask: args.mask.whole_word_mask,
+        static_mask: args.mask.static_mask,
         per_device_eval_batch_size: args.per_device_eval_batch_size,
         max_seq_length: args.max_seq_length,
         seed: args.seed,
