@@ -1,5 +1,6 @@
 // sum_of_squares: partial[first + block] = sum of g^2 over each block of 16,384 elements
-// clip:           norm = sqrt(sum of all partials),  state = (norm, min(1, max_norm / (norm + 1e-6)))
+// clip:           norm = unscale * sqrt(sum of all partials),  state = (norm, unscale * min(1, max_norm / (norm + 1e-6)))
+//                 unscale is 1 / s where the gradients are s times as large as they should be, as f16 wants them
 // adamw, as torch.optim.AdamW:
 //   g' = g * state.coefficient
 //   value *= 1 - lr * weight_decay
@@ -20,6 +21,7 @@ struct Params {
     eps: f32,
     sqrt_correction2: f32,
     max_norm: f32,
+    unscale: f32,
 }
 var<immediate> params: Params;
 
@@ -72,10 +74,10 @@ fn clip(@builtin(local_invocation_index) thread: u32) {
         for (var i = 0u; i < THREADS; i++) {
             sum += sums[i];
         }
-        let norm = sqrt(sum);
+        let norm = sqrt(sum) * params.unscale;
         state[0] = norm;
         // A maximum of 0 means no clipping, as in TrainingArguments.
-        state[1] = select(1.0, min(1.0, params.max_norm / (norm + 1e-6)), params.max_norm > 0.0);
+        state[1] = params.unscale * select(1.0, min(1.0, params.max_norm / (norm + 1e-6)), params.max_norm > 0.0);
     }
 }
 

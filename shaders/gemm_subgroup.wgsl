@@ -12,8 +12,8 @@ override ACCUMULATE: bool; // C += instead of C =
 
 struct Sizes { m: u32, n: u32, k: u32 }
 
-@group(0) @binding(0) var<storage, read> a: array<f32>;
-@group(0) @binding(1) var<storage, read> b: array<f32>;
+@group(0) @binding(0) var<storage, read> a: array<Element>; // f32 or f16, as the host says
+@group(0) @binding(1) var<storage, read> b: array<Element>;
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 @group(0) @binding(3) var<storage, read_write> c: array<f32>;
 var<immediate> sizes: Sizes;
@@ -25,17 +25,17 @@ const DEPTH = 8u;
 fn load_a(row: u32, k: u32) -> f32 {
     // Rows beyond the end repeat the last one: their results are not stored.
     let r = min(row, sizes.m - 1u);
-    return a[select(r * sizes.k + k, k * sizes.m + r, TRANS_A)];
+    return f32(a[select(r * sizes.k + k, k * sizes.m + r, TRANS_A)]);
 }
 
 // Columns 4 x of one row of op(B). `s` holds the four column numbers, the last one repeated beyond the end.
 fn load_b(k: u32, s: vec4<u32>) -> vec4<f32> {
     if TRANS_B {
         let at = s * sizes.k + k;
-        return vec4<f32>(b[at.x], b[at.y], b[at.z], b[at.w]);
+        return vec4<f32>(f32(b[at.x]), f32(b[at.y]), f32(b[at.z]), f32(b[at.w]));
     }
     let at = k * sizes.n + s;
-    return vec4<f32>(b[at.x], b[at.y], b[at.z], b[at.w]);
+    return vec4<f32>(f32(b[at.x]), f32(b[at.y]), f32(b[at.z]), f32(b[at.w]));
 }
 
 @compute @workgroup_size(32)

@@ -11,8 +11,8 @@ override ACCUMULATE: bool; // C += instead of C =
 
 struct Sizes { m: u32, n: u32, k: u32 }
 
-@group(0) @binding(0) var<storage, read> a: array<f32>;
-@group(0) @binding(1) var<storage, read> b: array<f32>;
+@group(0) @binding(0) var<storage, read> a: array<Element>; // f32 or f16, as the host says
+@group(0) @binding(1) var<storage, read> b: array<Element>;
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 @group(0) @binding(3) var<storage, read_write> c: array<f32>;
 var<immediate> sizes: Sizes;
@@ -45,7 +45,7 @@ fn gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
             var value = 0.0;
             if row0 + x < sizes.m && k0 + k < sizes.k {
-                value = a[select((row0 + x) * sizes.k + k0 + k, (k0 + k) * sizes.m + row0 + x, TRANS_A)];
+                value = f32(a[select((row0 + x) * sizes.k + k0 + k, (k0 + k) * sizes.m + row0 + x, TRANS_A)]);
             }
             tile_a[k * STRIDE + x] = value;
 
@@ -57,7 +57,7 @@ fn gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
             value = 0.0;
             if column0 + x < sizes.n && k0 + k < sizes.k {
-                value = b[select((k0 + k) * sizes.n + column0 + x, (column0 + x) * sizes.k + k0 + k, TRANS_B)];
+                value = f32(b[select((k0 + k) * sizes.n + column0 + x, (column0 + x) * sizes.k + k0 + k, TRANS_B)]);
             }
             tile_b[k * STRIDE + x] = value;
         }

@@ -201,3 +201,37 @@ fn memory_is_foreseen_and_what_cannot_fit_refused() {
         assert!(error.to_string().contains("gradient_checkpointing"), "{error}");
     }
 }
+
+/// On an adapter without f16 the refusal is what is tested: there is nothing else to test there.
+#[cfg(feature = "default-model")]
+#[test]
+fn mixed_precision_converges_as_f32_does() {
+    let base = Model::open_default(gpu()).unwrap();
+    let lyrics = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("data/lyrics/original.txt");
+    let lines = retto::read_lines(&[lyrics]).unwrap();
+    let arguments = |fp16| TrainingArguments {
+        fp16,
+        max_steps: Some(40),
+        learning_rate: 1e-3,
+        per_device_train_batch_size: 32,
+        ..Default::default()
+    };
+    if !gpu().adapter().shader_f16 {
+        let refused = Trainer::new(&base, arguments(true)).unwrap_err();
+        assert!(matches!(&refused, Error::Unsupported(reason) if reason.contains("fp16")), "{refused}");
+        return;
+    }
+    let train = |fp16| {
+        let mut trainer = Trainer::new(&base, arguments(fp16)).unwrap();
+        let output = trainer.train(&lines[100..], &[], |_| ControlFlow::Continue(())).unwrap();
+        let evaluation = trainer.model().evaluate(&lines[..100], &Default::default()).unwrap();
+        (trainer.into_model(), output.train_loss, evaluation.loss)
+    };
+    let before = base.evaluate(&lines[..100], &Default::default()).unwrap().loss;
+    let (exact, loss, held_out) = train(false);
+    let (mixed, mixed_loss, mixed_held_out) = train(true);
+    assert!(held_out < 0.95 * before, "{held_out} {before}");
+    assert!((mixed_loss / loss - 1.0).abs() < 0.01, "{mixed_loss} {loss}");
+    assert!((mixed_held_out / held_out - 1.0).abs() < 0.01, "{mixed_held_out} {held_out}");
+    assert!(!changed(&exact, &mixed).is_empty(), "it is another arithmetic");
+}

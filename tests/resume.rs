@@ -38,7 +38,9 @@ fn arguments(output: &Path) -> TrainingArguments {
 fn variants(output: &Path) -> Vec<(&'static str, TrainingArguments)> {
     let plain = arguments(output);
     let lora = LoraConfig { r: 2, lora_alpha: 8.0, ..Default::default() };
+    let fp16 = gpu().adapter().shader_f16;
     vec![
+        ("mixed precision", TrainingArguments { fp16, freeze_embeddings: true, ..plain.clone() }),
         ("low-rank", TrainingArguments { lora: Some(lora), ..plain.clone() }),
         ("frozen", TrainingArguments { freeze_layers: vec![0], freeze_embeddings: true, ..plain.clone() }),
         ("by tokens", TrainingArguments { batch_tokens: Some(24), group_by_length: true, ..plain.clone() }),
@@ -76,7 +78,7 @@ fn arguments_of_another_kind(arguments: &TrainingArguments) -> TrainingArguments
     let mut other = arguments.clone();
     match other.lora.take() {
         Some(_) => {}
-        None if !other.freeze_layers.is_empty() => other.freeze_layers.clear(),
+        None if other.freeze_embeddings => other.freeze_embeddings = false,
         None if other.batch_tokens.is_some() => other.batch_tokens = Some(25),
         None => other.dropout = true,
     }

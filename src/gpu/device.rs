@@ -219,7 +219,8 @@ impl Gpu {
             max_immediate_size: MAX_IMMEDIATE_SIZE,
             ..wgpu::Limits::default()
         };
-        let features = wgpu::Features::IMMEDIATES | (adapter.features() & wgpu::Features::SUBGROUP);
+        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16;
+        let features = wgpu::Features::IMMEDIATES | (adapter.features() & wanted);
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("retto"),
             required_features: features,
@@ -275,6 +276,10 @@ impl Gpu {
 
     pub(crate) fn has_subgroups(&self) -> bool {
         self.inner.features.contains(wgpu::Features::SUBGROUP)
+    }
+
+    pub(crate) fn has_f16(&self) -> bool {
+        self.inner.features.contains(wgpu::Features::SHADER_F16)
     }
 
     /// The first error that no caller was told of by other means, if any. It stays: another thread's call may have been the

@@ -16,6 +16,8 @@ pub(crate) struct Pass<'g> {
     compute: Option<wgpu::ComputePass<'static>>,
     encoder: wgpu::CommandEncoder,
     staging: Vec<wgpu::Buffer>,
+    /// Whether linear layers multiply in f16.
+    pub(crate) half: bool,
     /// Every workspace handed out, so that tests can look beyond their ends.
     #[cfg(test)]
     pub(crate) handed_out: Vec<Tensor>,
@@ -39,6 +41,7 @@ impl<'g> Pass<'g> {
             compute: None,
             encoder,
             staging: Vec::new(),
+            half: false,
             #[cfg(test)]
             handed_out: Vec::new(),
         }

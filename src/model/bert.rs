@@ -260,7 +260,7 @@ impl Bert {
         }
         let word_embeddings = &self.embeddings.word;
         let PackedBatch { masked_rows, labels: of_rows, .. } = batch;
-        let scale = (1.0 / labels.max(1) as f64) as f32;
+        let scale = (1.0 / labels.max(1) as f64) as f32 * options.loss_scale;
         let (stats, mut dhidden_states) =
             self.head.train(pass, gradients, word_embeddings, &hidden_states, masked_rows, of_rows, scale)?;
         drop(hidden_states);
@@ -287,12 +287,20 @@ impl Bert {
 }
 
 /// How [`Bert::train`] goes about it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct TrainOptions<'k> {
     /// Computes a layer's activations again for its backward pass, instead of keeping those of all layers.
     pub(crate) gradient_checkpointing: bool,
     /// A random number for each token, where dropout is to be applied.
     pub(crate) dropout_keys: Option<&'k [u32]>,
+    /// Gradients are those of the loss times this: a power of two that lifts them into the range of f16.
+    pub(crate) loss_scale: f32,
+}
+
+impl Default for TrainOptions<'_> {
+    fn default() -> Self {
+        Self { gradient_checkpointing: false, dropout_keys: None, loss_scale: 1.0 }
+    }
 }
 
 /// What is kept of a layer's forward pass.
@@ -323,7 +331,7 @@ mod tests {
         batch.push_masked(&[2, 30, 31, 4, 3], &[(1, 30), (3, 40)]);
         batch.dropout_seeds = vec![11, 12];
         let keys = batch.dropout_keys();
-        let options = TrainOptions { dropout_keys: Some(&keys), gradient_checkpointing: false };
+        let options = TrainOptions { dropout_keys: Some(&keys), ..Default::default() };
         let loss = |model: &Model| model.loss_and_gradients_with(&batch, options).unwrap();
         let (at, gradient) = loss(&model);
         let without = model.loss_and_gradients(&batch).unwrap().0;

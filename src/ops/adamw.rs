@@ -26,11 +26,12 @@ struct Params {
     eps: f32,
     sqrt_correction2: f32,
     max_norm: f32,
+    unscale: f32,
 }
 
 /// Returns \[norm, coefficient\]: the 2-norm of all gradients together, and `min(1, max_norm / (norm + 1e-6))`, or 1
-/// where `max_norm` is 0.
-pub(crate) fn clip(pass: &mut Pass, gradients: &[&Tensor], max_norm: f32) -> Result<Tensor> {
+/// where `max_norm` is 0. Where the gradients are `loss_scale` times as large as they should be, that is taken out of both.
+pub(crate) fn clip(pass: &mut Pass, gradients: &[&Tensor], max_norm: f32, loss_scale: f32) -> Result<Tensor> {
     let blocks: usize = gradients.iter().map(|gradient| gradient.len().div_ceil(BLOCK)).sum();
     let partials = pass.alloc(&[blocks])?;
     let mut first = 0;
@@ -41,7 +42,7 @@ pub(crate) fn clip(pass: &mut Pass, gradients: &[&Tensor], max_norm: f32) -> Res
         first += blocks;
     }
     let state = pass.alloc(&[2])?;
-    let params = Params { len: blocks as u32, max_norm, ..Default::default() };
+    let params = Params { len: blocks as u32, max_norm, unscale: 1.0 / loss_scale, ..Default::default() };
     pass.dispatch(&CLIP, 0, &[&partials, &state], &params, [1, 1, 1])?;
     Ok(state)
 }
@@ -111,7 +112,7 @@ mod tests {
                     for gradient in &gradients {
                         tensors.push(pass.upload(&[gradient.len()], gradient)?);
                     }
-                    Ok(vec![clip(pass, &tensors.iter().collect::<Vec<_>>(), max_norm)?])
+                    Ok(vec![clip(pass, &tensors.iter().collect::<Vec<_>>(), max_norm, 1.0)?])
                 });
                 let norm = norm(&gradients);
                 let limit = f64::from(max_norm);
@@ -132,7 +133,7 @@ mod tests {
             let (m, v) = (pass.upload(&[n], &zeros)?, pass.upload(&[n], &zeros)?);
             for (i, gradient) in gradients.iter().enumerate() {
                 let gradient = pass.upload(&[n], gradient)?;
-                let clip = clip(pass, &[&gradient], 2.0)?;
+                let clip = clip(pass, &[&gradient], 2.0, 1.0)?;
                 let arrays = AdamW { gradient: &gradient, clip: &clip, value: &value, m: &m, v: &v };
                 adamw(pass, arrays, Step { step: i as u64 + 1, ..STEP })?;
             }
@@ -165,7 +166,7 @@ mod tests {
                 let value = pass.upload(&[3], &[1.0f32, 2.0, 3.0])?;
                 let (m, v) = (pass.upload(&[3], &[4.0f32; 3])?, pass.upload(&[3], &[5.0f32; 3])?);
                 let gradient = pass.upload(&[3], &[0.1, bad, 0.1])?;
-                let clip = clip(pass, &[&gradient], 1.0)?;
+                let clip = clip(pass, &[&gradient], 1.0, 1.0)?;
                 adamw(pass, AdamW { gradient: &gradient, clip: &clip, value: &value, m: &m, v: &v }, STEP)?;
                 Ok(vec![value, m, v])
             });

@@ -37,23 +37,27 @@ const VARIANTS: &[Constants] = &[
     &constants(false, true, false, true),
 ];
 
-pub(crate) static TILED: Kernel = Kernel {
-    file: "gemm_tiled",
-    source: include_str!("../../shaders/gemm_tiled.wgsl"),
-    entry: "gemm",
-    variants: VARIANTS,
-};
+macro_rules! kernel {
+    ($name:literal, $elements:literal, $source:literal) => {
+        Kernel {
+            file: $name,
+            source: concat!($elements, include_str!(concat!("../../shaders/", $source, ".wgsl"))),
+            entry: "gemm",
+            variants: VARIANTS,
+        }
+    };
+}
 
-pub(crate) static SUBGROUP: Kernel = Kernel {
-    file: "gemm_subgroup",
-    source: include_str!("../../shaders/gemm_subgroup.wgsl"),
-    entry: "gemm",
-    variants: VARIANTS,
-};
+pub(crate) static TILED: Kernel = kernel!("gemm_tiled", "alias Element = f32;\n", "gemm_tiled");
+pub(crate) static SUBGROUP: Kernel = kernel!("gemm_subgroup", "alias Element = f32;\n", "gemm_subgroup");
+// The same with A and B in f16; products and sums are f32.
+pub(crate) static TILED_F16: Kernel = kernel!("gemm_tiled_f16", "enable f16;\nalias Element = f16;\n", "gemm_tiled");
+pub(crate) static SUBGROUP_F16: Kernel =
+    kernel!("gemm_subgroup_f16", "enable f16;\nalias Element = f16;\n", "gemm_subgroup");
 
 /// Rows and columns of C that one workgroup computes.
 fn tile(kernel: &Kernel) -> [usize; 2] {
-    if kernel.file == SUBGROUP.file { [16, 128] } else { [64, 64] }
+    if kernel.file.starts_with("gemm_subgroup") { [16, 128] } else { [64, 64] }
 }
 
 /// The kernels this adapter can run, the preferred one first.
@@ -92,6 +96,16 @@ pub(crate) fn gemm(pass: &mut Pass, form: Form, arrays: &Gemm) -> Result<()> {
     gemm_with(pass, kernel, form, arrays)
 }
 
+/// [`gemm`] with A and B as [`to_half`](super::half::to_half) gives them.
+pub(crate) fn gemm_f16(pass: &mut Pass, form: Form, arrays: &Gemm) -> Result<()> {
+    let kernel = half_of(candidates(pass.gpu())[0]);
+    gemm_with(pass, kernel, form, arrays)
+}
+
+fn half_of(kernel: &Kernel) -> &'static Kernel {
+    if kernel.file == SUBGROUP.file { &SUBGROUP_F16 } else { &TILED_F16 }
+}
+
 fn gemm_with(pass: &mut Pass, kernel: &'static Kernel, form: Form, arrays: &Gemm) -> Result<()> {
     let Gemm { a, b, bias, c, sizes } = arrays;
     let [rows, columns] = tile(kernel);
@@ -105,6 +119,7 @@ fn gemm_with(pass: &mut Pass, kernel: &'static Kernel, form: Form, arrays: &Gemm
 mod tests {
     use super::*;
     use crate::ops::check::{self, assert_close};
+    use crate::ops::half::to_half;
 
     /// op(A) op(B) + C0 in f64.
     fn twin(form: Form, a: &[f32], b: &[f32], c0: &[f32], Sizes { m, n, k }: Sizes) -> Vec<f64> {
@@ -121,24 +136,36 @@ mod tests {
         (0..m * n).map(|at| f64::from(c0[at]) + product(at / n, at % n)).collect()
     }
 
+    /// With A and B in f32, or in f16: then the twin gets the rounded values, and agrees as closely.
     #[test]
     fn every_variant_and_form_equals_its_twin() {
         let gpu = crate::gpu::test_gpu();
         let shapes = [(1, 1, 1), (13, 7, 37), (64, 64, 16), (65, 129, 8), (3, 200, 61), (130, 5, 100), (17, 128, 24)];
-        for kernel in candidates(&gpu) {
+        let halves = candidates(&gpu).into_iter().map(half_of).filter(|_| gpu.has_f16());
+        let kernels: Vec<_> = candidates(&gpu).into_iter().chain(halves).collect();
+        assert!(kernels.len() >= if gpu.has_f16() { 2 } else { 1 });
+        for kernel in kernels {
+            let is_half = kernel.file.ends_with("f16");
             let forms =
                 [Form::Linear, Form::InputGradient, Form::InputGradientAdd, Form::WeightGradient, Form::TransposedAdd];
             for form in forms {
                 for (m, n, k) in shapes {
                     let sizes = Sizes { m: m as u32, n: n as u32, k: k as u32 };
-                    let (a, b) = (check::random(m * k, 1), check::random(k * n, 2));
+                    let round = |x: Vec<f32>| match is_half {
+                        true => x.into_iter().map(|x| half::f16::from_f32(x).to_f32()).collect(),
+                        false => x,
+                    };
+                    let (a, b) = (round(check::random(m * k, 1)), round(check::random(k * n, 2)));
                     let (bias, before) = (check::random(n, 3), check::random(m * n, 4));
                     let got = check::run(&gpu, |pass| {
                         let c = match form {
                             Form::Linear | Form::InputGradient => pass.alloc(&[m, n])?,
                             _ => pass.upload(&[m, n], &before)?,
                         };
-                        let (a, b) = (pass.upload(&[m, k], &a)?, pass.upload(&[k, n], &b)?);
+                        let (mut a, mut b) = (pass.upload(&[m, k], &a)?, pass.upload(&[k, n], &b)?);
+                        if is_half {
+                            (a, b) = (to_half(pass, &a)?, to_half(pass, &b)?);
+                        }
                         let bias = pass.upload(&[n], &bias)?;
                         let bias = matches!(form, Form::Linear).then_some(&bias);
                         gemm_with(pass, kernel, form, &Gemm { a: &a, b: &b, bias, c: &c, sizes })?;

@@ -1,7 +1,8 @@
 //! y = x W^T + b, with W stored \[out, in\] as checkpoints have it.
 
 use super::column_sum::column_sum;
-use super::gemm::{Form, Gemm, Sizes, gemm};
+use super::gemm::{Form, Gemm, Sizes, gemm, gemm_f16};
+use super::half::to_half;
 use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
 
@@ -19,8 +20,18 @@ pub(crate) struct Forward<'t> {
 pub(crate) fn forward(pass: &mut Pass, Forward { x, weight, bias }: Forward) -> Result<Tensor> {
     let y = pass.alloc(&[x.rows(), weight.rows()])?;
     let sizes = sizes(x.rows(), weight.rows(), weight.columns());
-    gemm(pass, Form::Linear, &Gemm { a: x, b: weight, bias: Some(bias), c: &y, sizes })?;
+    let (x, weight) = (operand(pass, x)?, operand(pass, weight)?);
+    multiply(pass, Form::Linear, &Gemm { a: &x, b: &weight, bias: Some(bias), c: &y, sizes })?;
     Ok(y)
+}
+
+/// A tensor as the pass multiplies it: in f16 where that is asked for.
+fn operand(pass: &mut Pass, tensor: &Tensor) -> Result<Tensor> {
+    if pass.half { to_half(pass, tensor) } else { Ok(tensor.clone()) }
+}
+
+fn multiply(pass: &mut Pass, form: Form, arrays: &Gemm) -> Result<()> {
+    if pass.half { gemm_f16(pass, form, arrays) } else { gemm(pass, form, arrays) }
 }
 
 /// Arrays of [`backward`].
@@ -43,9 +54,11 @@ pub(crate) struct Backward<'t> {
 pub(crate) fn backward(pass: &mut Pass, arrays: Backward) -> Result<Tensor> {
     let Backward { dy, x, weight, dweight, dbias, dx } = arrays;
     let (out, input) = (weight.rows(), weight.columns());
+    let dy_operand = operand(pass, dy)?;
     if let Some(c) = dweight {
         let sizes = sizes(out, input, x.rows());
-        gemm(pass, Form::WeightGradient, &Gemm { a: dy, b: x, bias: None, c, sizes })?;
+        let x = operand(pass, x)?;
+        multiply(pass, Form::WeightGradient, &Gemm { a: &dy_operand, b: &x, bias: None, c, sizes })?;
     }
     if let Some(dbias) = dbias {
         column_sum(pass, dy, dbias)?;
@@ -54,7 +67,9 @@ pub(crate) fn backward(pass: &mut Pass, arrays: Backward) -> Result<Tensor> {
         Some(dx) => (Form::InputGradientAdd, dx.clone()),
         None => (Form::InputGradient, pass.alloc(&[x.rows(), input])?),
     };
-    gemm(pass, form, &Gemm { a: dy, b: weight, bias: None, c: &dx, sizes: sizes(x.rows(), input, out) })?;
+    let sizes = sizes(x.rows(), input, out);
+    let weight = operand(pass, weight)?;
+    multiply(pass, form, &Gemm { a: &dy_operand, b: &weight, bias: None, c: &dx, sizes })?;
     Ok(dx)
 }
 

@@ -14,6 +14,7 @@ pub(crate) mod cross_entropy;
 pub(crate) mod dropout;
 pub(crate) mod embedding;
 pub(crate) mod gemm;
+pub(crate) mod half;
 pub(crate) mod layer_norm;
 pub(crate) mod linear;
 pub(crate) mod rows;

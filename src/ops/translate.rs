@@ -23,6 +23,9 @@ const KERNELS: &[&Kernel] = &[
     &super::embedding::SUM_ROWS,
     &super::gemm::TILED,
     &super::gemm::SUBGROUP,
+    &super::gemm::TILED_F16,
+    &super::gemm::SUBGROUP_F16,
+    &super::half::TO_HALF,
     &super::layer_norm::FORWARD,
     &super::layer_norm::BACKWARD,
     &super::layer_norm::BACKWARD_PARAMETERS,
@@ -32,7 +35,13 @@ const KERNELS: &[&Kernel] = &[
 ];
 
 fn validator() -> Validator {
-    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::IMMEDIATES | Capabilities::SUBGROUP);
+    let mut validator = Validator::new(
+        ValidationFlags::all(),
+        Capabilities::IMMEDIATES
+            | Capabilities::SUBGROUP
+            | Capabilities::SHADER_FLOAT16
+            | Capabilities::SHADER_FLOAT16_IN_FLOAT32,
+    );
     validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
     validator
 }
@@ -68,7 +77,7 @@ fn translate(kernel: &Kernel, constants: Constants) {
     assert!(source.contains("kernel void") && translated.entry_point_names.iter().all(Result::is_ok), "{what}");
 
     let options = hlsl::Options {
-        shader_model: hlsl::ShaderModel::V6_0,
+        shader_model: hlsl::ShaderModel::V6_2,
         immediates_target: Some(hlsl::BindTarget { space: 1, ..Default::default() }),
         special_constants_binding: Some(hlsl::BindTarget { space: 2, ..Default::default() }),
         ..Default::default()
@@ -118,7 +127,11 @@ fn every_entry_point_is_listed() {
     let mut missing = Vec::new();
     for file in std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()) {
         let stem = file.file_stem().unwrap().to_string_lossy().into_owned();
-        let shared = if stem == "random" { "" } else { include_str!("../../shaders/random.wgsl") };
+        let shared = match stem.as_str() {
+            "random" => "",
+            "gemm_tiled" | "gemm_subgroup" => "alias Element = f32;\n",
+            _ => include_str!("../../shaders/random.wgsl"),
+        };
         let source = shared.to_owned() + &std::fs::read_to_string(&file).unwrap();
         for point in naga::front::wgsl::parse_str(&source).unwrap().entry_points {
             if !KERNELS.iter().any(|kernel| kernel.file == stem && kernel.entry == point.name) {

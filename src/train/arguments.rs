@@ -68,6 +68,9 @@ pub struct TrainingArguments {
     /// Whether the config's `hidden_dropout_prob` and `attention_probs_dropout_prob` are applied. What is dropped is a
     /// function of seed, epoch and example.
     pub dropout: bool,
+    /// Mixed precision: linear layers multiply in f16 and add in f32, everything else is f32, as are the weights that are
+    /// trained; the loss is scaled so that gradients fit. Refused where the adapter has no f16.
+    pub fp16: bool,
     /// Steps between two evaluations of the validation data; without, they are evaluated after every epoch. The last step
     /// is evaluated in any case.
     pub eval_steps: Option<u64>,
@@ -134,6 +137,7 @@ impl Default for TrainingArguments {
             lora: None,
             gradient_checkpointing: false,
             dropout: true,
+            fp16: false,
             eval_steps: None,
             early_stopping_patience: None,
             early_stopping_threshold: 0.0,

@@ -30,6 +30,7 @@ pub(crate) struct State {
     pub(crate) passes: u64,
     /// Steps that changed something: what Adam's bias correction counts.
     pub(crate) optimizer_step: u64,
+    pub(crate) loss_scale: LossScale,
     pub(crate) samples: usize,
     pub(crate) tokens: usize,
     pub(crate) all: MeanLoss,
@@ -38,6 +39,47 @@ pub(crate) struct State {
     pub(crate) evaluations_without_improvement: u64,
     /// What the run depends on, by name, as text: floats in JSON would not all come back as they were.
     pub(crate) run: BTreeMap<String, String>,
+}
+
+/// What the loss is multiplied with so that its gradients fit into f16; torch's GradScaler, with its defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct LossScale {
+    /// The scale is two to this.
+    exponent: i32,
+    /// Steps since it changed.
+    steps: u32,
+}
+
+impl Default for LossScale {
+    fn default() -> Self {
+        Self { exponent: 16, steps: 0 }
+    }
+}
+
+impl LossScale {
+    #[cfg(test)]
+    pub(crate) fn of(exponent: i32) -> Self {
+        Self { exponent, steps: 0 }
+    }
+
+    pub(crate) fn value(self) -> f32 {
+        2f32.powi(self.exponent)
+    }
+
+    /// After a step whose gradients fitted.
+    pub(crate) fn fitted(&mut self) {
+        self.steps += 1;
+        if self.steps == 2000 {
+            // Beyond that the scaled loss itself nears the end of f32.
+            *self = Self { exponent: (self.exponent + 1).min(32), steps: 0 };
+        }
+    }
+
+    /// Halved, after gradients that did not fit; false where that cannot help any more.
+    pub(crate) fn halve(&mut self) -> bool {
+        *self = Self { exponent: self.exponent - 1, steps: 0 };
+        self.exponent >= -16
+    }
 }
 
 /// The best evaluation so far.
@@ -112,6 +154,7 @@ pub(crate) fn run_of(
         ("freeze_embeddings", a.freeze_embeddings.to_string()),
         ("lora", a.lora.as_ref().map_or("none".into(), |lora| format!("{lora:?}"))),
         ("dropout", a.dropout.to_string()),
+        ("fp16", a.fp16.to_string()),
         ("the model to start from", base.to_owned()),
         // Of the tokens: the tokenizer and max_seq_length count only where they change them.
         ("the training data", fingerprint(train)),

@@ -63,7 +63,7 @@ impl Trainer {
             Some(state) => state,
             None => {
                 refuse_earlier_run(&arguments)?;
-                State { optimizer_step: self.step, ..State::default() }
+                State { optimizer_step: self.step, loss_scale: self.loss_scale, ..State::default() }
             }
         };
         let total = Plan::total_steps(train, &arguments);
@@ -95,7 +95,7 @@ impl Trainer {
                 if epoch_ends {
                     (run.state.epoch, run.state.step_of_epoch) = (epoch + 1, 0);
                 }
-                run.state.optimizer_step = self.step;
+                (run.state.optimizer_step, run.state.loss_scale) = (self.step, self.loss_scale);
 
                 let mut flow = observe(&TrainEvent::Step(report.clone()));
                 let last = run.state.global_step == total;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::arguments::TrainingArguments;
 use super::events::StepReport;
-use super::resume::{self, Moments, State};
+use super::resume::{self, LossScale, Moments, State};
 use crate::error::{Error, Result};
 use crate::gpu::{Pass, Tensor};
 use crate::model::{Gradients, Model, TrainOptions, mean_loss, stats_of};
@@ -32,6 +32,7 @@ pub struct Trainer {
     pub(super) moments: Moments,
     /// Optimizer steps done.
     pub(super) step: u64,
+    pub(super) loss_scale: LossScale,
     /// Where [`Trainer::train`] goes on.
     pub(super) resumed: Option<State>,
     /// The weights it began with.
@@ -48,6 +49,10 @@ impl Trainer {
     pub fn new(model: &Model, arguments: TrainingArguments) -> Result<Self> {
         arguments.validate(model.config())?;
         arguments.masking(Purpose::Train).check(&model.tokenizer)?;
+        if arguments.fp16 && !model.gpu.has_f16() {
+            let reason = format!("fp16 on {}, which has no f16 in shaders: train in f32", model.gpu);
+            return Err(Error::Unsupported(reason));
+        }
         let model = match &arguments.lora {
             Some(lora) => {
                 // The fresh head would stay as random as it is.
@@ -66,7 +71,16 @@ impl Trainer {
         };
         let moments = moment("first moment")?.into_iter().zip(moment("second moment")?).collect();
         let base = fingerprint(&model)?;
-        Ok(Self { model, arguments, gradients, moments, step: 0, resumed: None, base })
+        Ok(Self {
+            model,
+            arguments,
+            gradients,
+            moments,
+            step: 0,
+            loss_scale: LossScale::default(),
+            resumed: None,
+            base,
+        })
     }
 
     /// Takes up the latest checkpoint in `output_dir`: the next [`Trainer::train`], given the same lines and arguments, goes
@@ -84,8 +98,57 @@ impl Trainer {
         let (model, moments, state) = resume::load(&latest, &self.model, &self.arguments)?;
         let step = state.global_step;
         (self.model, self.moments, self.step) = (model, moments, state.optimizer_step);
+        self.loss_scale = state.loss_scale;
         self.resumed = Some(state);
         Ok(Some(step))
+    }
+
+    /// Forward, backward, clip and AdamW, which changes nothing where the norm is not finite. Returns loss and norm.
+    fn attempt(&self, batches: &[PackedBatch], labels: usize, learning_rate: f64) -> Result<(f32, f32)> {
+        let gpu = self.model.gpu.clone();
+        let new_pass = || {
+            let mut pass = Pass::new(&gpu);
+            pass.half = self.arguments.fp16;
+            pass
+        };
+        let mut pass = new_pass();
+        self.gradients.clear(&mut pass);
+        let mut stats = Vec::new();
+        for batch in batches.iter().filter(|batch| !batch.labels.is_empty()) {
+            if !stats.is_empty() {
+                // Activations of one batch at a time: a submitted pass leaves its workspaces to the next.
+                std::mem::replace(&mut pass, new_pass()).submit()?;
+            }
+            let of_batch = self.forward_backward(&mut pass, batch, labels)?;
+            stats.push(pass.download(&of_batch)?);
+        }
+        let gradients: Vec<&Tensor> = self.gradients.all().collect();
+        let clip = adamw::clip(&mut pass, &gradients, self.arguments.max_grad_norm as f32, self.scale())?;
+        for (parameter, (m, v)) in self.model.bert.trained_parameters().into_iter().zip(&self.moments) {
+            let TrainingArguments { weight_decay, adam_beta1, adam_beta2, adam_epsilon, .. } = self.arguments;
+            let step = adamw::Step {
+                step: self.step + 1,
+                learning_rate,
+                weight_decay: if parameter.decay { weight_decay } else { 0.0 },
+                beta1: adam_beta1,
+                beta2: adam_beta2,
+                eps: adam_epsilon,
+            };
+            let Some(gradient) = self.gradients.of(parameter) else { continue };
+            adamw::adamw(&mut pass, AdamW { gradient, clip: &clip, value: &parameter.value, m, v }, step)?;
+        }
+        let clip = pass.download(&clip)?;
+        pass.submit()?;
+        let mut rows = Vec::with_capacity(2 * labels);
+        for stats in stats {
+            rows.extend(stats.wait::<f32>(&gpu)?);
+        }
+        let norm = clip.wait::<f32>(&gpu)?[0];
+        Ok((mean_loss(stats_of(&rows)), norm))
+    }
+
+    fn scale(&self) -> f32 {
+        if self.arguments.fp16 { self.loss_scale.value() } else { 1.0 }
     }
 
     /// Gradients `+=`; returns loss and rank of each label.
@@ -94,7 +157,8 @@ impl Trainer {
         let dropout = config.hidden_dropout_prob > 0.0 || config.attention_probs_dropout_prob > 0.0;
         let keys = (self.arguments.dropout && dropout).then(|| batch.dropout_keys());
         let gradient_checkpointing = self.arguments.gradient_checkpointing;
-        let options = TrainOptions { gradient_checkpointing, dropout_keys: keys.as_deref() };
+        let loss_scale = self.scale();
+        let options = TrainOptions { gradient_checkpointing, dropout_keys: keys.as_deref(), loss_scale };
         self.model.bert.train(pass, &self.gradients, batch, labels, options)
     }
 
@@ -104,6 +168,7 @@ impl Trainer {
             return Ok(());
         }
         let mut pass = Pass::new(&self.model.gpu);
+        pass.half = self.arguments.fp16;
         self.gradients.clear(&mut pass);
         let stats = self.forward_backward(&mut pass, batch, batch.labels.len())?;
         let stats = pass.download(&stats)?;
@@ -159,45 +224,21 @@ impl Trainer {
         if labels == 0 {
             return Ok(report);
         }
-        let gpu = self.model.gpu.clone();
-        let mut pass = Pass::new(&gpu);
-        self.gradients.clear(&mut pass);
-        let mut stats = Vec::new();
-        for batch in batches.iter().filter(|batch| !batch.labels.is_empty()) {
-            if !stats.is_empty() {
-                // Activations of one batch at a time: a submitted pass leaves its workspaces to the next.
-                std::mem::replace(&mut pass, Pass::new(&gpu)).submit()?;
+        loop {
+            (report.loss, report.grad_norm) = self.attempt(batches, labels, learning_rate)?;
+            if report.grad_norm.is_finite() || !report.loss.is_finite() || !self.arguments.fp16 {
+                break;
             }
-            let of_batch = self.forward_backward(&mut pass, batch, labels)?;
-            stats.push(pass.download(&of_batch)?);
+            // Nothing was changed. With half the scale the same batches may fit.
+            if !self.loss_scale.halve() {
+                break;
+            }
         }
-        let gradients: Vec<&Tensor> = self.gradients.all().collect();
-        let clip = adamw::clip(&mut pass, &gradients, self.arguments.max_grad_norm as f32)?;
-        for (parameter, (m, v)) in self.model.bert.trained_parameters().into_iter().zip(&self.moments) {
-            let TrainingArguments { weight_decay, adam_beta1, adam_beta2, adam_epsilon, .. } = self.arguments;
-            let step = adamw::Step {
-                step: self.step + 1,
-                learning_rate,
-                weight_decay: if parameter.decay { weight_decay } else { 0.0 },
-                beta1: adam_beta1,
-                beta2: adam_beta2,
-                eps: adam_epsilon,
-            };
-            let Some(gradient) = self.gradients.of(parameter) else { continue };
-            adamw::adamw(&mut pass, AdamW { gradient, clip: &clip, value: &parameter.value, m, v }, step)?;
-        }
-        let clip = pass.download(&clip)?;
-        pass.submit()?;
-        let mut rows = Vec::with_capacity(2 * labels);
-        for stats in stats {
-            rows.extend(stats.wait::<f32>(&gpu)?);
-        }
-        report.loss = mean_loss(stats_of(&rows));
-        report.grad_norm = clip.wait::<f32>(&gpu)?[0];
         if !report.loss.is_finite() || !report.grad_norm.is_finite() {
             let StepReport { step, loss, grad_norm, .. } = report;
             return Err(Error::Diverged { step, loss, grad_norm });
         }
+        self.loss_scale.fitted();
         self.step += 1;
         self.model.has_mlm_head = true;
         Ok(report)
@@ -208,7 +249,7 @@ impl Trainer {
 fn fingerprint(model: &Model) -> Result<String> {
     let mut pass = Pass::new(&model.gpu);
     let values: Vec<&Tensor> = model.bert.parameters().into_iter().map(|parameter| &parameter.value).collect();
-    let norm = adamw::clip(&mut pass, &values, 0.0)?;
+    let norm = adamw::clip(&mut pass, &values, 0.0, 1.0)?;
     let norm = pass.download(&norm)?;
     pass.submit()?;
     let norm = norm.wait::<f32>(&model.gpu)?[0];
@@ -218,5 +259,39 @@ fn fingerprint(model: &Model) -> Result<String> {
 impl std::fmt::Debug for Trainer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Trainer").field("arguments", &self.arguments).field("step", &self.step).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gradients that do not fit are computed again with a smaller scale, and the step is the same then.
+    #[test]
+    fn a_loss_scale_that_is_too_large_is_halved_within_the_step() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures/fillmask");
+        let gpu = crate::gpu::test_gpu();
+        if !gpu.has_f16() {
+            return;
+        }
+        let model = Model::open(&gpu, folder).unwrap();
+        let mut batch = PackedBatch::default();
+        batch.push_masked(&[2, 7, 4, 9, 11, 3], &[(2, 8), (4, 11)]);
+        let step = |exponent: i32| {
+            let arguments = TrainingArguments { fp16: true, ..Default::default() };
+            let mut trainer = Trainer::new(&model, arguments).unwrap();
+            trainer.loss_scale = LossScale::of(exponent);
+            let report = trainer.train_step(&batch, 1e-3).unwrap();
+            let key = "bert.encoder.layer.0.intermediate.dense.weight";
+            (report, trainer.model().parameter(key).unwrap(), trainer.loss_scale.value())
+        };
+        let (report, values, scale) = step(10);
+        assert_eq!(scale, 1024.0);
+        let (halved, same, lower) = step(32);
+        assert!((1.0..2f32.powi(31)).contains(&lower), "{lower}");
+        assert!((halved.grad_norm / report.grad_norm - 1.0).abs() < 1e-2, "{halved:?} {report:?}");
+        assert_eq!(halved.step, 1);
+        let far = values.iter().zip(&same).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(far < 1e-4, "{far}");
     }
 }

@@ -91,6 +91,9 @@ pub(crate) struct Args {
     /// Compute activations twice instead of keeping them: less memory, more time, the same result
     #[arg(long)]
     gradient_checkpointing: bool,
+    /// What linear layers multiply in; sums, weights and everything else are f32
+    #[arg(long, value_enum, default_value_t = Precision::F32, value_name = "PRECISION")]
+    precision: Precision,
     /// Train without the dropout that the model's config asks for
     #[arg(long)]
     no_dropout: bool,
@@ -121,6 +124,13 @@ pub(crate) struct Args {
     /// Seed of masks and order
     #[arg(long, default_value_t = 42, value_name = "N")]
     seed: u64,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Precision {
+    F32,
+    /// With the loss scaled so that gradients fit; not on every adapter
+    F16,
 }
 
 /// transformers' names.
@@ -198,6 +208,7 @@ impl Args {
             }),
             gradient_checkpointing: self.gradient_checkpointing,
             dropout: !self.no_dropout,
+            fp16: matches!(self.precision, Precision::F16),
             eval_steps: self.eval_steps,
             early_stopping_patience: self.early_stopping_patience,
             early_stopping_threshold: self.early_stopping_threshold,

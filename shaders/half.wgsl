@@ -1,0 +1,35 @@
+// y = x in f16, two in a word. What f16 cannot hold becomes an infinity, so that a scale that is too large is noticed:
+// the conversions of WGSL may give anything there.
+
+struct Params { len: u32 }
+var<immediate> params: Params;
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<u32>;
+
+fn bits(value: f32) -> u32 {
+    // From 65520 on the nearest f16 is infinite; NaN is not smaller, either.
+    if abs(value) < 65520.0 {
+        return pack2x16float(vec2<f32>(clamp(value, -65504.0, 65504.0), 0.0)) & 0xffffu;
+    }
+    let sign = (bitcast<u32>(value) >> 16u) & 0x8000u;
+    return sign | select(0x7e00u, 0x7c00u, abs(value) >= 65520.0);
+}
+
+@compute @workgroup_size(256)
+fn to_half(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let word = (group.y * groups.x + group.x) * 256u + thread;
+    let at = word * 2u;
+    if at >= params.len {
+        return;
+    }
+    var packed = bits(x[at]);
+    if at + 1u < params.len {
+        packed |= bits(x[at + 1u]) << 16u;
+    }
+    y[word] = packed;
+}
