@@ -60,6 +60,11 @@ fn a_low_rank_adapter_is_written_opened_compared_and_merged() {
     assert_eq!(compared(&adapted), compared(&path("merged")));
     let loss = |side: &str| compared(&adapted)[side]["loss"]["value"].as_f64().unwrap();
     assert!(loss("adapted") < 0.9 * loss("base"), "{} {}", loss("adapted"), loss("base"));
+    let again = |output: &str, more: &[&str], words: &[&str]| {
+        fails(&[&["adapt", "--model", &base, "--train", &songs, "--output", output], more].concat(), words);
+    };
+    again(&adapted, &[], &["holds a low-rank adapter"]);
+    again(&path("merged"), &["--lora-r", "4"], &["holds a whole model"]);
     fails(&["fill", "--model", &adapted, "a [MASK]"], &["low-rank adapter", "--adapter"]);
     fails(&["fill", "--adapter", &adapted, "a [MASK]"], &["adapter"]);
     fails(&["merge", "--model", &base, "--adapter", &base, "--output", &path("x")], &["adapter_config.json"]);

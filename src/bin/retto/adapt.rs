@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
-use retto::{Gpu, LoraConfig, METRICS_FILE, MetricsFile, SchedulerType, TrainEvent, Trainer, TrainingArguments};
+use retto::{Gpu, LoraConfig, METRICS_FILE, MetricsFile, Model, SchedulerType, TrainEvent, Trainer, TrainingArguments};
 
 use crate::data::{self, MaskArgs, UnitArgs};
 use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, display, open_model, output};
@@ -156,6 +156,20 @@ fn layers(text: &str) -> std::result::Result<std::ops::RangeInclusive<usize>, St
 }
 
 impl Args {
+    /// A folder with a model and an adapter would be opened as one by some, and as the other by others.
+    fn check_output(&self) -> Result<()> {
+        let output = self.output.display();
+        match self.lora_r {
+            Some(_) if self.output.join("config.json").exists() => {
+                Err(format!("{output} holds a whole model: write the low-rank adapter to another folder").into())
+            }
+            None if Model::is_adapter(&self.output) => {
+                Err(format!("{output} holds a low-rank adapter: write the model to another folder").into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// What an adapter notes of the model it is for.
     fn base_name(&self) -> String {
         self.model.as_ref().map_or("retto-tiny".into(), |model| model.display().to_string())
@@ -229,6 +243,7 @@ impl Args {
 }
 
 pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
+    args.check_output()?;
     let model = open_model(gpu, args.model.as_deref(), None)?;
     if !model.has_mlm_head() {
         output::note("note: this checkpoint has no masked-language-model head; a fresh one is trained with it");
