@@ -85,6 +85,49 @@ fn arguments_of_another_kind(arguments: &TrainingArguments) -> TrainingArguments
     other
 }
 
+/// Cancelled at the very step that is to be evaluated: the evaluation is made up for, and decides as it would have.
+#[test]
+fn an_evaluation_that_was_cut_off_still_counts() {
+    let base = model();
+    let judged = |folder: &Path, save| TrainingArguments {
+        eval_steps: Some(5),
+        load_best_model_at_end: true,
+        save_steps: save,
+        // So fast that the loss rises in the end, and the best is not the last.
+        learning_rate: 0.1,
+        ..arguments(folder)
+    };
+    let held_out = ["you and town", "the river and you and the town"].map(str::to_owned);
+    let run = |trainer: &mut Trainer, stop_at: u64| {
+        let mut evaluated = Vec::new();
+        let output = trainer.train(&lines(), &held_out, |event| match event {
+            TrainEvent::Step(report) if report.step == stop_at => ControlFlow::Break(()),
+            TrainEvent::Evaluated { evaluation, step, .. } => {
+                evaluated.push((*step, evaluation.loss.to_bits()));
+                ControlFlow::Continue(())
+            }
+            _ => ControlFlow::Continue(()),
+        });
+        (output.unwrap(), evaluated)
+    };
+    let whole_folder = tempfile::tempdir().unwrap();
+    let mut whole = Trainer::new(&base, judged(whole_folder.path(), None)).unwrap();
+    let (want, evaluated) = run(&mut whole, u64::MAX);
+    assert_eq!(evaluated.len(), 3);
+    for stop in [5, 10, 15] {
+        let folder = tempfile::tempdir().unwrap();
+        let begin = || Trainer::new(&base, judged(folder.path(), Some(100))).unwrap();
+        let (cut, before) = run(&mut begin(), stop);
+        assert!(cut.cancelled, "stopped at {stop}");
+        let mut trainer = begin();
+        trainer.resume_from_checkpoint().unwrap();
+        let (got, after) = run(&mut trainer, u64::MAX);
+        assert_eq!([before, after].concat(), evaluated, "stopped at {stop}");
+        assert_eq!(got.best, want.best, "stopped at {stop}");
+        assert_eq!(parameters(trainer.model()), parameters(whole.model()), "stopped at {stop}");
+    }
+}
+
 #[test]
 fn a_run_is_not_continued_from_another_model() {
     let folder = tempfile::tempdir().unwrap();

@@ -60,10 +60,11 @@ impl Trainer {
     }
 
     /// Refuses a run that cannot fit, with what would.
-    pub(super) fn check_memory(&self, train: &Dataset, plan: &Plan) -> Result<()> {
+    pub(super) fn check_memory(&self, train: &Dataset) -> Result<()> {
         let Some(available) = self.model.gpu.adapter().memory_bytes else { return Ok(()) };
         let state = self.state_bytes();
-        let needed = state + self.activation_bytes(train, plan, &self.arguments);
+        let plan = Plan::new(train, &self.arguments, 0);
+        let needed = state + self.activation_bytes(train, &plan, &self.arguments);
         if needed <= available {
             return Ok(());
         }

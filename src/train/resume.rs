@@ -37,6 +37,8 @@ pub(crate) struct State {
     pub(crate) since_log: MeanLoss,
     pub(crate) best: Option<Best>,
     pub(crate) evaluations_without_improvement: u64,
+    /// Whether the run was cancelled at a step that was to be evaluated, and was not.
+    pub(crate) owes_evaluation: bool,
     /// What the run depends on, by name, as text: floats in JSON would not all come back as they were.
     pub(crate) run: BTreeMap<String, String>,
 }
@@ -160,7 +162,7 @@ pub(crate) fn run_of(
         ("the training data", fingerprint(train)),
     ];
     // Evaluation decides about the end of such a run.
-    if a.early_stopping_patience.is_some() || a.load_best_model_at_end {
+    if a.is_judged() {
         entries.extend([
             ("early_stopping_patience", optional(a.early_stopping_patience)),
             ("early_stopping_threshold", a.early_stopping_threshold.to_string()),

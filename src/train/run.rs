@@ -72,8 +72,12 @@ impl Trainer {
         let prepared = Instant::now();
 
         let mut cancelled = false;
+        if let (Some(validation), true) = (validation, std::mem::take(&mut run.state.owes_evaluation)) {
+            // Before it goes on: the best model and the end of the run may depend on it.
+            cancelled = self.evaluate_run(&mut run, validation, &mut observe)?.is_break();
+        }
         // The position is that of the next step; an epoch that is done is left behind here.
-        'run: while !run.exhausted() && run.state.global_step < total {
+        'run: while !cancelled && !run.exhausted() && run.state.global_step < total {
             let plan = Plan::new(train, &run.arguments, run.state.epoch);
             let steps_per_epoch = plan.steps();
             for index in run.state.step_of_epoch as usize..steps_per_epoch {
@@ -114,18 +118,16 @@ impl Trainer {
                 };
                 if let Some(validation) = validation
                     && (evaluated || last)
-                    && flow.is_continue()
                 {
-                    let started = Instant::now();
-                    let evaluation = self.model.evaluate_dataset(validation, &run.arguments.evaluation_options())?;
-                    let runtime = started.elapsed();
-                    run.evaluating += runtime;
-                    self.judge(&mut run, &evaluation)?;
-                    let (epoch, step) = (report.epoch, run.state.global_step);
-                    flow = join(flow, observe(&TrainEvent::Evaluated { evaluation, epoch, step, runtime }));
-                    if run.exhausted() && !last && !due {
-                        let loss = run.state.since_log.mean();
-                        flow = join(flow, observe(&TrainEvent::Log { report, loss }));
+                    if flow.is_break() {
+                        // Whoever cancels does not wait for it; a resumed run makes up for it.
+                        run.state.owes_evaluation = true;
+                    } else {
+                        flow = self.evaluate_run(&mut run, validation, &mut observe)?;
+                        if run.exhausted() && !last && !due {
+                            let loss = run.state.since_log.mean();
+                            flow = join(flow, observe(&TrainEvent::Log { report, loss }));
+                        }
                     }
                 }
                 if let Some(folder) = &run.arguments.output_dir
@@ -138,7 +140,8 @@ impl Trainer {
                     flow = join(flow, observe(&TrainEvent::Saved { path, step: state.global_step }));
                 }
                 if flow.is_break() {
-                    cancelled = run.state.global_step < total && !run.exhausted();
+                    let owed = run.state.owes_evaluation && run.arguments.is_judged();
+                    cancelled = !run.exhausted() && (run.state.global_step < total || owed);
                     break 'run;
                 }
                 if run.exhausted() || last {
@@ -172,7 +175,7 @@ impl Trainer {
             let reason = format!("batch_tokens is {budget}, but the longest example has {longest} tokens");
             return Err(Error::InvalidArgument(reason));
         }
-        self.check_memory(train, &Plan::new(train, arguments, 0))?;
+        self.check_memory(train)?;
         if let Some(validation) = validation {
             self.model.check_masked(validation, &arguments.evaluation_options())?;
         }
@@ -181,9 +184,7 @@ impl Trainer {
 
     /// Refuses what only validation data can decide, where there are none.
     fn check_judged(&self, validation: Option<&Dataset>) -> Result<()> {
-        let arguments = &self.arguments;
-        let judged = arguments.load_best_model_at_end || arguments.early_stopping_patience.is_some();
-        if judged && validation.is_none() {
+        if self.arguments.is_judged() && validation.is_none() {
             let reason = "the best model and early stopping are told by validation data, and there are none";
             return Err(Error::InvalidArgument(reason.into()));
         }
@@ -208,6 +209,22 @@ impl Trainer {
             batch.dropout_seeds.push(seed);
         }
         batch
+    }
+
+    /// Evaluates the model as it is, and tells of it.
+    fn evaluate_run(
+        &mut self,
+        run: &mut Run,
+        validation: &Dataset,
+        observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        let started = Instant::now();
+        let evaluation = self.model.evaluate_dataset(validation, &run.arguments.evaluation_options())?;
+        let runtime = started.elapsed();
+        run.evaluating += runtime;
+        self.judge(run, &evaluation)?;
+        let (epoch, step) = (f64::from_bits(run.state.passes), run.state.global_step);
+        Ok(observe(&TrainEvent::Evaluated { evaluation, epoch, step, runtime }))
     }
 
     /// Notes how good the model is now, and keeps it where it is the best so far.
@@ -345,6 +362,11 @@ fn join(a: ControlFlow<()>, b: ControlFlow<()>) -> ControlFlow<()> {
 }
 
 impl TrainingArguments {
+    /// Whether evaluations decide about the run's end or its model.
+    pub(super) fn is_judged(&self) -> bool {
+        self.load_best_model_at_end || self.early_stopping_patience.is_some()
+    }
+
     pub(super) fn masking(&self, purpose: Purpose) -> Masking {
         Masking {
             probability: self.mlm_probability,
