@@ -8,12 +8,14 @@ use super::checkpoint::Checkpoint;
 use super::lora::LoraConfig;
 use super::open::Model;
 use super::parameters::{InitialSource, Source, Spec};
-use super::save::{staging_in, sync_folder, usual_permissions, write_tensors};
+use super::save::{FolderLock, Layout, commit, holds, seal, staging_in, write_tensors};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Tensor};
 
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+pub(super) const ADAPTER: Layout =
+    Layout { weights: WEIGHTS_FILE, config: CONFIG_FILE, owns: |name| name == WEIGHTS_FILE || name == CONFIG_FILE };
 /// What PEFT puts before a module's name.
 const PREFIX: &str = "base_model.model.";
 
@@ -38,7 +40,7 @@ impl Model {
 
     /// Whether a folder holds an adapter rather than a model.
     pub fn is_adapter(folder: impl AsRef<Path>) -> bool {
-        folder.as_ref().join(CONFIG_FILE).is_file()
+        holds(folder.as_ref(), CONFIG_FILE)
     }
 
     /// This model with its low-rank adapter, if [`Trainer`](crate::Trainer) gave it one, added to its weights.
@@ -50,7 +52,7 @@ impl Model {
     }
 
     /// Writes the low-rank adapter that this model was trained with as PEFT reads it. `base_model_name_or_path` is noted for
-    /// PEFT. The folder is created; its other files are kept.
+    /// PEFT. The folder is created; its other files are kept. An interruption leaves the old adapter or the new one whole.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a model that was not trained with [`TrainingArguments::lora`](crate::TrainingArguments);
@@ -69,27 +71,13 @@ impl Model {
         std::fs::write(&config, text).map_err(Error::io(&config))?;
         let parameters = self.bert.lora_parameters().into_iter();
         write_tensors(&self.gpu, parameters.map(|parameter| (parameter, &parameter.value, PREFIX.into())), &weights)?;
-        usual_permissions(&weights, &config)?;
-        for path in [&config, &weights] {
-            let file = std::fs::OpenOptions::new().write(true).open(path).map_err(Error::io(path))?;
-            file.sync_all().map_err(Error::io(path))?;
-        }
-        // The config comes last: without it the folder is no adapter. An older one is removed first.
-        let target = folder.join(CONFIG_FILE);
-        match std::fs::remove_file(&target) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(target)(error)),
-            _ => {}
-        }
-        for path in [&weights, &config] {
-            let target = folder.join(path.file_name().unwrap_or_default());
-            std::fs::rename(path, &target).map_err(Error::io(&target))?;
-        }
-        sync_folder(folder);
-        Ok(())
+        seal(staging.path(), &ADAPTER)?;
+        commit(staging.path(), folder)
     }
 
     /// This model with the factors of an adapter beside its weights, where training can go on with them.
     pub(crate) fn with_unmerged_adapter(&self, adapter: &Path) -> Result<Self> {
+        let _unchanged = FolderLock::shared(adapter)?;
         let path = adapter.join(CONFIG_FILE);
         let config = std::fs::read(&path).map_err(Error::io(&path))?;
         let lora = parse(&config, &path)?;
@@ -178,16 +166,28 @@ fn parse(bytes: &[u8], path: &PathBuf) -> Result<LoraConfig> {
         "target_parameters",
         "exclude_modules",
         "lora_bias",
+        "alora_invocation_tokens",
+        "use_qalora",
+        "arrow_config",
     ];
     if let Some(key) = keys.into_iter().find(|key| is_set(key)) {
         return Err(Error::Unsupported(format!("{key} {}: this crate reads plain LoRA adapters", config[key])));
     }
+    // PiSSA, OLoRA, CorDA and LoftQ change the base's weights too, and the adapter is right beside the changed ones alone.
+    if let Value::String(kind) = &config["init_lora_weights"]
+        && !["gaussian", "eva", "orthogonal"].contains(&kind.as_str())
+    {
+        return Err(Error::Unsupported(format!("init_lora_weights '{kind}': it changes the base model's weights")));
+    }
     let r = config["r"].as_u64().and_then(|r| usize::try_from(r).ok()).ok_or_else(|| bad("r is missing".into()))?;
     let lora_alpha = config["lora_alpha"].as_f64().ok_or_else(|| bad("lora_alpha is missing".into()))?;
-    let target_modules = match &config["target_modules"] {
-        Value::Array(names) => names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect(),
-        other => return Err(Error::Unsupported(format!("target_modules {other}: this crate reads a list of names"))),
+    let names = match &config["target_modules"] {
+        Value::Array(names) => names.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<_>>(),
+        _ => None,
     };
+    let target_modules = names.ok_or_else(|| {
+        Error::Unsupported(format!("target_modules {}: this crate reads a list of names", config["target_modules"]))
+    })?;
     Ok(LoraConfig { r, lora_alpha, target_modules })
 }
 

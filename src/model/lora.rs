@@ -276,6 +276,9 @@ mod tests {
             ("\"query\",", "", "has no place in this model"),
             ("\"query\"", "\"nothing\"", "'nothing'"),
             ("{", "", "not JSON"),
+            ("\"init_lora_weights\": true", "\"init_lora_weights\": \"pissa_niter_4\"", "pissa_niter_4"),
+            ("\"use_dora\": false", "\"alora_invocation_tokens\": [1]", "alora_invocation_tokens"),
+            ("\"query\"", "\"query\", 7", "target_modules"),
         ] {
             let error = refused(from, to);
             assert!(error.contains(words), "{to}: {error}");

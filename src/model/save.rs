@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use safetensors::{Dtype, View};
 
+use super::adapter::ADAPTER;
 use super::checkpoint::{INDEX_FILE, WEIGHTS_FILE};
 use super::config::CONFIG_FILE;
 use super::open::Model;
@@ -177,7 +178,12 @@ fn write_files(model: &Model, staging: &Path) -> Result<()> {
         let path = staging.join(name);
         fs::write(&path, bytes).map_err(Error::io(&path))?;
     }
-    usual_permissions(&staging.join(WEIGHTS_FILE), &config_path)?;
+    seal(staging, &MODEL)
+}
+
+/// Gives staged files their permissions, and waits until they are on disk.
+pub(crate) fn seal(staging: &Path, layout: &Layout) -> Result<()> {
+    usual_permissions(&staging.join(layout.weights), &staging.join(layout.config))?;
     for entry in entries(staging)? {
         let file = fs::OpenOptions::new().write(true).open(&entry).map_err(Error::io(&entry))?;
         file.sync_all().map_err(Error::io(&entry))?;
@@ -233,7 +239,24 @@ pub(crate) fn sync_folder(folder: &Path) {
     }
 }
 
-/// Files that belong to a model: what a save replaces. Everything else in the folder stays.
+/// What is saved as one whole, by the names of its files.
+pub(crate) struct Layout {
+    pub(crate) weights: &'static str,
+    pub(crate) config: &'static str,
+    /// What a save replaces. Everything else in the folder stays.
+    pub(crate) owns: fn(&str) -> bool,
+}
+
+const MODEL: Layout = Layout { weights: WEIGHTS_FILE, config: CONFIG_FILE, owns: is_model_file };
+
+impl Layout {
+    /// That of staged files, of which some may have been put in place already.
+    fn of(staged: &[String]) -> &'static Self {
+        let is_adapter = staged.iter().any(|name| (ADAPTER.owns)(name));
+        if is_adapter { &ADAPTER } else { &MODEL }
+    }
+}
+
 fn is_model_file(name: &str) -> bool {
     let five_digits = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
     let shard = name.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors"));
@@ -269,16 +292,22 @@ impl FolderLock {
     }
 }
 
-/// Puts staged files, which lie in a folder inside `folder`, in the place of its model.
+/// Whether a folder holds a file, or will when a save that was cut off is finished.
+pub(crate) fn holds(folder: &Path, name: &str) -> bool {
+    folder.join(name).is_file() || folder.join(COMMITTED).join(name).is_file()
+}
+
+/// Puts staged files, which lie in a folder inside `folder`, in the place of its model or adapter.
 ///
-/// Renaming the staged folder to [`COMMITTED`] decides: before it the old model is whole, after it the new one is, since
+/// Renaming the staged folder to [`COMMITTED`] decides: before it the old one is whole, after it the new one is, since
 /// whoever opens or saves next finishes what was begun.
-fn commit(staging: &Path, folder: &Path) -> Result<()> {
+pub(crate) fn commit(staging: &Path, folder: &Path) -> Result<()> {
     let _lock = FolderLock::exclusive(folder);
     finish(folder)?;
-    if only_weights_differ(staging, folder)? {
+    let layout = Layout::of(&names(staging)?);
+    if only_weights_differ(staging, folder, layout)? {
         // The usual case of saving again: one rename.
-        fs::rename(staging.join(WEIGHTS_FILE), folder.join(WEIGHTS_FILE)).map_err(Error::io(folder))?;
+        fs::rename(staging.join(layout.weights), folder.join(layout.weights)).map_err(Error::io(folder))?;
     } else {
         let committed = folder.join(COMMITTED);
         fs::rename(staging, &committed).map_err(Error::io(&committed))?;
@@ -300,21 +329,22 @@ fn finish(folder: &Path) -> Result<()> {
         fs::rename(committed.join(name), &target).map_err(Error::io(target))
     };
     let staged = names(&committed)?;
-    // The weights leave first: as long as they are here, every model file in the folder is an old one.
-    if staged.iter().any(|name| name == WEIGHTS_FILE) {
-        // config.json goes first and comes last, so that other programs see no model rather than half of each.
-        let mut old: Vec<String> = names(folder)?.into_iter().filter(|name| is_model_file(name)).collect();
-        old.sort_by_key(|name| name != CONFIG_FILE);
+    let layout = Layout::of(&staged);
+    // The weights leave first: as long as they are here, every file of it in the folder is an old one.
+    if staged.iter().any(|name| name == layout.weights) {
+        // The config goes first and comes last, so that other programs see nothing rather than half of each.
+        let mut old: Vec<String> = names(folder)?.into_iter().filter(|name| (layout.owns)(name)).collect();
+        old.sort_by_key(|name| name != layout.config);
         for path in old.iter().map(|name| folder.join(name)) {
             fs::remove_file(&path).map_err(Error::io(&path))?;
         }
-        rename(WEIGHTS_FILE)?;
+        rename(layout.weights)?;
     }
-    for name in staged.iter().filter(|name| *name != WEIGHTS_FILE && *name != CONFIG_FILE) {
+    for name in staged.iter().filter(|name| *name != layout.weights && *name != layout.config) {
         rename(name)?;
     }
-    if staged.iter().any(|name| name == CONFIG_FILE) {
-        rename(CONFIG_FILE)?;
+    if staged.iter().any(|name| name == layout.config) {
+        rename(layout.config)?;
     }
     fs::remove_dir(&committed).map_err(Error::io(&committed))
 }
@@ -324,15 +354,15 @@ pub(crate) fn names(folder: &Path) -> Result<Vec<String>> {
     Ok(entries(folder)?.into_iter().map(name).collect())
 }
 
-/// Whether the target holds the same model files but for the weights, and nothing that would hide them.
-fn only_weights_differ(staging: &Path, folder: &Path) -> Result<bool> {
+/// Whether the target holds the same files but for the weights, and nothing that would hide them.
+fn only_weights_differ(staging: &Path, folder: &Path, layout: &Layout) -> Result<bool> {
     let staged = names(staging)?;
-    for name in staged.iter().filter(|name| *name != WEIGHTS_FILE) {
+    for name in staged.iter().filter(|name| *name != layout.weights) {
         if fs::read(staging.join(name)).ok() != fs::read(folder.join(name)).ok() {
             return Ok(false);
         }
     }
-    Ok(names(folder)?.iter().all(|name| !is_model_file(name) || staged.contains(name)))
+    Ok(names(folder)?.iter().all(|name| !(layout.owns)(name) || staged.contains(name)))
 }
 
 #[cfg(test)]
@@ -374,6 +404,23 @@ mod tests {
                 assert_eq!(fs::read_to_string(folder.path().join(name)).unwrap(), "new", "{name} {removed} {moved}");
             }
             assert_eq!(fs::read_to_string(folder.path().join("notes.md")).unwrap(), "mine");
+        }
+    }
+
+    #[test]
+    fn an_interrupted_save_of_an_adapter_is_finished_and_leaves_a_model_alone() {
+        let files = [ADAPTER.weights, ADAPTER.config];
+        for moved in 0..=2 {
+            let folder = tempfile::tempdir().unwrap();
+            write(folder.path(), &FILES, "model");
+            write(folder.path(), &files, "old");
+            write(folder.path(), &files[..moved], "new");
+            write(&folder.path().join(COMMITTED), &files[moved..], "new");
+            assert!(holds(folder.path(), ADAPTER.config));
+            drop(FolderLock::shared(folder.path()).unwrap());
+            let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+            assert!(files.iter().all(|name| read(name) == "new") && FILES.iter().all(|name| read(name) == "model"));
+            assert!(!folder.path().join(COMMITTED).exists());
         }
     }
 
