@@ -1,8 +1,7 @@
 //! The training loop.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::arguments::{TrainingArguments, longest};
@@ -50,14 +49,21 @@ impl Trainer {
         validation: Option<&Dataset>,
         mut observe: impl FnMut(&TrainEvent) -> ControlFlow<()>,
     ) -> Result<TrainOutput> {
+        let mut run = self.begin(train, validation)?;
+        while self.advance(&mut run, train, validation, &mut observe)?.is_continue() {}
+        self.finish(&run)
+    }
+
+    /// Checks everything that can be checked beforehand, and says where the run begins or goes on.
+    pub(crate) fn begin(&mut self, train: &Dataset, validation: Option<&Dataset>) -> Result<Run> {
         let began = Instant::now();
         let arguments = self.arguments.clone();
         self.check_data(train, validation)?;
         self.check_judged(validation)?;
-        let run = resume::run_of(&arguments, &self.base, train, validation);
+        let depends_on = resume::run_of(&arguments, &self.base, train, validation);
         // Before it is taken: refused, the trainer still stands where it was resumed.
         if let Some(state) = &self.resumed {
-            resume::check_same_run(&state.run, &run)?;
+            resume::check_same_run(&state.run, &depends_on)?;
         }
         let start = match self.resumed.take() {
             Some(state) => state,
@@ -66,93 +72,142 @@ impl Trainer {
                 State { optimizer_step: self.step, loss_scale: self.loss_scale, ..State::default() }
             }
         };
-        let total = Plan::total_steps(train, &arguments);
-        let masking = arguments.masking(Purpose::Train);
-        let mut run = Run { arguments, run, start: start.clone(), state: start, evaluating: Duration::ZERO };
-        let prepared = Instant::now();
+        Ok(Run {
+            total: Plan::total_steps(train, &arguments),
+            masking: arguments.masking(Purpose::Train),
+            truncated: train.truncated(),
+            state: State { run: depends_on, ..start.clone() },
+            arguments,
+            start,
+            plan: None,
+            cancelled: false,
+            preparing: began.elapsed(),
+            running: Duration::ZERO,
+            evaluating: Duration::ZERO,
+            since: Instant::now(),
+        })
+    }
 
-        let mut cancelled = false;
+    /// One step of a run and what is due after it, with the data it was begun with. Breaks where the run is over, or was
+    /// cancelled by the observer: then [`Run::cancelled`] is set, and it may be advanced again.
+    pub(crate) fn advance(
+        &mut self,
+        run: &mut Run,
+        train: &Dataset,
+        validation: Option<&Dataset>,
+        observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        run.since = Instant::now();
+        run.cancelled = false;
+        let flow = self.advance_untimed(run, train, validation, observe);
+        run.running += run.since.elapsed();
+        flow
+    }
+
+    fn advance_untimed(
+        &mut self,
+        run: &mut Run,
+        train: &Dataset,
+        validation: Option<&Dataset>,
+        observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
         if let (Some(validation), true) = (validation, std::mem::take(&mut run.state.owes_evaluation)) {
             // Before it goes on: the best model and the end of the run may depend on it.
-            cancelled = self.evaluate_run(&mut run, validation, &mut observe)?.is_break();
+            if self.evaluate_run(run, validation, observe)?.is_break() {
+                run.cancelled = true;
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        if run.is_over() {
+            return Ok(ControlFlow::Break(()));
         }
         // The position is that of the next step; an epoch that is done is left behind here.
-        'run: while !cancelled && !run.exhausted() && run.state.global_step < total {
-            let plan = Plan::new(train, &run.arguments, run.state.epoch);
-            let steps_per_epoch = plan.steps();
-            for index in run.state.step_of_epoch as usize..steps_per_epoch {
-                let epoch = run.state.epoch;
-                let batches: Vec<_> =
-                    plan.step(index).map(|part| self.batch(train, part, &masking, &run.arguments, epoch)).collect();
-                let learning_rate = run.arguments.learning_rate_at(run.state.global_step, total);
-                let report = self.train_step_accumulated(&batches, learning_rate).map_err(|error| match error {
-                    // Counted in this run, as everything else here is; a trainer may have been used before.
-                    Error::Diverged { loss, grad_norm, .. } => {
-                        Error::Diverged { step: run.state.global_step + 1, loss, grad_norm }
-                    }
-                    other => other,
-                })?;
-                let epoch_ends = index + 1 == steps_per_epoch;
-                let examples = batches.iter().map(PackedBatch::sequences).sum();
-                run.state.step_of_epoch = index as u64 + 1;
-                let report = run.count(report, examples, total, steps_per_epoch, prepared.elapsed());
-                if epoch_ends {
-                    (run.state.epoch, run.state.step_of_epoch) = (epoch + 1, 0);
-                }
-                (run.state.optimizer_step, run.state.loss_scale) = (self.step, self.loss_scale);
+        let (epoch, index) = (run.state.epoch, run.state.step_of_epoch as usize);
+        let plan = match run.plan.take() {
+            Some((of, plan)) if of == epoch => plan,
+            _ => Plan::new(train, &run.arguments, epoch),
+        };
+        let steps_per_epoch = plan.steps();
+        if index >= steps_per_epoch {
+            let reason = format!("the checkpoint stands at step {index} of an epoch of {steps_per_epoch}");
+            return Err(Error::InvalidArgument(reason));
+        }
+        let batches: Vec<_> =
+            plan.step(index).map(|part| self.batch(train, part, &run.masking, &run.arguments, epoch)).collect();
+        run.plan = Some((epoch, plan));
+        let learning_rate = run.arguments.learning_rate_at(run.state.global_step, run.total);
+        let report = self.train_step_accumulated(&batches, learning_rate).map_err(|error| match error {
+            // Counted in this run, as everything else here is; a trainer may have been used before.
+            Error::Diverged { loss, grad_norm, .. } => {
+                Error::Diverged { step: run.state.global_step + 1, loss, grad_norm }
+            }
+            other => other,
+        })?;
+        let epoch_ends = index + 1 == steps_per_epoch;
+        let examples = batches.iter().map(PackedBatch::sequences).sum();
+        run.state.step_of_epoch = index as u64 + 1;
+        let report = run.count(report, examples, steps_per_epoch);
+        if epoch_ends {
+            (run.state.epoch, run.state.step_of_epoch) = (epoch + 1, 0);
+        }
+        (run.state.optimizer_step, run.state.loss_scale) = (self.step, self.loss_scale);
 
-                let mut flow = observe(&TrainEvent::Step(report.clone()));
-                let last = run.state.global_step == total;
-                let due = run.is_multiple_of(Some(run.arguments.logging_steps));
-                if last || due || flow.is_break() {
+        let mut flow = observe(&TrainEvent::Step(report.clone()));
+        let last = run.state.global_step == run.total;
+        let due = run.is_multiple_of(Some(run.arguments.logging_steps));
+        if last || due || flow.is_break() {
+            let loss = run.state.since_log.mean();
+            flow = join(flow, observe(&TrainEvent::Log { report: report.clone(), loss }));
+        }
+        if due {
+            // Not for the entry that closes a cancelled run: resumed, it logs what an uninterrupted one does.
+            run.state.since_log = MeanLoss::default();
+        }
+        let evaluated = match run.arguments.eval_steps {
+            Some(steps) => run.is_multiple_of(Some(steps)),
+            None => epoch_ends,
+        };
+        if let Some(validation) = validation
+            && (evaluated || last)
+        {
+            if flow.is_break() {
+                // Whoever cancels does not wait for it; a resumed run makes up for it.
+                run.state.owes_evaluation = true;
+            } else {
+                flow = self.evaluate_run(run, validation, observe)?;
+                if run.exhausted() && !last && !due {
                     let loss = run.state.since_log.mean();
-                    flow = join(flow, observe(&TrainEvent::Log { report: report.clone(), loss }));
-                }
-                if due {
-                    // Not for the entry that closes a cancelled run: resumed, it logs what an uninterrupted one does.
-                    run.state.since_log = MeanLoss::default();
-                }
-                let evaluated = match run.arguments.eval_steps {
-                    Some(steps) => run.is_multiple_of(Some(steps)),
-                    None => epoch_ends,
-                };
-                if let Some(validation) = validation
-                    && (evaluated || last)
-                {
-                    if flow.is_break() {
-                        // Whoever cancels does not wait for it; a resumed run makes up for it.
-                        run.state.owes_evaluation = true;
-                    } else {
-                        flow = self.evaluate_run(&mut run, validation, &mut observe)?;
-                        if run.exhausted() && !last && !due {
-                            let loss = run.state.since_log.mean();
-                            flow = join(flow, observe(&TrainEvent::Log { report, loss }));
-                        }
-                    }
-                }
-                if let Some(folder) = &run.arguments.output_dir
-                    && run.arguments.save_steps.is_some()
-                    && (run.is_multiple_of(run.arguments.save_steps) || flow.is_break())
-                {
-                    let state = State { run: run.run.clone(), ..run.state.clone() };
-                    let limit = run.arguments.save_total_limit;
-                    let path = resume::save(folder, &self.model, &self.moments, &state, limit)?;
-                    flow = join(flow, observe(&TrainEvent::Saved { path, step: state.global_step }));
-                }
-                if flow.is_break() {
-                    let owed = run.state.owes_evaluation && run.arguments.is_judged();
-                    cancelled = !run.exhausted() && (run.state.global_step < total || owed);
-                    break 'run;
-                }
-                if run.exhausted() || last {
-                    break 'run;
+                    flow = join(flow, observe(&TrainEvent::Log { report, loss }));
                 }
             }
         }
-        if !cancelled {
-            self.take_best(&run)?;
+        if run.arguments.save_steps.is_some() && (run.is_multiple_of(run.arguments.save_steps) || flow.is_break()) {
+            let path = self.checkpoint(run)?;
+            flow = join(flow, observe(&TrainEvent::Saved { path, step: run.state.global_step }));
         }
-        Ok(run.output(began.elapsed(), train, total, cancelled))
+        if flow.is_break() {
+            let owed = run.state.owes_evaluation && run.arguments.is_judged();
+            run.cancelled = !run.exhausted() && (run.state.global_step < run.total || owed);
+        } else if run.is_over() {
+            flow = ControlFlow::Break(());
+        }
+        Ok(flow)
+    }
+
+    /// Writes `checkpoint-N` to the run's output, and returns its folder.
+    pub(crate) fn checkpoint(&self, run: &Run) -> Result<PathBuf> {
+        let Some(folder) = &run.arguments.output_dir else {
+            return Err(Error::InvalidArgument("a checkpoint takes an output_dir to be written to".into()));
+        };
+        resume::save(folder, &self.model, &self.moments, &run.state, run.arguments.save_total_limit)
+    }
+
+    /// What the run came to. The trainer then has the run's best weights, where they were asked for.
+    pub(crate) fn finish(&mut self, run: &Run) -> Result<TrainOutput> {
+        if !run.cancelled {
+            self.take_best(run)?;
+        }
+        Ok(run.output())
     }
 
     /// Refuses data and options that would fail later, or not do what they say.
@@ -264,17 +319,34 @@ impl Trainer {
 const BEST: &str = "checkpoint-best";
 
 /// What a run in progress knows.
-struct Run {
+pub(crate) struct Run {
     arguments: TrainingArguments,
-    /// See [`State::run`].
-    run: BTreeMap<String, String>,
+    masking: Masking,
     /// Where this call took it up.
     start: State,
-    state: State,
+    pub(crate) state: State,
+    /// Steps of the whole run.
+    pub(crate) total: u64,
+    /// Whether the observer ended it before it was over.
+    pub(crate) cancelled: bool,
+    /// Examples that were cut.
+    truncated: usize,
+    /// The plan of an epoch, kept from step to step.
+    plan: Option<(u64, Plan)>,
+    preparing: Duration,
+    /// Time in finished calls of [`Trainer::advance`], and the evaluations in it.
+    running: Duration,
     evaluating: Duration,
+    /// When the present call of [`Trainer::advance`] began.
+    since: Instant,
 }
 
 impl Run {
+    /// Whether no step is left.
+    pub(crate) fn is_over(&self) -> bool {
+        self.exhausted() || self.state.global_step >= self.total
+    }
+
     /// Whether evaluations have not improved for long enough.
     fn exhausted(&self) -> bool {
         self.arguments
@@ -287,14 +359,8 @@ impl Run {
     }
 
     /// Counts a step, and completes its report.
-    fn count(
-        &mut self,
-        report: StepReport,
-        examples: usize,
-        total: u64,
-        steps_per_epoch: usize,
-        elapsed: Duration,
-    ) -> StepReport {
+    fn count(&mut self, report: StepReport, examples: usize, steps_per_epoch: usize) -> StepReport {
+        let (total, elapsed) = (self.total, self.running + self.since.elapsed());
         let (state, start) = (&mut self.state, &self.start);
         state.global_step += 1;
         state.samples += examples;
@@ -313,7 +379,8 @@ impl Run {
         }
     }
 
-    fn output(&self, runtime: Duration, train: &Dataset, total: u64, cancelled: bool) -> TrainOutput {
+    fn output(&self) -> TrainOutput {
+        let runtime = self.preparing + self.running;
         let (state, start) = (&self.state, &self.start);
         let seconds = runtime.as_secs_f64().max(1e-9);
         TrainOutput {
@@ -322,13 +389,13 @@ impl Run {
             train_loss: state.all.mean(),
             samples: state.samples,
             tokens: state.tokens,
-            truncated: train.truncated(),
+            truncated: self.truncated,
             steps_per_second: (state.global_step - start.global_step) as f64 / seconds,
             samples_per_second: (state.samples - start.samples) as f64 / seconds,
             tokens_per_second: (state.tokens - start.tokens) as f64 / seconds,
             runtime,
-            cancelled,
-            stopped_early: self.exhausted() && state.global_step < total,
+            cancelled: self.cancelled,
+            stopped_early: self.exhausted() && state.global_step < self.total,
             best: state.best.as_ref().map(|best| (best.loss(), best.step)),
         }
     }
