@@ -105,6 +105,25 @@ impl Model {
         }
     }
 
+    /// Compiles what queries need, so that the first one takes no longer than those after it; and keeps it, where the `Gpu`
+    /// was given a folder for that.
+    ///
+    /// # Errors
+    /// GPU errors.
+    pub fn warm_up(&self) -> Result<()> {
+        let mut batch = PackedBatch::default();
+        // Any token will do, and a text of one.
+        batch.push(&[0]);
+        if self.has_mlm_head {
+            batch.masked_rows.push(0);
+            self.logits(&batch)?;
+        } else {
+            self.hidden_states(&batch)?;
+        }
+        self.gpu.save_cache();
+        Ok(())
+    }
+
     fn encode_query(&self, text: &str) -> Result<Vec<u32>> {
         let mask = self.tokenizer.require_mask_token()?;
         let ids = self.tokenizer.encode(text)?;

@@ -22,10 +22,13 @@
 //! # Cargo features
 //! - `default-model`: embeds the small model of `models/retto-tiny`, which then opens with `Model::open_default`.
 //! - `prepare`: reads lyrics formats, JSON Lines and CSV, plain or compressed, and writes token caches.
+//! - `capi`: the C interface of `include/retto.h`, which `make install` builds; nothing for Rust programs.
 //! - `cli`: the `retto` command.
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
+#[cfg(feature = "capi")]
+mod capi;
 mod compare;
 mod error;
 mod fill;
@@ -39,7 +42,7 @@ mod train;
 pub use compare::{CompareOptions, Comparison, Interval, Kind, Kinds, Scores, Showcase, Shown, compare};
 pub use error::{Error, Result};
 pub use fill::{Fill, GoldRank};
-pub use gpu::{Adapter, Gpu};
+pub use gpu::{Adapter, Gpu, GpuOptions, PowerPreference};
 pub use model::{BertConfig, HiddenAct, LoraConfig, Model, NamedValues};
 #[cfg(feature = "prepare")]
 pub use text::{Counts, PrepareEvent, PrepareOptions, Prepared, StaticMask, Unit, prepare, read_corpus};

@@ -2,47 +2,13 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::adapter::{self, Adapter, GpuOptions};
+use super::cache::PipelineCache;
 use crate::error::{Error, Result};
-
-/// One adapter of this machine, as [`Gpu::adapters`] lists it.
-#[derive(Clone, Debug, serde::Serialize)]
-#[non_exhaustive]
-pub struct Adapter {
-    /// Its place in the list; what [`Gpu::open`] takes.
-    pub index: usize,
-    /// The name the driver gives.
-    pub name: String,
-    /// `discrete`, `integrated`, `virtual`, `cpu` or `other`.
-    #[serde(rename = "type")]
-    pub device_type: &'static str,
-    /// `vulkan`, `metal` or `dx12`.
-    pub backend: String,
-    /// Driver name and version, for example `llvmpipe, Mesa 25.0.7`.
-    pub driver: String,
-    /// Bytes of the largest memory the adapter calls its own, where its driver tells: with Vulkan.
-    pub memory_bytes: Option<u64>,
-    /// Largest single buffer binding in bytes: the largest parameter a model may have here.
-    pub max_storage_buffer_binding_size: u64,
-    /// Largest buffer in bytes.
-    pub max_buffer_size: u64,
-    /// Bytes of workgroup memory.
-    pub max_compute_workgroup_storage_size: u32,
-    /// Threads in a workgroup.
-    pub max_compute_invocations_per_workgroup: u32,
-    /// Whether subgroup operations can be used, and the sizes of a subgroup.
-    pub subgroup: bool,
-    /// Smallest subgroup.
-    pub subgroup_min_size: u32,
-    /// Largest subgroup.
-    pub subgroup_max_size: u32,
-    /// Whether shaders may use f16.
-    pub shader_f16: bool,
-    /// Whether wgpu offers cooperative matrices here.
-    pub cooperative_matrix: bool,
-}
 
 /// An opened adapter. Cheap to clone; every clone is the same device. `Send + Sync`.
 ///
@@ -70,6 +36,8 @@ pub(super) struct Inner {
     pub(super) pool: Mutex<HashMap<u64, Vec<Buffer>>>,
     pub(super) memory_in_use: AtomicU64,
     pub(super) next_buffer_id: AtomicU64,
+    /// Where compiled shaders are kept.
+    pub(super) cache: Option<PipelineCache>,
     fault: Arc<Mutex<Option<Fault>>>,
 }
 
@@ -101,74 +69,10 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn instance() -> wgpu::Instance {
-    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-    descriptor.backends = wgpu::Backends::PRIMARY;
-    // Validation layers only where asked for by wgpu's own variables: they are not on users' machines.
-    descriptor.flags = wgpu::InstanceFlags::empty().with_env();
-    wgpu::Instance::new(descriptor)
-}
-
-fn enumerate() -> Vec<(wgpu::Adapter, Adapter)> {
-    let adapters = pollster::block_on(instance().enumerate_adapters(wgpu::Backends::PRIMARY));
-    adapters.into_iter().enumerate().map(|(index, adapter)| describe(index, adapter)).collect()
-}
-
-fn describe(index: usize, adapter: wgpu::Adapter) -> (wgpu::Adapter, Adapter) {
-    let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
-    let device_type = match info.device_type {
-        wgpu::DeviceType::DiscreteGpu => "discrete",
-        wgpu::DeviceType::IntegratedGpu => "integrated",
-        wgpu::DeviceType::VirtualGpu => "virtual",
-        wgpu::DeviceType::Cpu => "cpu",
-        wgpu::DeviceType::Other => "other",
-    };
-    let driver = [info.driver.as_str(), info.driver_info.as_str()];
-    let driver: Vec<&str> = driver.into_iter().filter(|part| !part.is_empty()).collect();
-    let listed = Adapter {
-        index,
-        name: info.name.clone(),
-        device_type,
-        backend: info.backend.to_string(),
-        driver: driver.join(", "),
-        memory_bytes: memory_bytes(&adapter),
-        max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
-        max_buffer_size: limits.max_buffer_size,
-        max_compute_workgroup_storage_size: limits.max_compute_workgroup_storage_size,
-        max_compute_invocations_per_workgroup: limits.max_compute_invocations_per_workgroup,
-        subgroup: features.contains(wgpu::Features::SUBGROUP),
-        subgroup_min_size: info.subgroup_min_size,
-        subgroup_max_size: info.subgroup_max_size,
-        shader_f16: features.contains(wgpu::Features::SHADER_F16),
-        cooperative_matrix: features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
-    };
-    (adapter, listed)
-}
-
-/// Only Vulkan's memory can be asked for through wgpu.
-#[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
-#[allow(unsafe_code, reason = "wgpu itself has no way to ask")]
-fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
-    // SAFETY: the handles are used while `hal` keeps them alive, for a query that changes nothing.
-    let properties = unsafe {
-        let hal = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
-        let instance = hal.shared_instance().raw_instance();
-        instance.get_physical_device_memory_properties(hal.raw_physical_device())
-    };
-    let heaps = properties.memory_heaps.iter().take(properties.memory_heap_count as usize);
-    // VK_MEMORY_HEAP_DEVICE_LOCAL_BIT
-    heaps.filter(|heap| heap.flags.as_raw() & 1 != 0).map(|heap| heap.size).max()
-}
-
-#[cfg(not(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd")))]
-fn memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
-    None
-}
-
 impl Gpu {
     /// The adapters of this machine. Empty where there is none.
     pub fn adapters() -> Vec<Adapter> {
-        enumerate().into_iter().map(|(_, listed)| listed).collect()
+        adapter::enumerate().into_iter().map(|(_, listed)| listed).collect()
     }
 
     /// Opens the most capable adapter: discrete before integrated before virtual before software.
@@ -176,15 +80,16 @@ impl Gpu {
     /// # Errors
     /// [`Error::NoAdapter`]; [`Error::Gpu`] where the driver refuses.
     pub fn open_default() -> Result<Self> {
-        let rank = |adapter: &Adapter| match adapter.device_type {
-            "discrete" => 0,
-            "integrated" => 1,
-            "virtual" => 2,
-            "cpu" => 4,
-            _ => 3,
-        };
-        let best = enumerate().into_iter().min_by_key(|(_, listed)| rank(listed)).ok_or(Error::NoAdapter)?;
-        Self::from_adapter(best)
+        Self::open_with(&GpuOptions::default())
+    }
+
+    /// Opens the adapter that the options choose.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] where none is left to choose, [`Error::AdapterNotFound`] for an index there is not;
+    /// [`Error::Io`] for a cache folder that cannot be made; [`Error::Gpu`] where the driver refuses.
+    pub fn open_with(options: &GpuOptions) -> Result<Self> {
+        Self::from_adapter(options.choose()?, options.cache_dir.as_deref())
     }
 
     /// Opens the adapter with this index, or the one whose name contains this text (in any case).
@@ -192,25 +97,10 @@ impl Gpu {
     /// # Errors
     /// [`Error::AdapterNotFound`] where none or several match; otherwise as [`Gpu::open_default`].
     pub fn open(wanted: &str) -> Result<Self> {
-        let adapters = enumerate();
-        if adapters.is_empty() {
-            return Err(Error::NoAdapter);
-        }
-        let listed = adapters.iter().map(|(_, a)| format!("{}: {} ({})", a.index, a.name, a.backend));
-        let available = listed.collect::<Vec<_>>().join("; ");
-        let index: Option<usize> = wanted.trim().parse().ok();
-        let name = wanted.trim().to_lowercase();
-        let matches = |a: &Adapter| index.map_or(a.name.to_lowercase().contains(&name), |index| a.index == index);
-        let mut found: Vec<_> = adapters.into_iter().filter(|(_, a)| !name.is_empty() && matches(a)).collect();
-        // One GPU seen through two backends has one name twice: the first backend is taken.
-        found.dedup_by(|b, a| a.1.name == b.1.name && a.1.backend != b.1.backend);
-        match (found.pop(), found.is_empty()) {
-            (Some(adapter), true) => Self::from_adapter(adapter),
-            _ => Err(Error::AdapterNotFound { wanted: wanted.to_owned(), available }),
-        }
+        Self::from_adapter(adapter::named(wanted)?, None)
     }
 
-    fn from_adapter((adapter, listed): (wgpu::Adapter, Adapter)) -> Result<Self> {
+    fn from_adapter((adapter, listed): (wgpu::Adapter, Adapter), cache_dir: Option<&Path>) -> Result<Self> {
         let supported = adapter.limits();
         // WebGPU's defaults, so that what runs here runs anywhere; only sizes of buffers are raised to what there is.
         let limits = wgpu::Limits {
@@ -220,7 +110,10 @@ impl Gpu {
             ..wgpu::Limits::default()
         };
         let wanted = wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16;
-        let features = wgpu::Features::IMMEDIATES | (adapter.features() & wanted);
+        let mut features = wgpu::Features::IMMEDIATES | (adapter.features() & wanted);
+        if cache_dir.is_some() {
+            features |= adapter.features() & wgpu::Features::PIPELINE_CACHE;
+        }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("retto"),
             required_features: features,
@@ -239,7 +132,12 @@ impl Gpu {
         let on_lost = Arc::clone(&fault);
         device.set_device_lost_callback(move |_, message| *lock(&on_lost) = Some(Fault::Lost(message)));
 
+        let cache = match cache_dir {
+            Some(folder) => PipelineCache::open(&device, &adapter.get_info(), folder)?,
+            None => None,
+        };
         let inner = Inner {
+            cache,
             device,
             queue,
             adapter: listed,
@@ -272,6 +170,18 @@ impl Gpu {
         let bytes: u64 = buffers.iter().map(|buffer| buffer.capacity).sum();
         self.inner.memory_in_use.fetch_sub(bytes, Ordering::Relaxed);
         self.inner.forget_bind_groups(&released);
+    }
+
+    /// Keeps the shaders compiled so far, where a cache folder was given. Otherwise they are kept when the last clone of this
+    /// `Gpu` is dropped.
+    pub(crate) fn save_cache(&self) {
+        self.inner.save_cache();
+    }
+
+    /// Destroys the device, as if the driver had lost it.
+    #[cfg(any(test, all(feature = "capi", debug_assertions)))]
+    pub(crate) fn lose(&self) {
+        self.inner.device.destroy();
     }
 
     pub(crate) fn has_subgroups(&self) -> bool {
@@ -331,6 +241,20 @@ impl Inner {
     }
 }
 
+impl Inner {
+    fn save_cache(&self) {
+        if let Some(cache) = &self.cache {
+            cache.save();
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.save_cache();
+    }
+}
+
 impl fmt::Display for Gpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let adapter = self.adapter();
@@ -353,7 +277,7 @@ mod tests {
     fn a_lost_device_is_an_error_and_stays_one() {
         let gpu = Gpu::open(&crate::gpu::test_gpu().adapter().index.to_string()).unwrap();
         let tensor = Tensor::persistent(&gpu, &[4], "a tensor").unwrap();
-        gpu.inner.device.destroy();
+        gpu.lose();
         for _ in 0..2 {
             let mut pass = Pass::new(&gpu);
             let result = match pass.download(&tensor) {
@@ -362,6 +286,45 @@ mod tests {
             };
             assert!(matches!(result, Err(Error::DeviceLost(_))), "{result:?}");
             assert!(matches!(Tensor::persistent(&gpu, &[4], "another"), Err(Error::DeviceLost(_))));
+        }
+    }
+
+    #[test]
+    fn options_choose_an_adapter_and_a_cache_is_used_again_or_made_again() {
+        let index = crate::gpu::test_gpu().adapter().index;
+        let folder = tempfile::tempdir().unwrap();
+        let cache_dir = folder.path().join("shaders");
+        let options = GpuOptions { adapter: Some(index), cache_dir: Some(cache_dir.clone()), ..GpuOptions::default() };
+        let run = || {
+            let gpu = Gpu::open_with(&options).unwrap();
+            let mut pass = Pass::new(&gpu);
+            let tensor = pass.upload(&[4], &[1.0, 2.0, 3.0, 4.0]).unwrap();
+            let scaled = crate::ops::adamw::clip(&mut pass, &[&tensor], 0.0, 1.0).unwrap();
+            let download = pass.download(&scaled).unwrap();
+            pass.submit().unwrap();
+            let norm = download.wait::<f32>(&gpu).unwrap()[0];
+            assert!((norm - 30f32.sqrt()).abs() < 1e-5, "{norm}");
+            gpu.inner.cache.is_some()
+        };
+        if run() {
+            let files: Vec<_> = std::fs::read_dir(cache_dir).unwrap().map(|file| file.unwrap().path()).collect();
+            assert_eq!(files.len(), 1, "{files:?}");
+            assert!(run());
+            // Damaged, as a full disk leaves it, or anything else: not given to the driver.
+            for bytes in [&b"short"[..], &[7; 4096], &std::fs::read(&files[0]).unwrap()[..64]] {
+                std::fs::write(&files[0], bytes).unwrap();
+                assert!(run());
+                assert_ne!(std::fs::read(&files[0]).unwrap(), bytes);
+            }
+        }
+        std::fs::write(folder.path().join("a file"), "").unwrap();
+        let options = GpuOptions { cache_dir: Some(folder.path().join("a file")), ..options };
+        assert!(matches!(Gpu::open_with(&options), Err(Error::Io { .. })));
+        let options = GpuOptions { adapter: Some(4711), ..GpuOptions::default() };
+        assert!(matches!(Gpu::open_with(&options), Err(Error::AdapterNotFound { .. })));
+        if Gpu::adapters().iter().all(|adapter| adapter.device_type == "cpu") {
+            let options = GpuOptions { allow_software: false, ..GpuOptions::default() };
+            assert!(matches!(Gpu::open_with(&options), Err(Error::NoAdapter)));
         }
     }
 

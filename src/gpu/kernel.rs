@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::cache::PipelineCache;
 use super::device::{Gpu, PipelineKey, lock};
 use crate::error::{Error, Result};
 
@@ -65,7 +66,7 @@ impl Gpu {
                 constants,
                 zero_initialize_workgroup_memory: false,
             },
-            cache: None,
+            cache: self.inner.cache.as_ref().map(PipelineCache::used),
         });
         match pollster::block_on(scope.pop()) {
             Some(error) => Err(Error::Gpu(format!("{label} {constants:?}: {error}"))),

@@ -1,11 +1,14 @@
 //! Everything that knows wgpu, and nothing that knows a layer norm.
 
+mod adapter;
+mod cache;
 mod device;
 mod kernel;
 mod pass;
 mod tensor;
 
-pub use device::{Adapter, Gpu};
+pub use adapter::{Adapter, GpuOptions, PowerPreference};
+pub use device::Gpu;
 pub(crate) use kernel::{Constants, Kernel};
 #[cfg(test)]
 pub(crate) use pass::GUARD;

@@ -15,4 +15,6 @@ pub use evaluate::{Evaluation, EvaluationOptions};
 pub use events::{StepReport, TrainEvent, TrainOutput};
 pub use forecast::Forecast;
 pub use metrics::{METRICS_FILE, MetricsFile};
+#[cfg(feature = "capi")]
+pub(crate) use run::Run;
 pub use trainer::Trainer;

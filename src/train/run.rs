@@ -1,7 +1,7 @@
 //! The training loop.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::arguments::{TrainingArguments, longest};
@@ -25,7 +25,7 @@ impl Trainer {
         validation: &[S],
         observe: impl FnMut(&TrainEvent) -> ControlFlow<()>,
     ) -> Result<TrainOutput> {
-        let length = longest(self.arguments.max_seq_length, self.model.config().max_position_embeddings)?;
+        let length = self.longest()?;
         let tokenizer = self.model.tokenizer.clone();
         let train = Dataset::from_lines(&tokenizer, train, length)?;
         let held_out = Dataset::from_lines(&tokenizer, validation, length)?;
@@ -54,6 +54,16 @@ impl Trainer {
         self.finish(&run)
     }
 
+    /// The longest sequence of a run, in tokens.
+    pub(crate) fn longest(&self) -> Result<usize> {
+        longest(self.arguments.max_seq_length, self.model.config().max_position_embeddings)
+    }
+
+    #[cfg(feature = "capi")]
+    pub(crate) fn has_output_dir(&self) -> bool {
+        self.arguments.output_dir.is_some()
+    }
+
     /// Checks everything that can be checked beforehand, and says where the run begins or goes on.
     pub(crate) fn begin(&mut self, train: &Dataset, validation: Option<&Dataset>) -> Result<Run> {
         let began = Instant::now();
@@ -68,7 +78,9 @@ impl Trainer {
         let start = match self.resumed.take() {
             Some(state) => state,
             None => {
-                refuse_earlier_run(&arguments)?;
+                if arguments.save_steps.is_some() {
+                    self.refuse_earlier_run()?;
+                }
                 State { optimizer_step: self.step, loss_scale: self.loss_scale, ..State::default() }
             }
         };
@@ -199,6 +211,11 @@ impl Trainer {
         let Some(folder) = &run.arguments.output_dir else {
             return Err(Error::InvalidArgument("a checkpoint takes an output_dir to be written to".into()));
         };
+        let step = run.state.global_step;
+        if let Some((_, path)) = resume::checkpoints(folder)?.pop().filter(|(latest, _)| *latest == step) {
+            // Of this run: another one's are refused before it begins.
+            return Ok(path);
+        }
         resume::save(folder, &self.model, &self.moments, &run.state, run.arguments.save_total_limit)
     }
 
@@ -213,7 +230,7 @@ impl Trainer {
     /// Refuses data and options that would fail later, or not do what they say.
     pub(super) fn check_data(&self, train: &Dataset, validation: Option<&Dataset>) -> Result<()> {
         let arguments = &self.arguments;
-        let length = longest(arguments.max_seq_length, self.model.config().max_position_embeddings)?;
+        let length = self.longest()?;
         if train.is_empty() {
             return Err(Error::EmptyCorpus { paths: "the training data".into() });
         }
@@ -235,6 +252,17 @@ impl Trainer {
             self.model.check_masked(validation, &arguments.evaluation_options())?;
         }
         arguments.masking(Purpose::Train).check(&self.model.tokenizer)
+    }
+
+    /// Checkpoints of two runs in one folder could not be told apart.
+    pub(crate) fn refuse_earlier_run(&self) -> Result<()> {
+        let earlier = self.arguments.output_dir.as_deref().map(resume::checkpoints).transpose()?;
+        if let Some((_, latest)) = earlier.and_then(|mut found| found.pop()) {
+            let latest = latest.display();
+            let reason = format!("{latest} is of an earlier run: resume that run, or remove its checkpoints");
+            return Err(Error::InvalidArgument(reason));
+        }
+        Ok(())
     }
 
     /// Refuses what only validation data can decide, where there are none.
@@ -399,18 +427,6 @@ impl Run {
             best: state.best.as_ref().map(|best| (best.loss(), best.step)),
         }
     }
-}
-
-/// Checkpoints of two runs in one folder could not be told apart.
-fn refuse_earlier_run(arguments: &TrainingArguments) -> Result<()> {
-    let folder: Option<&Path> = arguments.output_dir.as_deref().filter(|_| arguments.save_steps.is_some());
-    let earlier = folder.map(resume::checkpoints).transpose()?;
-    if let Some((_, latest)) = earlier.and_then(|mut found| found.pop()) {
-        let latest = latest.display();
-        let reason = format!("{latest} is of an earlier run: resume that run, or remove its checkpoints");
-        return Err(Error::InvalidArgument(reason));
-    }
-    Ok(())
 }
 
 /// Refuses examples that were tokenized for a longer model.

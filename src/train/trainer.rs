@@ -187,6 +187,18 @@ impl Trainer {
         &self.model
     }
 
+    /// The model as trained so far, in memory of its own: later steps leave it alone. What is not trained shares the
+    /// trainer's memory; a low-rank adapter has become part of the weights.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] and other GPU errors.
+    pub fn snapshot(&self) -> Result<Model> {
+        match self.model.lora {
+            Some(_) => self.model.merge(),
+            None => self.model.duplicate(&|key| self.arguments.is_trainable(key)),
+        }
+    }
+
     /// The trained model, giving back the memory of gradients and optimizer state.
     pub fn into_model(self) -> Model {
         self.model

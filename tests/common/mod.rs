@@ -35,8 +35,13 @@ pub fn fresh_model() -> Model {
     Model::init(gpu(), config, tokenizer, 7).unwrap()
 }
 
+/// The repository.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
 pub fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures")
+    root().join("tests/reference/fixtures")
 }
 
 /// A vocabulary of this many made-up words, for models that have none: `[PAD] [UNK] [CLS] [SEP] [MASK] w5 w6 ...`.

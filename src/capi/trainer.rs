@@ -1,0 +1,600 @@
+//! Trainers: one thread at a time, but for cancelling.
+
+use std::ffi::{c_char, c_void};
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+use super::failure::{Failure, Result, c_string, call, retto_error};
+use super::handle::{self, Opaque};
+use super::input::{self, Out, OutStruct, Versioned, invalid, retto_string, versioned};
+use super::model::{OpenModel, retto_model};
+use super::options::{self, retto_training_options};
+use super::status::retto_status;
+use crate::text::{Dataset, read_corpus};
+use crate::train::{Run, TrainEvent, TrainOutput, Trainer};
+
+/// A copy of a model in training. One thread at a time may use it, whichever that is: others get RETTO_BUSY, but from
+/// retto_trainer_cancel. The model it was made of stays as it is, can be queried meanwhile, and may be freed.
+pub struct retto_trainer {
+    _private: [u8; 0],
+}
+
+/// What lines are for.
+pub const RETTO_SPLIT_TRAIN: u32 = 0;
+pub const RETTO_SPLIT_VALIDATION: u32 = 1;
+
+/// What is being told: a step is done; logging_steps are done, and `loss` is the mean since the last log; the validation lines
+/// were evaluated; a checkpoint was written.
+pub const RETTO_PROGRESS_STEP: u32 = 0;
+pub const RETTO_PROGRESS_LOG: u32 = 1;
+pub const RETTO_PROGRESS_EVALUATED: u32 = 2;
+pub const RETTO_PROGRESS_SAVED: u32 = 3;
+
+/// Where a run stands. What does not belong to its kind is 0.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct retto_progress {
+    /// For retto_trainer_step, set it to sizeof(retto_progress). In a callback: the library's own size; read no field beyond.
+    pub struct_size: u32,
+    /// RETTO_PROGRESS_STEP and so on.
+    pub kind: u32,
+    /// Steps done, and of the whole run.
+    pub step: u64,
+    pub max_steps: u64,
+    /// Passes over the training lines so far, with the fraction of the present one.
+    pub epoch: f64,
+    /// Mean cross entropy of the step's masked tokens before the step, in nats.
+    pub loss: f64,
+    /// 2-norm of all gradients before clipping.
+    pub grad_norm: f64,
+    pub learning_rate: f64,
+    /// Tokens of the step, and how many of them were masked.
+    pub tokens: u64,
+    pub masked_tokens: u64,
+    /// Tokens a second since the run began or was taken up, evaluation left out.
+    pub tokens_per_second: f64,
+    /// Seconds the remaining steps will take at that pace.
+    pub seconds_left: f64,
+    /// What an evaluation found, as in retto_evaluation. eval_masked_tokens is 0 where there was none.
+    pub eval_loss: f64,
+    pub eval_top1_accuracy: f64,
+    pub eval_top10_accuracy: f64,
+    pub eval_masked_tokens: u64,
+    /// The checkpoint's folder, UTF-8 that ends in NUL, valid until the callback returns; else NULL.
+    pub path: *const c_char,
+    /// Whether no step is left.
+    pub is_over: u32,
+    pub reserved: u32,
+}
+versioned!(retto_progress, |zero| zero);
+
+/// Is told where a run stands, on the thread that called retto_trainer_run. Anything but 0 cancels the run when the present step
+/// is done. Must not throw. Of this trainer it may call retto_trainer_cancel only; of others, and of models, anything.
+pub type retto_progress_callback =
+    Option<unsafe extern "C" fn(progress: *const retto_progress, user_data: *mut c_void) -> i32>;
+
+/// What a run came to, parts before it was resumed included. Set struct_size to sizeof(retto_train_output) before it is filled.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct retto_train_output {
+    pub struct_size: u32,
+    /// Whether it was cancelled before it was over.
+    pub cancelled: u32,
+    /// Whether it ended because evaluations stopped improving.
+    pub stopped_early: u32,
+    pub reserved: u32,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Passes over the lines.
+    pub epoch: f64,
+    /// Mean loss over the masked tokens of all steps.
+    pub train_loss: f64,
+    /// Lines and tokens trained on, counted as often as they came.
+    pub samples: u64,
+    pub tokens: u64,
+    /// Lines that were cut to max_seq_length.
+    pub truncated: u64,
+    /// Seconds in this trainer's calls, evaluation included.
+    pub runtime: f64,
+    /// The lowest loss of all evaluations, and the step it was found at; best_step is 0 where there was none.
+    pub best_loss: f64,
+    pub best_step: u64,
+}
+versioned!(retto_train_output, |zero| zero);
+
+pub(super) struct Shared {
+    /// Outside the lock: cancelling is for other threads.
+    cancel: AtomicBool,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    trainer: Trainer,
+    /// The name of the model it was made of.
+    name: String,
+    /// Training and validation lines, until the run begins.
+    lines: [Vec<String>; 2],
+    /// Whether a checkpoint was taken up.
+    resumed: bool,
+    run: Option<Box<Running>>,
+    /// Set when the handle was freed while another thread was about to use it.
+    freed: bool,
+}
+
+struct Running {
+    run: Run,
+    train: Dataset,
+    validation: Option<Dataset>,
+    /// What it came to, once it is over.
+    output: Option<TrainOutput>,
+}
+
+impl Opaque for retto_trainer {
+    type Object = Shared;
+    const NAME: &'static str = "retto_trainer";
+}
+
+impl Shared {
+    fn lock(&self) -> Result<MutexGuard<'_, Inner>> {
+        let inner = match self.inner.try_lock() {
+            Ok(inner) => inner,
+            Err(TryLockError::WouldBlock) => {
+                let reason = "the trainer is in use: by another thread, or by the call whose callback this is";
+                return Err(Failure::new(retto_status::RETTO_BUSY, reason));
+            }
+            Err(TryLockError::Poisoned(_)) => {
+                let reason = "an earlier call on this trainer ended in a defect of retto: free it";
+                return Err(Failure::new(retto_status::RETTO_PANIC, reason));
+            }
+        };
+        if inner.freed {
+            return Err(Failure::new(retto_status::RETTO_INVALID_HANDLE, "the retto_trainer was freed"));
+        }
+        Ok(inner)
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+
+    /// Refuses to go on after a cancel.
+    fn check_cancelled(&self) -> Result<()> {
+        if self.is_cancelled() {
+            let reason = "the trainer was cancelled: retto_trainer_resume lets it go on";
+            return Err(Failure::new(retto_status::RETTO_CANCELLED, reason));
+        }
+        Ok(())
+    }
+}
+
+fn wrong_state(reason: &str) -> Failure {
+    Failure::new(retto_status::RETTO_WRONG_STATE, reason)
+}
+
+impl Inner {
+    /// The run, begun at the first call.
+    fn running(&mut self) -> Result<(&mut Trainer, &mut Running)> {
+        if self.run.is_none() {
+            let length = self.trainer.longest()?;
+            let tokenizer = self.trainer.model().tokenizer().clone();
+            let [train, validation] = &self.lines;
+            let train = Dataset::from_lines(&tokenizer, train, length)?;
+            let validation = match &validation[..] {
+                [] => None,
+                lines => Some(Dataset::from_lines(&tokenizer, lines, length)?),
+            };
+            if !self.resumed {
+                self.trainer.refuse_earlier_run()?;
+            }
+            let run = self.trainer.begin(&train, validation.as_ref())?;
+            self.lines = Default::default();
+            self.run = Some(Box::new(Running { run, train, validation, output: None }));
+        }
+        let running = self.run.as_deref_mut().ok_or_else(|| wrong_state("there is no run"))?;
+        Ok((&mut self.trainer, running))
+    }
+}
+
+impl Running {
+    fn refuse_if_over(&self) -> Result<()> {
+        match self.output {
+            Some(_) => Err(wrong_state("the run is over: save the model, or make another trainer of it")),
+            None => Ok(()),
+        }
+    }
+
+    fn advance(
+        &mut self,
+        trainer: &mut Trainer,
+        observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        let flow = trainer.advance(&mut self.run, &self.train, self.validation.as_ref(), observe)?;
+        if flow.is_break() && !self.run.cancelled {
+            self.output = Some(trainer.finish(&self.run)?);
+        }
+        Ok(flow)
+    }
+}
+
+/// An event as C reads it; the path is the caller's to keep.
+fn progress(event: &TrainEvent, path: *const c_char) -> retto_progress {
+    let mut progress =
+        retto_progress { struct_size: size_of::<retto_progress>() as u32, path, ..Versioned::defaults() };
+    match event {
+        TrainEvent::Step(report) | TrainEvent::Log { report, .. } => {
+            progress.kind = RETTO_PROGRESS_STEP;
+            (progress.step, progress.max_steps, progress.epoch) = (report.step, report.max_steps, report.epoch);
+            progress.loss = report.loss.into();
+            progress.grad_norm = report.grad_norm.into();
+            progress.learning_rate = report.learning_rate;
+            progress.tokens = report.tokens as u64;
+            progress.masked_tokens = report.masked_tokens as u64;
+            progress.tokens_per_second = report.tokens_per_second;
+            progress.seconds_left = report.seconds_left;
+            if let TrainEvent::Log { loss, .. } = event {
+                (progress.kind, progress.loss) = (RETTO_PROGRESS_LOG, *loss);
+            }
+        }
+        TrainEvent::Evaluated { evaluation, epoch, step, .. } => {
+            progress.kind = RETTO_PROGRESS_EVALUATED;
+            (progress.step, progress.epoch) = (*step, *epoch);
+            progress.eval_loss = evaluation.loss;
+            progress.eval_top1_accuracy = evaluation.top1_accuracy;
+            progress.eval_top10_accuracy = evaluation.top10_accuracy;
+            progress.eval_masked_tokens = evaluation.masked_tokens as u64;
+        }
+        TrainEvent::Saved { step, .. } => (progress.kind, progress.step) = (RETTO_PROGRESS_SAVED, *step),
+    }
+    progress
+}
+
+fn output(output: &TrainOutput) -> retto_train_output {
+    retto_train_output {
+        cancelled: output.cancelled.into(),
+        stopped_early: output.stopped_early.into(),
+        steps: output.steps,
+        epoch: output.epoch,
+        train_loss: output.train_loss,
+        samples: output.samples as u64,
+        tokens: output.tokens as u64,
+        truncated: output.truncated as u64,
+        runtime: output.runtime.as_secs_f64(),
+        best_loss: output.best.map_or(0.0, |(loss, _)| loss),
+        best_step: output.best.map_or(0, |(_, step)| step),
+        ..Versioned::defaults()
+    }
+}
+
+/// Makes a trainer: a copy of what will be trained of a model, with room for gradients and optimizer; about four times its
+/// memory, and much less for a low-rank adaptation. NULL options are the defaults. Free it with retto_trainer_free. Any thread;
+/// blocks while weights are copied on the GPU.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn retto_trainer_new(
+    model: *const retto_model,
+    options: *const retto_training_options,
+    trainer: *mut *mut retto_trainer,
+    error: *mut *mut retto_error,
+) -> retto_status {
+    call(error, || {
+        let model = handle::get(model)?;
+        let out = Out::new("trainer", trainer)?;
+        // SAFETY: the header says how options are given.
+        let arguments = unsafe { options::arguments(options)? };
+        let inner = Inner {
+            trainer: Trainer::new(&model.model, arguments)?,
+            name: model.name(),
+            lines: Default::default(),
+            resumed: false,
+            run: None,
+            freed: false,
+        };
+        let shared = Shared { cancel: AtomicBool::new(false), inner: Mutex::new(inner) };
+        // SAFETY: the caller gives the address of a pointer.
+        unsafe { out.write(handle::insert(shared)) };
+        Ok(())
+    })
+}
+
+/// Adds lines, each an example, for training (RETTO_SPLIT_TRAIN) or to be held out (RETTO_SPLIT_VALIDATION). They are copied.
+/// RETTO_WRONG_STATE once the run has begun. One thread at a time; does not block.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn retto_trainer_add_lines(
+    trainer: *const retto_trainer,
+    split: u32,
+    lines: *const retto_string,
+    line_count: usize,
+    error: *mut *mut retto_error,
+) -> retto_status {
+    call(error, || {
+        let trainer = handle::get(trainer)?;
+        // SAFETY: the header says how texts are given.
+        let lines = unsafe { input::texts("lines", lines, line_count)? };
+        add(&trainer, split, lines.into_iter().map(str::to_owned))
+    })
+}
+
+fn add(trainer: &Shared, split: u32, lines: impl Iterator<Item = String>) -> Result<()> {
+    let mut inner = trainer.lock()?;
+    if inner.run.is_some() {
+        return Err(wrong_state("the run has begun with the lines it had"));
+    }
+    let index = match split {
+        RETTO_SPLIT_TRAIN => 0,
+        RETTO_SPLIT_VALIDATION => 1,
+        other => return Err(invalid(format!("split is {other}"))),
+    };
+    inner.lines[index].extend(lines);
+    Ok(())
+}
+
+/// Adds the lines of a file, or of all files of a folder: .txt, .lrc, ChordPro, .jsonl and .csv (their field `text`), also
+/// compressed as .gz or .zst. `line_count`, which may be NULL, gets how many that are. Otherwise as retto_trainer_add_lines.
+/// One thread at a time; blocks while files are read.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn retto_trainer_add_file(
+    trainer: *const retto_trainer,
+    split: u32,
+    path: *const c_char,
+    path_length: usize,
+    line_count: *mut usize,
+    error: *mut *mut retto_error,
+) -> retto_status {
+    call(error, || {
+        let trainer = handle::get(trainer)?;
+        // SAFETY: the header says how text is given.
+        let path = unsafe { input::path("path", path, path_length)? };
+        let lines = read_corpus(&[path.into()], "text", true, |_| {})?;
+        let count = lines.len();
+        add(&trainer, split, lines.into_iter())?;
+        if let Some(out) = Out::optional(line_count) {
+            // SAFETY: the caller gives the address of a number, or NULL.
+            unsafe { out.write(count) };
+        }
+        Ok(())
+    })
+}
+
+/// Trains until the run is over, or goes on with one that was begun. `progress`, which may be NULL, is told of every step on
+/// this thread, with `user_data`. `output` may be NULL.
+///
+/// RETTO_CANCELLED where the callback or retto_trainer_cancel ended it; `output` is then filled as well, and what was trained is
+/// kept. RETTO_WRONG_STATE for a run that is over. After any other failure the trainer stands where it was before the step
+/// that failed. One thread at a time; blocks for the whole run, so call it from a thread of its own.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn retto_trainer_run(
+    trainer: *const retto_trainer,
+    progress: retto_progress_callback,
+    user_data: *mut c_void,
+    output: *mut retto_train_output,
+    error: *mut *mut retto_error,
+) -> retto_status {
+    call(error, || {
+        let shared = handle::get(trainer)?;
+        // SAFETY: the header says how `output` is given.
+        let out = unsafe { OutStruct::optional(output)? };
+        let mut inner = shared.lock()?;
+        let (trainer, running) = inner.running()?;
+        running.refuse_if_over()?;
+        shared.check_cancelled()?;
+        let total = running.run.total;
+        let mut observe = |event: &TrainEvent| {
+            let path = match event {
+                TrainEvent::Saved { path, .. } => Some(c_string(path.to_string_lossy())),
+                _ => None,
+            };
+            let mut told = self::progress(event, path.as_ref().map_or(std::ptr::null(), |path| path.as_ptr()));
+            (told.max_steps, told.is_over) = (total, (told.step >= total).into());
+            if let Some(callback) = progress {
+                // SAFETY: the program gave the two together; `told` outlives the call.
+                let answer = unsafe { callback(&told, user_data) };
+                if answer != 0 {
+                    shared.cancel.store(true, Ordering::Relaxed);
+                }
+            }
+            if shared.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        while running.advance(trainer, &mut observe)?.is_continue() {}
+        let found = match &running.output {
+            Some(output) => output.clone(),
+            None => trainer.finish(&running.run)?,
+        };
+        if let Some(out) = out {
+            out.write(&self::output(&found));
+        }
+        if found.cancelled { shared.check_cancelled() } else { Ok(()) }
+    })
+}
+
+/// One step of the run, and what is due after it: evaluation, checkpoints. `progress` is filled, with the evaluation if there
+/// was one; its `is_over` says whether a step is left. Returns as retto_trainer_run does. One thread at a time; blocks for the
+/// step.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn retto_trainer_step(
+    trainer: *const retto_trainer,
+    progress: *mut retto_progress,
+    error: *mut *mut retto_error,
+) -> retto_status {
+    call(error, || {
+        let shared = handle::get(trainer)?;
+        // SAFETY: the header says how `progress` is given.
+        let out = unsafe { OutStruct::new(progress)? };
+        let mut inner = shared.lock()?;
+        let (trainer, running) = inner.running()?;
+        running.refuse_if_over()?;
+        shared.check_cancelled()?;
+        let mut told = retto_progress { max_steps: running.run.total, ..Versioned::defaults() };
+        let _over = running.advance(trainer, &mut |event: &TrainEvent| {
+            let of_event = self::progress(event, std::ptr::null());
+            match event {
+                TrainEvent::Step(_) => told = of_event,
+                TrainEvent::Evaluated { .. } => {
+                    told = retto_progress {
+                        eval_loss: of_event.eval_loss,
+                        eval_top1_accuracy: of_event.eval_top1_accuracy,
+                        eval_top10_accuracy: of_event.eval_top10_accuracy,
+                        eval_masked_tokens: of_event.eval_masked_tokens,
+                        ..told
+                    }
+                }
+                _ => {}
+            }
+            if shared.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        told.step = running.run.state.global_step;
+        told.is_over = running.output.is_some().into();
+        out.write(&told);
+        if running.run.cancelled { shared.check_cancelled() } else { Ok(()) }
+    })
+}
+
+/// Makes the call that runs return RETTO_CANCELLED when its present step is done, and every later one until
+/// retto_trainer_resume. Any thread, from a callback as well; does not block.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn retto_trainer_cancel(
+    trainer: *const retto_trainer,
+    error: *mut *mut retto_error,
+) -> retto_status {
+    call(error, || {
+        handle::get(trainer)?.cancel.store(true, Ordering::Relaxed);
+        Ok(())
+    })
+}
+
+/// Lets a trainer go on: one that was cancelled from where it stands; a new one from the latest checkpoint in its output_dir,
+/// of a run with the same model, options and lines, with the same results as if it had never been interrupted. `step`, which
+/// may be NULL, gets the steps done; 0 where there was no checkpoint and the run begins at its beginning. One thread at a time;
+/// blocks while a checkpoint is read.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn retto_trainer_resume(
+    trainer: *const retto_trainer,
+    step: *mut u64,
+    error: *mut *mut retto_error,
+) -> retto_status {
+    call(error, || {
+        let shared = handle::get(trainer)?;
+        let mut inner = shared.lock()?;
+        let stands = match &inner.run {
+            Some(running) => {
+                running.refuse_if_over()?;
+                running.run.state.global_step
+            }
+            // One that was cancelled before its first step needs no checkpoint to go on.
+            None if shared.is_cancelled() && !inner.trainer.has_output_dir() => 0,
+            None => {
+                let found = inner.trainer.resume_from_checkpoint()?;
+                inner.resumed = found.is_some();
+                found.unwrap_or(0)
+            }
+        };
+        shared.cancel.store(false, Ordering::Relaxed);
+        if let Some(out) = Out::optional(step) {
+            // SAFETY: the caller gives the address of a number, or NULL.
+            unsafe { out.write(stands) };
+        }
+        Ok(())
+    })
+}
+
+/// Writes a checkpoint of the run to output_dir/checkpoint-N, whole or not at all. RETTO_WRONG_STATE before the first step. One
+/// thread at a time; blocks while weights and optimizer are written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn retto_trainer_checkpoint(
+    trainer: *const retto_trainer,
+    error: *mut *mut retto_error,
+) -> retto_status {
+    call(error, || {
+        let shared = handle::get(trainer)?;
+        let inner = shared.lock()?;
+        let running = inner.run.as_ref().ok_or_else(|| wrong_state("no step has been done yet"))?;
+        inner.trainer.checkpoint(&running.run)?;
+        Ok(())
+    })
+}
+
+/// The model as trained so far, to be queried at once: a copy that later steps leave alone, named as the one the trainer was
+/// made of. Free it with retto_model_free. One thread at a time; blocks while weights are copied on the GPU.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn retto_trainer_model(
+    trainer: *const retto_trainer,
+    model: *mut *mut retto_model,
+    error: *mut *mut retto_error,
+) -> retto_status {
+    call(error, || {
+        let shared = handle::get(trainer)?;
+        let out = Out::new("model", model)?;
+        let inner = shared.lock()?;
+        let model = OpenModel::new(inner.trainer.snapshot()?, &inner.name);
+        // SAFETY: the caller gives the address of a pointer.
+        unsafe { out.write(handle::insert(model)) };
+        Ok(())
+    })
+}
+
+/// Writes the model as trained so far, as retto_model_save does; a low-rank adaptation is added to the weights. One thread at a
+/// time; blocks while it is written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn retto_trainer_save(
+    trainer: *const retto_trainer,
+    path: *const c_char,
+    path_length: usize,
+    error: *mut *mut retto_error,
+) -> retto_status {
+    call(error, || {
+        let shared = handle::get(trainer)?;
+        // SAFETY: the header says how text is given.
+        let folder = unsafe { input::path("path", path, path_length)? };
+        let inner = shared.lock()?;
+        Ok(inner.trainer.model().save(folder)?)
+    })
+}
+
+/// Writes a low-rank adaptation alone, in PEFT's format, with the base model's name or path for PEFT to note.
+/// RETTO_INVALID_ARGUMENT where the weights themselves are trained. One thread at a time; blocks while it is written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn retto_trainer_save_adapter(
+    trainer: *const retto_trainer,
+    path: *const c_char,
+    path_length: usize,
+    base_model: *const c_char,
+    base_model_length: usize,
+    error: *mut *mut retto_error,
+) -> retto_status {
+    call(error, || {
+        let shared = handle::get(trainer)?;
+        // SAFETY: the header says how text is given.
+        let (folder, base) = unsafe {
+            (
+                input::path("path", path, path_length)?,
+                input::optional_text("base_model", base_model, base_model_length)?.unwrap_or_default(),
+            )
+        };
+        let inner = shared.lock()?;
+        Ok(inner.trainer.model().save_adapter(folder, base)?)
+    })
+}
+
+/// Frees a trainer, with what was trained and not saved. NULL is allowed. RETTO_BUSY while another thread uses it, and in its
+/// own callback: nothing is freed then; cancel, wait for the call that runs to return, and free it after that. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn retto_trainer_free(trainer: *mut retto_trainer) -> retto_status {
+    let mut status = call(std::ptr::null_mut(), || {
+        if trainer.is_null() {
+            return Ok(());
+        }
+        let shared = handle::get(trainer)?;
+        match shared.inner.try_lock() {
+            Ok(mut inner) => inner.freed = true,
+            Err(TryLockError::WouldBlock) => {
+                return Err(Failure::new(retto_status::RETTO_BUSY, "the trainer is in use"));
+            }
+            // After a panic, freeing is what is left to do.
+            Err(TryLockError::Poisoned(poisoned)) => PoisonError::into_inner(poisoned).freed = true,
+        }
+        Ok(())
+    });
+    if status == retto_status::RETTO_OK {
+        status = handle::free(trainer);
+    }
+    status
+}
