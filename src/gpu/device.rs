@@ -195,11 +195,25 @@ impl Gpu {
     /// The first error that no caller was told of by other means, if any. It stays: another thread's call may have been the
     /// one that asked, and its own results would be wrong in silence.
     pub(super) fn check(&self) -> Result<()> {
+        if matches!(*lock(&self.inner.fault), Some(Fault::Other(_))) {
+            self.hear_of_loss();
+        }
         match lock(&self.inner.fault).clone() {
             None => Ok(()),
             Some(Fault::Lost(message)) => Err(Error::DeviceLost(message)),
             Some(Fault::Other(message)) => Err(Error::Gpu(message)),
         }
+    }
+
+    /// What an operation that failed with these words is: a lost device shows in all kinds of errors.
+    pub(super) fn failed(&self, words: impl fmt::Display) -> Error {
+        self.hear_of_loss();
+        self.check().err().unwrap_or_else(|| Error::Gpu(words.to_string()))
+    }
+
+    /// wgpu tells of a lost device when it is polled.
+    fn hear_of_loss(&self) {
+        let _ = self.inner.device.poll(wgpu::PollType::Poll);
     }
 
     /// Sends queued writes on their way and waits, so that the driver's staging memory is free again.
@@ -221,6 +235,10 @@ impl Gpu {
             self.flush().ok().and_then(|()| attempt())
         });
         self.check()?;
+        if buffer.is_none() {
+            self.hear_of_loss();
+            self.check()?;
+        }
         buffer.ok_or_else(|| Error::OutOfMemory { bytes: descriptor.size, in_use: self.memory_in_use() })
     }
 
@@ -228,7 +246,7 @@ impl Gpu {
     pub(crate) fn wait(&self) -> Result<()> {
         let polled = self.inner.device.poll(wgpu::PollType::wait_indefinitely());
         self.check()?;
-        polled.map(|_| ()).map_err(|error| Error::Gpu(error.to_string()))
+        polled.map(|_| ()).map_err(|error| self.failed(error))
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::cache::PipelineCache;
 use super::device::{Gpu, PipelineKey, lock};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Values of a shader's `override` declarations.
 pub(crate) type Constants = &'static [(&'static str, f64)];
@@ -69,7 +69,7 @@ impl Gpu {
             cache: self.inner.cache.as_ref().map(PipelineCache::used),
         });
         match pollster::block_on(scope.pop()) {
-            Some(error) => Err(Error::Gpu(format!("{label} {constants:?}: {error}"))),
+            Some(error) => Err(self.failed(format!("{label} {constants:?}: {error}"))),
             None => self.check().map(|()| pipeline),
         }
     }

@@ -77,7 +77,7 @@ impl<'g> Pass<'g> {
             })?;
             match staging.get_mapped_range_mut(..) {
                 Ok(mut view) => view.copy_from_slice(bytes),
-                Err(error) => return Err(self.gpu.check().err().unwrap_or(Error::Gpu(error.to_string()))),
+                Err(error) => return Err(self.gpu.failed(error)),
             }
             staging.unmap();
             self.compute = None;
@@ -233,10 +233,10 @@ impl Download {
         gpu.wait()?;
         match receiver.recv() {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(Error::Gpu(error.to_string())),
-            Err(_) => return Err(Error::Gpu("a read from the GPU was dropped".into())),
+            Ok(Err(error)) => return Err(gpu.failed(error)),
+            Err(_) => return Err(gpu.failed("a read from the GPU was dropped")),
         }
-        let view = self.buffer.get_mapped_range(..).map_err(|error| Error::Gpu(error.to_string()))?;
+        let view = self.buffer.get_mapped_range(..).map_err(|error| gpu.failed(error))?;
         Ok(bytemuck::pod_collect_to_vec(&view[..self.len * 4]))
     }
 }

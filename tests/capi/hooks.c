@@ -1,0 +1,55 @@
+/* What only a debug build can be made to do: a panic, and a lost device. hooks MODEL */
+#include "check.h"
+
+retto_status retto_test_panic(retto_error **error);
+retto_status retto_test_lose_device(const retto_gpu *gpu, retto_error **error);
+
+static int logged;
+
+static void log_line(uint32_t level, const char *target, const char *message, void *user_data) {
+    CHECK(user_data == &logged && level <= RETTO_LOG_WARN && target[0] && message);
+    CHECK(retto_log_set(NULL, NULL, RETTO_LOG_OFF, NULL) == RETTO_BUSY);
+    if (strstr(message, "forced by a test")) logged++;
+}
+
+int main(int argc, char **argv) {
+    retto_gpu *gpu = open_gpu(), *other;
+    retto_model *model = NULL, *second = NULL;
+    retto_fills *fills = NULL;
+    retto_trainer *trainer = NULL;
+    char text[1024];
+    int again;
+    CHECK(argc == 2);
+
+    /* The process lives, and says nothing of it: the test looks at stdout and stderr. */
+    ANSWERS(RETTO_PANIC, retto_test_panic(&error));
+    OK(retto_log_set(log_line, &logged, RETTO_LOG_WARN, &error));
+    ANSWERS(RETTO_PANIC, retto_test_panic(&error));
+    CHECK(logged == 1);
+    OK(retto_log_set(NULL, NULL, RETTO_LOG_OFF, &error));
+    ANSWERS(RETTO_PANIC, retto_test_panic(&error));
+    CHECK(logged == 1);
+    ANSWERS(RETTO_INVALID_ARGUMENT, retto_log_set(log_line, NULL, 6, &error));
+
+    OK(retto_model_open(gpu, argv[1], NUL, &model, &error));
+    answers(model, TEXT, 3, text, sizeof text);
+    OK(retto_test_lose_device(gpu, &error));
+    for (again = 0; again < 3; again++) {
+        ANSWERS(RETTO_DEVICE_LOST, retto_model_fill_mask(model, TEXT, NUL, 3, &fills, &error));
+        ANSWERS(RETTO_DEVICE_LOST, retto_model_open(gpu, argv[1], NUL, &second, &error));
+        ANSWERS(RETTO_DEVICE_LOST, retto_trainer_new(model, NULL, &trainer, &error));
+        ANSWERS(RETTO_DEVICE_LOST, retto_model_warm_up(model, &error));
+    }
+    /* A new one works, while the lost one still is. */
+    other = open_gpu();
+    OK(retto_model_open(other, argv[1], NUL, &second, &error));
+    {
+        char same[1024];
+        answers(second, TEXT, 3, same, sizeof same);
+        CHECK(!strcmp(same, text));
+    }
+    CHECK(retto_model_free(model) == RETTO_OK && retto_gpu_free(gpu) == RETTO_OK);
+    CHECK(retto_model_free(second) == RETTO_OK && retto_gpu_free(other) == RETTO_OK);
+    puts("ok");
+    return 0;
+}
