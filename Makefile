@@ -10,10 +10,14 @@ BUILT := $(or $(CARGO_TARGET_DIR),target)/release
 # In CI a Cargo.lock that does not fit Cargo.toml is an error.
 LOCKED := $(if $(CI),--locked)
 
-.PHONY: help demo build test lint check reference install
+# The C library: its cargo profile, and what it is built with. `default-model` puts the bundled model into it.
+CAPI_PROFILE ?= capi
+CAPI_FEATURES ?= --features capi
+
+.PHONY: help demo build capi header test lint check reference install install-command install-library
 
 help: ## this list
-	@awk -F ': .*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
 
 demo: ## adapt the bundled model to song lyrics; its answers before and after
 	@scripts/setup.sh run
@@ -22,6 +26,13 @@ demo: ## adapt the bundled model to song lyrics; its answers before and after
 build: ## the retto command, in target/release
 	@scripts/setup.sh build
 	cargo build --release --all-features $(LOCKED)
+
+capi: ## the C library, in target/capi
+	@scripts/setup.sh build
+	@scripts/capi.sh $(CAPI_PROFILE) $(CAPI_FEATURES) $(LOCKED)
+
+header: ## include/retto.h, from src/capi
+	RETTO_WRITE_HEADER=1 cargo test --all-features $(LOCKED) --test header the_header_is
 
 # nextest runs no doc tests. It is used where it is there: compiling it takes longer than all of Retto. Its summary
 # ends the output.
@@ -47,8 +58,16 @@ reference: ## comparison with transformers, live: needs Python, see tests/refere
 	@scripts/setup.sh run
 	$(PYTHON) tests/reference/live.py
 
+install: install-command install-library ## both of the following, into $(DESTDIR)$(PREFIX); PREFIX=/usr/local
+
 # sudo is for the copy alone: cargo belongs to the user, and root may have none.
-install: build ## the retto command into $(DESTDIR)$(PREFIX)/bin; PREFIX=/usr/local
+install-command: build ## the retto command
 	@bin='$(DESTDIR)$(PREFIX)/bin'; \
 	if mkdir -p "$$bin" 2>/dev/null && [ -w "$$bin" ]; then sudo=; else sudo=sudo; fi; \
 	set -x; $$sudo install -d "$$bin" && $$sudo install -m 755 $(BUILT)/retto "$$bin/retto"
+
+install-library: ## the C library: header, shared and static library, pkg-config and CMake files
+	@scripts/setup.sh build
+	@folder=$$(scripts/capi.sh $(CAPI_PROFILE) $(CAPI_FEATURES) $(LOCKED)) && \
+	scripts/install.sh "$$folder" '$(PREFIX)' '$(DESTDIR)' && \
+	echo "installed libretto in $(DESTDIR)$(PREFIX)"

@@ -1,0 +1,403 @@
+// Retto in C++17: handles that free themselves, exceptions with a status. Nothing but this file and retto.h is needed.
+//
+// What a function does, on which thread and for how long stands in retto.h; this file adds ownership and errors. Every function
+// throws retto::Error where the C function returns a failure.
+#ifndef RETTO_HPP
+#define RETTO_HPP
+
+#include <retto.h>
+
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <initializer_list>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace retto {
+
+/// A call that failed: `status()` for programs, `what()` for people.
+class Error : public std::runtime_error {
+public:
+    Error(retto_status status, const std::string &message) : std::runtime_error(message), status_(status) {}
+    retto_status status() const noexcept { return status_; }
+
+private:
+    retto_status status_;
+};
+
+namespace detail {
+
+/// A place for a call's error: `call(retto_x(..., error))` throws what it holds.
+class Place {
+public:
+    Place() = default;
+    Place(const Place &) = delete;
+    Place &operator=(const Place &) = delete;
+    ~Place() { retto_error_free(error_); }
+    operator retto_error **() noexcept { return &error_; }
+
+    void check(retto_status status) const {
+        if (status == RETTO_OK) return;
+        const char *message = retto_error_message(error_);
+        throw Error(status, *message ? message : retto_status_name(status));
+    }
+
+private:
+    retto_error *error_ = nullptr;
+};
+
+/// A handle, freed with `Free`. Moved, never copied.
+template <typename T, retto_status (*Free)(T *)>
+class Handle {
+public:
+    Handle() = default;
+    explicit Handle(T *handle) noexcept : handle_(handle) {}
+    Handle(const Handle &) = delete;
+    Handle &operator=(const Handle &) = delete;
+    Handle(Handle &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+    Handle &operator=(Handle &&other) noexcept {
+        if (this != &other) {
+            Free(handle_);
+            handle_ = std::exchange(other.handle_, nullptr);
+        }
+        return *this;
+    }
+    ~Handle() { Free(handle_); }
+    T *get() const noexcept { return handle_; }
+    T **out() noexcept { return &handle_; }
+
+private:
+    T *handle_ = nullptr;
+};
+
+inline retto_string string(std::string_view text) { return {text.data() ? text.data() : "", text.size()}; }
+
+template <typename Texts>
+std::vector<retto_string> strings(const Texts &texts) {
+    std::vector<retto_string> result;
+    for (const auto &text : texts) result.push_back(string(text));
+    return result;
+}
+
+template <typename T>
+T sized() {
+    T value{};
+    value.struct_size = sizeof value;
+    return value;
+}
+
+}  // namespace detail
+
+/// Throws where the library that was loaded does not fit this header.
+inline void check_version() {
+    detail::Place error;
+    error.check(retto_check_version(RETTO_VERSION, error));
+}
+
+/// An adapter, as the driver describes it.
+struct Adapter {
+    std::uint32_t index = 0;
+    std::uint32_t type = RETTO_ADAPTER_OTHER;
+    bool shader_f16 = false;
+    std::string name, backend, driver;
+    std::uint64_t memory_bytes = 0, max_storage_buffer_binding_size = 0, max_buffer_size = 0;
+
+    explicit Adapter(const retto_adapter_info &info)
+        : index(info.index), type(info.adapter_type), shader_f16(info.shader_f16 != 0), name(info.name),
+          backend(info.backend), driver(info.driver), memory_bytes(info.memory_bytes),
+          max_storage_buffer_binding_size(info.max_storage_buffer_binding_size), max_buffer_size(info.max_buffer_size) {}
+};
+
+/// The adapters of this machine.
+inline std::vector<Adapter> adapters() {
+    detail::Place error;
+    detail::Handle<retto_adapters, retto_adapters_free> list;
+    error.check(retto_adapters_list(list.out(), error));
+    std::vector<Adapter> result;
+    for (std::size_t i = 0; i < retto_adapters_count(list.get()); ++i) {
+        auto info = detail::sized<retto_adapter_info>();
+        error.check(retto_adapters_get(list.get(), i, &info, error));
+        result.emplace_back(info);
+    }
+    return result;
+}
+
+struct GpuOptions {
+    /// By index; without, by the preferences below.
+    std::optional<std::uint32_t> adapter;
+    bool low_power = false;
+    bool allow_software = true;
+    /// A folder for compiled shaders.
+    std::string cache_dir;
+};
+
+class Gpu {
+public:
+    explicit Gpu(const GpuOptions &wanted = {}) {
+        detail::Place error;
+        retto_gpu_options options;
+        error.check(retto_gpu_options_init(&options, sizeof options));
+        if (wanted.adapter) options.adapter_index = static_cast<std::int32_t>(*wanted.adapter);
+        options.power_preference = wanted.low_power ? RETTO_POWER_LOW : RETTO_POWER_HIGH_PERFORMANCE;
+        options.allow_software = wanted.allow_software;
+        options.cache_dir = wanted.cache_dir.data();
+        options.cache_dir_length = wanted.cache_dir.size();
+        error.check(retto_gpu_open(&options, handle_.out(), error));
+    }
+
+    Adapter adapter() const {
+        detail::Place error;
+        auto info = detail::sized<retto_adapter_info>();
+        error.check(retto_gpu_adapter(handle_.get(), &info, error));
+        return Adapter(info);
+    }
+
+    std::uint64_t memory_in_use() const {
+        detail::Place error;
+        std::uint64_t bytes = 0;
+        error.check(retto_gpu_memory_in_use(handle_.get(), &bytes, error));
+        return bytes;
+    }
+
+    void trim() const {
+        detail::Place error;
+        error.check(retto_gpu_trim(handle_.get(), error));
+    }
+
+    retto_gpu *get() const noexcept { return handle_.get(); }
+
+private:
+    detail::Handle<retto_gpu, retto_gpu_free> handle_;
+};
+
+/// One answer for one mask.
+struct Fill {
+    float score;
+    std::uint32_t token;
+    std::string token_str, sequence;
+};
+
+struct Evaluation {
+    double loss, perplexity, top1_accuracy, top10_accuracy;
+    std::uint64_t masked_tokens;
+};
+
+/// Many threads may use one model at once.
+class Model {
+public:
+    Model(const Gpu &gpu, std::string_view folder) {
+        detail::Place error;
+        auto path = detail::string(folder);
+        error.check(retto_model_open(gpu.get(), path.data, path.length, handle_.out(), error));
+    }
+
+    /// With a low-rank adapter of PEFT's format.
+    Model(const Gpu &gpu, std::string_view folder, std::string_view adapter) {
+        detail::Place error;
+        auto path = detail::string(folder), with = detail::string(adapter);
+        error.check(retto_model_open_with_adapter(gpu.get(), path.data, path.length, with.data, with.length,
+                                                  handle_.out(), error));
+    }
+
+    /// The model that is part of the library, where it was built with one.
+    static Model open_default(const Gpu &gpu) {
+        detail::Place error;
+        Model model;
+        error.check(retto_model_open_default(gpu.get(), model.handle_.out(), error));
+        return model;
+    }
+
+    /// Its texts are valid as long as the model.
+    retto_model_info info() const {
+        detail::Place error;
+        auto info = detail::sized<retto_model_info>();
+        error.check(retto_model_get_info(handle_.get(), &info, error));
+        return info;
+    }
+
+    void warm_up() const {
+        detail::Place error;
+        error.check(retto_model_warm_up(handle_.get(), error));
+    }
+
+    /// For each mask of the text its `top_k` answers, best first.
+    std::vector<std::vector<Fill>> fill_mask(std::string_view text, std::size_t top_k = 5) const {
+        return std::move(fill_mask(std::vector<std::string_view>{text}, top_k).front());
+    }
+
+    /// The same for several texts at once.
+    std::vector<std::vector<std::vector<Fill>>> fill_mask(const std::vector<std::string_view> &texts,
+                                                          std::size_t top_k = 5) const {
+        detail::Place error;
+        detail::Handle<retto_fills, retto_fills_free> fills;
+        auto given = detail::strings(texts);
+        error.check(retto_model_fill_mask_batch(handle_.get(), given.data(), given.size(), top_k, fills.out(), error));
+        std::vector<std::vector<std::vector<Fill>>> result(texts.size());
+        for (std::size_t text = 0; text < texts.size(); ++text) {
+            std::size_t masks = 0;
+            error.check(retto_fills_mask_count(fills.get(), text, &masks, error));
+            result[text].resize(masks);
+            for (std::size_t mask = 0; mask < masks; ++mask) {
+                std::size_t count = 0;
+                error.check(retto_fills_count(fills.get(), text, mask, &count, error));
+                for (std::size_t rank = 0; rank < count; ++rank) {
+                    auto fill = detail::sized<retto_fill>();
+                    error.check(retto_fills_get(fills.get(), text, mask, rank, &fill, error));
+                    result[text][mask].push_back({fill.score, fill.token, {fill.token_str, fill.token_str_length},
+                                                  {fill.sequence, fill.sequence_length}});
+                }
+            }
+        }
+        return result;
+    }
+
+    /// Options from evaluation_options(), or the defaults.
+    Evaluation evaluate(const std::vector<std::string> &lines, const retto_evaluation_options *options = nullptr) const {
+        detail::Place error;
+        auto given = detail::strings(lines);
+        auto found = detail::sized<retto_evaluation>();
+        error.check(retto_model_evaluate(handle_.get(), given.data(), given.size(), options, &found, error));
+        return {found.loss, found.perplexity, found.top1_accuracy, found.top10_accuracy, found.masked_tokens};
+    }
+
+    void save(std::string_view folder) const {
+        detail::Place error;
+        auto path = detail::string(folder);
+        error.check(retto_model_save(handle_.get(), path.data, path.length, error));
+    }
+
+    retto_model *get() const noexcept { return handle_.get(); }
+
+private:
+    friend class Trainer;
+    Model() = default;
+    detail::Handle<retto_model, retto_model_free> handle_;
+};
+
+inline retto_evaluation_options evaluation_options() {
+    detail::Place error;
+    retto_evaluation_options options;
+    error.check(retto_evaluation_options_init(&options, sizeof options));
+    return options;
+}
+
+/// The defaults; what it is made to point to has to live until the Trainer is made.
+inline retto_training_options training_options() {
+    detail::Place error;
+    retto_training_options options;
+    error.check(retto_training_options_init(&options, sizeof options));
+    return options;
+}
+
+/// One thread at a time, but for cancel(). It must not be destroyed while another thread uses it: that thread's handle would be
+/// leaked rather than freed under it.
+class Trainer {
+public:
+    /// Returns whether to go on. What it throws cancels the run, and comes out of run().
+    using Progress = std::function<bool(const retto_progress &)>;
+
+    explicit Trainer(const Model &model, const retto_training_options &options = training_options()) {
+        detail::Place error;
+        error.check(retto_trainer_new(model.get(), &options, handle_.out(), error));
+    }
+
+    void add_lines(const std::vector<std::string> &lines, std::uint32_t split = RETTO_SPLIT_TRAIN) {
+        detail::Place error;
+        auto given = detail::strings(lines);
+        error.check(retto_trainer_add_lines(handle_.get(), split, given.data(), given.size(), error));
+    }
+
+    /// Returns how many lines the file or folder has.
+    std::size_t add_file(std::string_view file, std::uint32_t split = RETTO_SPLIT_TRAIN) {
+        detail::Place error;
+        auto path = detail::string(file);
+        std::size_t count = 0;
+        error.check(retto_trainer_add_file(handle_.get(), split, path.data, path.length, &count, error));
+        return count;
+    }
+
+    /// Trains to the end, or until cancelled: `cancelled` of what it returns tells, and resume() lets it go on.
+    retto_train_output run(const Progress &progress = nullptr) {
+        struct Told {
+            const Progress &progress;
+            std::exception_ptr thrown;
+        } told{progress, nullptr};
+        // No exception may cross C.
+        auto callback = [](const retto_progress *at, void *data) -> std::int32_t {
+            auto &told = *static_cast<Told *>(data);
+            try {
+                return told.progress(*at) ? 0 : 1;
+            } catch (...) {
+                told.thrown = std::current_exception();
+                return 1;
+            }
+        };
+        detail::Place error;
+        auto output = detail::sized<retto_train_output>();
+        auto status = retto_trainer_run(handle_.get(), progress ? +callback : nullptr, &told, &output, error);
+        if (told.thrown) std::rethrow_exception(told.thrown);
+        if (status != RETTO_CANCELLED || !output.cancelled) error.check(status);
+        return output;
+    }
+
+    retto_progress step() {
+        detail::Place error;
+        auto progress = detail::sized<retto_progress>();
+        error.check(retto_trainer_step(handle_.get(), &progress, error));
+        return progress;
+    }
+
+    /// From any thread.
+    void cancel() const {
+        detail::Place error;
+        error.check(retto_trainer_cancel(handle_.get(), error));
+    }
+
+    /// Returns the step it goes on from.
+    std::uint64_t resume() {
+        detail::Place error;
+        std::uint64_t step = 0;
+        error.check(retto_trainer_resume(handle_.get(), &step, error));
+        return step;
+    }
+
+    void checkpoint() const {
+        detail::Place error;
+        error.check(retto_trainer_checkpoint(handle_.get(), error));
+    }
+
+    /// The model as trained so far.
+    Model model() const {
+        detail::Place error;
+        Model model;
+        error.check(retto_trainer_model(handle_.get(), model.handle_.out(), error));
+        return model;
+    }
+
+    void save(std::string_view folder) const {
+        detail::Place error;
+        auto path = detail::string(folder);
+        error.check(retto_trainer_save(handle_.get(), path.data, path.length, error));
+    }
+
+    /// A low-rank adaptation alone, in PEFT's format.
+    void save_adapter(std::string_view folder, std::string_view base_model = "") const {
+        detail::Place error;
+        auto path = detail::string(folder), base = detail::string(base_model);
+        error.check(retto_trainer_save_adapter(handle_.get(), path.data, path.length, base.data, base.length, error));
+    }
+
+    retto_trainer *get() const noexcept { return handle_.get(); }
+
+private:
+    detail::Handle<retto_trainer, retto_trainer_free> handle_;
+};
+
+}  // namespace retto
+
+#endif

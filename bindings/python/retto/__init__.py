@@ -1,0 +1,487 @@
+"""BERT on any GPU: fill blanks, and adapt the model to the words of one domain.
+
+    gpu = retto.Gpu()
+    model = retto.Model.open(gpu, "models/retto-tiny")
+    model.fill_mask("lipstick stains on the [MASK]")[0][0].token_str
+
+Everything happens in the C library libretto, on this machine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import weakref
+from ctypes import byref, c_size_t, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
+from typing import Any, Callable, Iterable, List, Optional, Sequence, Union
+
+from . import _library as _c
+
+__all__ = [
+    "Adapter", "Error", "Evaluation", "Fill", "Gpu", "Model", "Progress", "TrainOutput", "Trainer", "adapters", "version",
+]
+__version__ = "0.1.0"
+
+_lib = _c.load()
+PathLike = Union[str, "os.PathLike[str]"]
+
+
+class Error(Exception):
+    """What the C library answered: ``status`` is its number, ``status_name`` its name, the text says what to do."""
+
+    def __init__(self, status: int, message: str) -> None:
+        self.status = status
+        self.status_name = _lib.retto_status_name(status).decode()
+        super().__init__(message or self.status_name)
+
+
+def _status(name: str, *arguments: Any) -> tuple[int, str]:
+    error = c_void_p()
+    status = getattr(_lib, name)(*arguments, byref(error))
+    message = _lib.retto_error_message(error).decode()
+    _lib.retto_error_free(error)
+    return status, message
+
+
+def _call(name: str, *arguments: Any) -> None:
+    status, message = _status(name, *arguments)
+    if status != _c.STATUS_OK:
+        raise Error(status, message)
+
+
+def _new(kind: Any) -> Any:
+    value = kind()
+    value.struct_size = ctypes.sizeof(kind)
+    return value
+
+
+def _defaults(kind: Any, init: str) -> Any:
+    value = kind()
+    status = getattr(_lib, init)(byref(value), ctypes.sizeof(kind))
+    if status != _c.STATUS_OK:
+        raise Error(status, "")
+    return value
+
+
+def _text(text: str) -> tuple[bytes, int]:
+    data = text.encode()
+    return data, len(data)
+
+
+def _texts(texts: Iterable[str]) -> Any:
+    if isinstance(texts, str):
+        raise TypeError("a list of texts is wanted, not one text")
+    strings = [_c.String(*_text(text)) for text in texts]
+    return (_c.String * len(strings))(*strings)
+
+
+def _path(path: PathLike) -> tuple[bytes, int]:
+    return _text(os.fspath(path))
+
+
+class _Handle:
+    """What the library made: freed with ``close()``, at the end of a ``with``, or when it is not used any more."""
+
+    _free: str = ""
+
+    def __init__(self, handle: c_void_p) -> None:
+        self._handle = handle
+        self._finalizer = weakref.finalize(self, getattr(_lib, self._free), handle)
+
+    def close(self) -> None:
+        """Frees it now. Later calls on it raise :class:`Error`."""
+        self._finalizer()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def version() -> str:
+    """The C library's version."""
+    return _lib.retto_version_string().decode()
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A GPU, or software in the place of one."""
+
+    index: int
+    name: str
+    #: ``discrete``, ``integrated``, ``virtual``, ``cpu`` or ``other``
+    type: str
+    #: ``vulkan``, ``metal`` or ``dx12``
+    backend: str
+    driver: str
+    shader_f16: bool
+    #: in bytes; 0 where the driver does not tell
+    memory_bytes: int
+    max_storage_buffer_binding_size: int
+    max_buffer_size: int
+
+    @staticmethod
+    def _of(info: Any) -> "Adapter":
+        kinds = ["other", "discrete", "integrated", "virtual", "cpu"]
+        kind = kinds[info.adapter_type] if info.adapter_type < len(kinds) else "other"
+        return Adapter(
+            info.index, info.name.decode(), kind, info.backend.decode(), info.driver.decode(), bool(info.shader_f16),
+            info.memory_bytes, info.max_storage_buffer_binding_size, info.max_buffer_size,
+        )
+
+
+def adapters() -> List[Adapter]:
+    """The adapters of this machine."""
+    handle = c_void_p()
+    _call("retto_adapters_list", byref(handle))
+    try:
+        found = []
+        for index in range(_lib.retto_adapters_count(handle)):
+            info = _new(_c.AdapterInfo)
+            _call("retto_adapters_get", handle, index, byref(info))
+            found.append(Adapter._of(info))
+        return found
+    finally:
+        _lib.retto_adapters_free(handle)
+
+
+class Gpu(_Handle):
+    """An adapter, opened: the one with this index in :func:`adapters`, or the one that is preferred."""
+
+    _free = "retto_gpu_free"
+
+    def __init__(
+        self,
+        adapter: Optional[int] = None,
+        *,
+        low_power: bool = False,
+        allow_software: bool = True,
+        cache_dir: Optional[PathLike] = None,
+    ) -> None:
+        options = _defaults(_c.GpuOptions, "retto_gpu_options_init")
+        options.adapter_index = -1 if adapter is None else adapter
+        options.power_preference, options.allow_software = int(low_power), int(allow_software)
+        if cache_dir is not None:
+            options.cache_dir, options.cache_dir_length = _path(cache_dir)
+        handle = c_void_p()
+        _call("retto_gpu_open", byref(options), byref(handle))
+        super().__init__(handle)
+
+    @property
+    def adapter(self) -> Adapter:
+        info = _new(_c.AdapterInfo)
+        _call("retto_gpu_adapter", self._handle, byref(info))
+        return Adapter._of(info)
+
+    @property
+    def memory_in_use(self) -> int:
+        """Bytes of GPU memory held by everything made with it."""
+        count = c_uint64()
+        _call("retto_gpu_memory_in_use", self._handle, byref(count))
+        return count.value
+
+    def trim(self) -> None:
+        """Gives back the memory kept for the next call."""
+        _call("retto_gpu_trim", self._handle)
+
+
+@dataclass(frozen=True)
+class Fill:
+    """One answer for one mask."""
+
+    score: float
+    token: int
+    token_str: str
+    sequence: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How held-out lines are filled: the loss in nats, and shares of masked tokens."""
+
+    loss: float
+    perplexity: float
+    top1_accuracy: float
+    top10_accuracy: float
+    masked_tokens: int
+
+
+class Model(_Handle):
+    """A model, which never changes. Any number of threads may use it."""
+
+    _free = "retto_model_free"
+
+    @classmethod
+    def open(cls, gpu: Gpu, path: PathLike, adapter: Optional[PathLike] = None) -> "Model":
+        """Opens a folder in Hugging Face's layout, with a low-rank adapter of PEFT's format if one is given."""
+        handle = c_void_p()
+        if adapter is None:
+            _call("retto_model_open", gpu._handle, *_path(path), byref(handle))
+        else:
+            _call("retto_model_open_with_adapter", gpu._handle, *_path(path), *_path(adapter), byref(handle))
+        return cls(handle)
+
+    @classmethod
+    def open_default(cls, gpu: Gpu) -> "Model":
+        """Opens the model that is part of the library, where it was built with one."""
+        handle = c_void_p()
+        _call("retto_model_open_default", gpu._handle, byref(handle))
+        return cls(handle)
+
+    def _info(self) -> Any:
+        info = _new(_c.ModelInfo)
+        _call("retto_model_get_info", self._handle, byref(info))
+        return info
+
+    @property
+    def name(self) -> str:
+        return self._info().name.decode()
+
+    @property
+    def mask_token(self) -> str:
+        return self._info().mask_token.decode()
+
+    @property
+    def num_parameters(self) -> int:
+        return self._info().num_parameters
+
+    @property
+    def vocab_size(self) -> int:
+        return self._info().vocab_size
+
+    @property
+    def max_position_embeddings(self) -> int:
+        return self._info().max_position_embeddings
+
+    def warm_up(self) -> None:
+        """Compiles what queries need, so that the first is as fast as the others."""
+        _call("retto_model_warm_up", self._handle)
+
+    def fill_mask(self, text: str, top_k: int = 5) -> List[List[Fill]]:
+        """For each mask of the text its ``top_k`` answers, best first."""
+        return self.fill_mask_batch([text], top_k)[0]
+
+    def fill_mask_batch(self, texts: Sequence[str], top_k: int = 5) -> List[List[List[Fill]]]:
+        """:meth:`fill_mask` for several texts at once."""
+        if top_k < 0:
+            raise ValueError("top_k is negative")
+        given, handle = _texts(texts), c_void_p()
+        _call("retto_model_fill_mask_batch", self._handle, given, len(given), top_k, byref(handle))
+        try:
+            return [self._answers(handle, text) for text in range(len(given))]
+        finally:
+            _lib.retto_fills_free(handle)
+
+    @staticmethod
+    def _answers(handle: c_void_p, text: int) -> List[List[Fill]]:
+        masks, count, fill = c_size_t(), c_size_t(), _new(_c.Fill)
+        _call("retto_fills_mask_count", handle, text, byref(masks))
+        answers: List[List[Fill]] = []
+        for mask in range(masks.value):
+            _call("retto_fills_count", handle, text, mask, byref(count))
+            answers.append([])
+            for rank in range(count.value):
+                _call("retto_fills_get", handle, text, mask, rank, byref(fill))
+                token_str = ctypes.string_at(fill.token_str, fill.token_str_length).decode()
+                sequence = ctypes.string_at(fill.sequence, fill.sequence_length).decode()
+                answers[-1].append(Fill(fill.score, fill.token, token_str, sequence))
+        return answers
+
+    def evaluate(self, lines: Sequence[str], **options: Any) -> Evaluation:
+        """Masks held-out lines, always in the same way. Options are the fields of retto_evaluation_options."""
+        given = _texts(lines)
+        wanted = _defaults(_c.EvaluationOptions, "retto_evaluation_options_init")
+        _set(wanted, options)
+        found = _new(_c.Evaluation)
+        _call("retto_model_evaluate", self._handle, given, len(given), byref(wanted), byref(found))
+        return Evaluation(
+            found.loss, found.perplexity, found.top1_accuracy, found.top10_accuracy, found.masked_tokens
+        )
+
+    def save(self, path: PathLike) -> None:
+        """Writes a folder that retto and transformers open."""
+        _call("retto_model_save", self._handle, *_path(path))
+
+
+def _set(struct: Any, options: dict) -> None:
+    names = {name for name, *_ in struct._fields_} - {"struct_size", "reserved"}
+    for name, value in options.items():
+        if name not in names or name.endswith(("_length", "_count")):
+            raise TypeError(f"there is no option '{name}'")
+        if isinstance(value, bool):
+            value = int(value)
+        elif isinstance(value, int) and value < 0:
+            # ctypes would make a large number of it.
+            raise ValueError(f"{name} is {value}")
+        setattr(struct, name, value)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands. ``kind`` is ``step``, ``log``, ``evaluated`` or ``saved``; what is not of the kind is 0."""
+
+    kind: str
+    step: int
+    max_steps: int
+    epoch: float
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    tokens: int
+    masked_tokens: int
+    tokens_per_second: float
+    seconds_left: float
+    eval_loss: float
+    eval_top1_accuracy: float
+    eval_top10_accuracy: float
+    eval_masked_tokens: int
+    path: Optional[str]
+    is_over: bool
+
+    @staticmethod
+    def _of(progress: Any) -> "Progress":
+        kinds = ["step", "log", "evaluated", "saved"]
+        fields = {name: getattr(progress, name) for name, *_ in progress._fields_}
+        fields["kind"] = kinds[progress.kind] if progress.kind < len(kinds) else str(progress.kind)
+        fields["path"] = progress.path.decode() if progress.path else None
+        fields["is_over"] = bool(progress.is_over)
+        del fields["struct_size"], fields["reserved"]
+        return Progress(**fields)
+
+
+@dataclass(frozen=True)
+class TrainOutput:
+    """What a run came to."""
+
+    cancelled: bool
+    stopped_early: bool
+    steps: int
+    epoch: float
+    train_loss: float
+    samples: int
+    tokens: int
+    truncated: int
+    runtime: float
+    best_loss: Optional[float]
+    best_step: Optional[int]
+
+
+_SCHEDULERS = ["linear", "cosine", "constant", "constant_with_warmup"]
+_SPLITS = {"train": 0, "validation": 1}
+
+
+class Trainer(_Handle):
+    """A copy of a model in training. One thread at a time may use it, but for :meth:`cancel`.
+
+    Options are the fields of retto_training_options, which have the names and defaults of transformers' TrainingArguments:
+    ``Trainer(model, learning_rate=3e-4, num_train_epochs=2, output_dir="run", save_steps=100)``.
+    ``lr_scheduler_type`` is a name, ``freeze_layers`` and ``lora_target_modules`` are lists.
+    """
+
+    _free = "retto_trainer_free"
+
+    def __init__(self, model: Model, **options: Any) -> None:
+        wanted = _defaults(_c.TrainingOptions, "retto_training_options_init")
+        kept: List[Any] = []
+        if "lr_scheduler_type" in options:
+            name = options.pop("lr_scheduler_type")
+            if name not in _SCHEDULERS:
+                raise ValueError(f"lr_scheduler_type is '{name}'; it is one of {', '.join(_SCHEDULERS)}")
+            wanted.lr_scheduler_type = _SCHEDULERS.index(name)
+        if "output_dir" in options:
+            wanted.output_dir, wanted.output_dir_length = _path(options.pop("output_dir"))
+        if "freeze_layers" in options:
+            layers = list(options.pop("freeze_layers"))
+            kept.append((c_uint32 * len(layers))(*layers))
+            wanted.freeze_layers, wanted.freeze_layers_count = kept[-1], len(layers)
+        if "lora_target_modules" in options:
+            kept.append(_texts(options.pop("lora_target_modules")))
+            wanted.lora_target_modules, wanted.lora_target_modules_count = kept[-1], len(kept[-1])
+        _set(wanted, options)
+        handle = c_void_p()
+        _call("retto_trainer_new", model._handle, byref(wanted), byref(handle))
+        super().__init__(handle)
+
+    def close(self) -> None:
+        """Frees it now; what was not saved is lost. While another thread uses it, this raises :class:`Error`."""
+        if self._finalizer.alive:
+            status = _lib.retto_trainer_free(self._handle)
+            if status != _c.STATUS_OK:
+                raise Error(status, "the trainer is in use: cancel it, and wait for its run to return")
+            self._finalizer.detach()
+
+    def add_lines(self, lines: Sequence[str], split: str = "train") -> None:
+        """Adds lines, each an example, to ``train`` or ``validation``."""
+        given = _texts(lines)
+        _call("retto_trainer_add_lines", self._handle, _SPLITS[split], given, len(given))
+
+    def add_file(self, path: PathLike, split: str = "train") -> int:
+        """Adds the lines of a file or folder, and returns how many they are."""
+        count = c_size_t()
+        _call("retto_trainer_add_file", self._handle, _SPLITS[split], *_path(path), byref(count))
+        return count.value
+
+    def run(self, progress: Optional[Callable[[Progress], Optional[bool]]] = None) -> TrainOutput:
+        """Trains until it is over or cancelled, which ``cancelled`` of the result tells. ``progress`` is told of every step, and
+        cancels by returning ``False``; what it raises cancels, too, and is raised here."""
+        thrown: List[BaseException] = []
+
+        def told(at: Any, _: object) -> int:
+            try:
+                return 1 if progress is not None and progress(Progress._of(at.contents)) is False else 0
+            except BaseException as error:  # nothing may pass through C
+                thrown.append(error)
+                return 1
+
+        callback = _c.ProgressCallback(told) if progress is not None else _c.ProgressCallback()
+        output = _new(_c.TrainOutput)
+        status, message = _status("retto_trainer_run", self._handle, callback, None, byref(output))
+        if thrown:
+            raise thrown[0]
+        if status != _c.STATUS_OK and not (status == _c.STATUS_CANCELLED and output.cancelled):
+            raise Error(status, message)
+        judged = output.best_step > 0
+        return TrainOutput(
+            bool(output.cancelled), bool(output.stopped_early), output.steps, output.epoch, output.train_loss,
+            output.samples, output.tokens, output.truncated, output.runtime, output.best_loss if judged else None,
+            output.best_step if judged else None,
+        )
+
+    def step(self) -> Progress:
+        """One optimizer step, and what is due after it."""
+        progress = _new(_c.Progress)
+        _call("retto_trainer_step", self._handle, byref(progress))
+        return Progress._of(progress)
+
+    def cancel(self) -> None:
+        """Ends the present run after its step. From any thread."""
+        _call("retto_trainer_cancel", self._handle)
+
+    def resume(self) -> int:
+        """Lets a cancelled trainer go on, or a new one from the latest checkpoint in its output_dir. Returns the step."""
+        step = c_uint64()
+        _call("retto_trainer_resume", self._handle, byref(step))
+        return step.value
+
+    def checkpoint(self) -> None:
+        """Writes output_dir/checkpoint-N."""
+        _call("retto_trainer_checkpoint", self._handle)
+
+    def model(self) -> Model:
+        """The model as trained so far: a copy."""
+        handle = c_void_p()
+        _call("retto_trainer_model", self._handle, byref(handle))
+        return Model(handle)
+
+    def save(self, path: PathLike) -> None:
+        """Writes the model as trained so far."""
+        _call("retto_trainer_save", self._handle, *_path(path))
+
+    def save_adapter(self, path: PathLike, base_model: str = "") -> None:
+        """Writes a low-rank adaptation alone, in PEFT's format."""
+        _call("retto_trainer_save_adapter", self._handle, *_path(path), *_text(base_model))
+
+
+_call("retto_check_version", _c.HEADER_VERSION)

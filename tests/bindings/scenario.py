@@ -1,0 +1,108 @@
+"""What tests/capi/scenario.c does, in Python. scenario.py MODEL LINES FOLDER"""
+
+import os
+import sys
+import threading
+
+import retto
+
+TEXT = "lipstick stains on the [MASK]"
+HELD_OUT = [
+    "the lights went down along the empty street and nobody called my name",
+    "and you were gone before the morning came to take the night away",
+    "I keep your letters in a drawer beside the bed and never read them",
+]
+
+
+def raises(status, call, *arguments, **options):
+    try:
+        call(*arguments, **options)
+    except retto.Error as error:
+        assert error.status_name == status and str(error), error
+    else:
+        raise AssertionError(f"{status} was expected")
+
+
+def answers(model):
+    return [(fill.token, fill.score, fill.token_str) for fill in model.fill_mask(TEXT)[0]]
+
+
+def main(path, lines, folder):
+    device = os.environ.get("RETTO_DEVICE", "")
+    gpu = retto.Gpu(int(device) if device.isdigit() else None)
+    assert gpu.adapter.index in [adapter.index for adapter in retto.adapters()]
+    base = retto.Model.open(gpu, path)
+    assert base.name == "retto-tiny" and base.mask_token == "[MASK]" and gpu.memory_in_use > 0
+    of_base = answers(base)
+    before = base.evaluate(HELD_OUT)
+
+    def new_trainer(**options):
+        trainer = retto.Trainer(base, max_steps=20, learning_rate=5e-4, **options)
+        assert trainer.add_file(lines) > 100
+        return trainer
+
+    with new_trainer() as trainer:
+        assert trainer.run().steps == 20
+        whole = trainer.model()
+    assert answers(whole) != of_base
+
+    trainer = new_trainer(output_dir=folder)
+    output = trainer.run(lambda progress: progress.step != 7)
+    assert output.cancelled and output.steps == 7
+    raises("RETTO_CANCELLED", trainer.step)
+    assert trainer.resume() == 7
+    while trainer.step().step < 12:
+        pass
+    trainer.checkpoint()
+    trainer.close()
+    raises("RETTO_INVALID_HANDLE", trainer.step)
+    trainer = new_trainer(output_dir=folder)
+    assert trainer.resume() == 12
+    told = []
+    thread = threading.Thread(target=lambda: told.append(trainer.run()))
+    thread.start()
+    assert answers(base) == of_base
+    thread.join()
+    assert told[0].steps == 20 and not told[0].cancelled
+    resumed = trainer.model()
+    assert answers(resumed) == answers(whole)
+    trainer.save(os.path.join(folder, "adapted"))
+    saved = retto.Model.open(gpu, os.path.join(folder, "adapted"))
+    assert answers(saved) == answers(whole)
+    assert answers(base) == of_base
+    after = saved.evaluate(HELD_OUT, seed=42)
+    assert after.masked_tokens == before.masked_tokens and after.loss != before.loss
+
+    lora = retto.Trainer(base, max_steps=2, lora_r=2, lora_target_modules=["query"], lr_scheduler_type="constant")
+    lora.add_lines(HELD_OUT)
+    try:
+        lora.run(lambda progress: 1 / 0)
+    except ZeroDivisionError:
+        pass
+    else:
+        raise AssertionError("what a callback raises comes out")
+    lora.resume()
+    lora.run()
+    lora.save_adapter(os.path.join(folder, "adapter"), "retto-tiny")
+    adapted = retto.Model.open(gpu, path, os.path.join(folder, "adapter"))
+    assert answers(adapted) == answers(lora.model())
+
+    raises("RETTO_IO", retto.Model.open, gpu, "no/such/folder")
+    raises("RETTO_NO_MASK", base.fill_mask, "no blank")
+    raises("RETTO_INVALID_ARGUMENT", retto.Trainer, base, learning_rate=-1.0)
+    for wrong in [{"seed": -1}, {"lr_scheduler_type": "square"}]:
+        try:
+            retto.Trainer(base, **wrong)
+        except ValueError:
+            pass
+        else:
+            raise AssertionError(wrong)
+    base.close()
+    raises("RETTO_INVALID_HANDLE", base.fill_mask, TEXT)
+    for model in of_base, answers(whole):
+        print("\n".join(f"{token} {score:.9g} {text}" for token, score, text in model))
+        if model is of_base:
+            print("--")
+
+
+main(*sys.argv[1:])
