@@ -14,7 +14,7 @@ LOCKED := $(if $(CI),--locked)
 CAPI_PROFILE ?= capi
 CAPI_FEATURES ?= --features capi
 
-.PHONY: help demo build capi header test lint check reference install install-command install-library
+.PHONY: help demo build capi header test memcheck lint check reference install install-command install-library
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,10 @@ test: ## every test
 	  echo '==> cargo test, as cargo-nextest is not installed'; \
 	  cargo test --all-features $(LOCKED) --lib --bins --tests; \
 	fi
+
+memcheck: ## the C library under valgrind, six minutes
+	@scripts/setup.sh test
+	cargo test --all-features $(LOCKED) --test capi -- --ignored memcheck
 
 lint: ## formatting, clippy and the documentation's links, warnings as errors
 	@scripts/setup.sh lint

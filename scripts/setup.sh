@@ -4,7 +4,8 @@
 #   scripts/setup.sh build   a C linker, which cargo calls
 #   scripts/setup.sh lint    that, and rustfmt and clippy
 #   scripts/setup.sh run     a C linker, and a software Vulkan driver where no Vulkan adapter is found
-#   scripts/setup.sh test    that, and a browser, in which the report page is tested; RETTO_NO_BROWSER=1 does without
+#   scripts/setup.sh test    that, a browser, in which the report page is tested (RETTO_NO_BROWSER=1 does without), and what
+#                            the C library is used from: C++, CMake, pkg-config, Python, Mono, valgrind
 #
 # RETTO_NO_BACKPORTS=1: on Debian 12, take Mesa from the release itself and leave backports alone.
 set -euo pipefail
@@ -249,6 +250,23 @@ require_browser() {
     apt_install chromium
 }
 
+# ---- languages
+
+# What tests/capi.rs runs, and the package it is in.
+require_languages() {
+    local missing=() tool
+    for tool in c++:g++ cmake:cmake pkg-config:pkg-config python3:python3 mcs:mono-mcs mono:mono-runtime valgrind:valgrind \
+        make:make; do
+        command -v "${tool%%:*}" >/dev/null || missing+=("${tool##*:}")
+    done
+    # Debian splits these off.
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+    if command -v gcc >/dev/null && [[ ! -e $(gcc -print-file-name=libasan.so) ]]; then missing+=(libgcc-"$(gcc -dumpversion)"-dev); fi
+    ((${#missing[@]})) || return 0
+    announce "The C library is tested from C++, Python and C#" "${missing[@]}"
+    apt_install "${missing[@]}"
+}
+
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
@@ -273,6 +291,7 @@ test)
     require_linker
     ! on_linux || require_adapter
     ! on_linux || require_browser
+    ! on_linux || require_languages
     ;;
 *) die "usage: scripts/setup.sh build|lint|run|test" ;;
 esac

@@ -182,6 +182,21 @@ struct Fill {
     std::string token_str, sequence;
 };
 
+/// For each mask its answers. Of a temporary, an element is moved out rather than referred to, so that
+/// `for (auto &fill : model.fill_mask(text)[0])` is safe.
+class Masks : public std::vector<std::vector<Fill>> {
+    using Base = std::vector<std::vector<Fill>>;
+
+public:
+    using Base::Base;
+    std::vector<Fill> &operator[](std::size_t mask) & { return Base::operator[](mask); }
+    const std::vector<Fill> &operator[](std::size_t mask) const & { return Base::operator[](mask); }
+    std::vector<Fill> operator[](std::size_t mask) && { return std::move(Base::operator[](mask)); }
+    std::vector<Fill> &at(std::size_t mask) & { return Base::at(mask); }
+    const std::vector<Fill> &at(std::size_t mask) const & { return Base::at(mask); }
+    std::vector<Fill> at(std::size_t mask) && { return std::move(Base::at(mask)); }
+};
+
 struct Evaluation {
     double loss, perplexity, top1_accuracy, top10_accuracy;
     std::uint64_t masked_tokens;
@@ -226,18 +241,17 @@ public:
     }
 
     /// For each mask of the text its `top_k` answers, best first.
-    std::vector<std::vector<Fill>> fill_mask(std::string_view text, std::size_t top_k = 5) const {
+    Masks fill_mask(std::string_view text, std::size_t top_k = 5) const {
         return std::move(fill_mask(std::vector<std::string_view>{text}, top_k).front());
     }
 
     /// The same for several texts at once.
-    std::vector<std::vector<std::vector<Fill>>> fill_mask(const std::vector<std::string_view> &texts,
-                                                          std::size_t top_k = 5) const {
+    std::vector<Masks> fill_mask(const std::vector<std::string_view> &texts, std::size_t top_k = 5) const {
         detail::Place error;
         detail::Handle<retto_fills, retto_fills_free> fills;
         auto given = detail::strings(texts);
         error.check(retto_model_fill_mask_batch(handle_.get(), given.data(), given.size(), top_k, fills.out(), error));
-        std::vector<std::vector<std::vector<Fill>>> result(texts.size());
+        std::vector<Masks> result(texts.size());
         for (std::size_t text = 0; text < texts.size(); ++text) {
             std::size_t masks = 0;
             error.check(retto_fills_mask_count(fills.get(), text, &masks, error));

@@ -1,0 +1,260 @@
+// Retto in C#: the C library through P/Invoke. .NET Standard 2.0's language level (C# 7), so that Mono, .NET Framework, .NET and
+// Unity compile it. What a function does, on which thread and for how long, stands in retto.h.
+using System;
+using System.Collections.Generic;
+using System.Runtime.InteropServices;
+using System.Text;
+
+namespace Retto
+{
+    /// <summary>What the C library answers.</summary>
+    public enum Status
+    {
+        Ok = 0, InvalidArgument = 1, Io = 2, BadCheckpoint = 3, Unsupported = 4, NoAdapter = 5, DeviceLimit = 6,
+        GpuOutOfMemory = 7, DeviceLost = 8, Cancelled = 9, Busy = 10, Panic = 11, AbiMismatch = 12, InvalidHandle = 13,
+        InvalidUtf8 = 14, OutOfRange = 15, WrongState = 16, BadTokenizer = 17, NoMlmHead = 18, NoMask = 19, TooLong = 20,
+        EmptyCorpus = 21, BadData = 22, Diverged = 23, GpuError = 24,
+    }
+
+    /// <summary>A call that failed.</summary>
+    public sealed class RettoException : Exception
+    {
+        public Status Status { get; }
+        internal RettoException(Status status, string message) : base(message.Length > 0 ? message : status.ToString())
+        {
+            Status = status;
+        }
+    }
+
+    /// <summary>One answer for one mask.</summary>
+    public sealed class Fill
+    {
+        public float Score { get; internal set; }
+        public uint Token { get; internal set; }
+        public string TokenStr { get; internal set; }
+        public string Sequence { get; internal set; }
+    }
+
+    /// <summary>An adapter, as the driver describes it.</summary>
+    public sealed class Adapter
+    {
+        public uint Index { get; }
+        public string Name { get; }
+        public string Backend { get; }
+        public string Driver { get; }
+        public ulong MemoryBytes { get; }
+        public bool IsSoftware { get; }
+
+        internal Adapter(Native.AdapterInfo info)
+        {
+            Index = info.index;
+            Name = Native.Text(info.name);
+            Backend = Native.Text(info.backend);
+            Driver = Native.Text(info.driver);
+            MemoryBytes = info.memoryBytes;
+            IsSoftware = info.adapterType == 4;
+        }
+    }
+
+    /// <summary>How held-out lines are filled: the loss in nats, and shares of masked tokens.</summary>
+    public sealed class Evaluation
+    {
+        public double Loss { get; internal set; }
+        public double Perplexity { get; internal set; }
+        public double Top1Accuracy { get; internal set; }
+        public double Top10Accuracy { get; internal set; }
+        public ulong MaskedTokens { get; internal set; }
+    }
+
+    /// <summary>An adapter, opened.</summary>
+    public sealed class Gpu : IDisposable
+    {
+        internal readonly GpuHandle Handle;
+
+        /// <param name="adapter">Its index; -1: the one that is preferred.</param>
+        public Gpu(int adapter = -1, bool lowPower = false, bool allowSoftware = true, string cacheDir = null)
+        {
+            Native.Call((out IntPtr error) => Native.retto_check_version(Native.HeaderVersion, out error));
+            var options = new Native.GpuOptions();
+            Native.Check(Native.retto_gpu_options_init(ref options, Native.Size<Native.GpuOptions>()));
+            options.adapterIndex = adapter;
+            options.powerPreference = lowPower ? 1u : 0u;
+            options.allowSoftware = allowSoftware ? 1u : 0u;
+            using (var folder = new Utf8(cacheDir))
+            {
+                options.cacheDir = folder.Data;
+                options.cacheDirLength = folder.Length;
+                GpuHandle handle = null;
+                Native.Call((out IntPtr error) => Native.retto_gpu_open(ref options, out handle, out error));
+                Handle = handle;
+            }
+        }
+
+        public Adapter Adapter
+        {
+            get
+            {
+                var info = new Native.AdapterInfo { structSize = (uint)Native.Size<Native.AdapterInfo>() };
+                Native.Call((out IntPtr error) => Native.retto_gpu_adapter(Handle, ref info, out error));
+                return new Adapter(info);
+            }
+        }
+
+        /// <summary>Bytes of GPU memory held by everything made with it.</summary>
+        public ulong MemoryInUse
+        {
+            get
+            {
+                ulong bytes = 0;
+                Native.Call((out IntPtr error) => Native.retto_gpu_memory_in_use(Handle, out bytes, out error));
+                return bytes;
+            }
+        }
+
+        /// <summary>The adapters of this machine.</summary>
+        public static List<Adapter> Adapters()
+        {
+            AdaptersHandle list = null;
+            Native.Call((out IntPtr error) => Native.retto_adapters_list(out list, out error));
+            using (list)
+            {
+                var adapters = new List<Adapter>();
+                var count = (ulong)Native.retto_adapters_count(list);
+                for (ulong i = 0; i < count; i++)
+                {
+                    var at = i;
+                    var info = new Native.AdapterInfo { structSize = (uint)Native.Size<Native.AdapterInfo>() };
+                    Native.Call((out IntPtr error) => Native.retto_adapters_get(list, (UIntPtr)at, ref info, out error));
+                    adapters.Add(new Adapter(info));
+                }
+                return adapters;
+            }
+        }
+
+        public void Dispose() => Handle.Dispose();
+    }
+
+    /// <summary>A model, which never changes: any number of threads may use it.</summary>
+    public sealed class Model : IDisposable
+    {
+        internal readonly ModelHandle Handle;
+
+        internal Model(ModelHandle handle) => Handle = handle;
+
+        /// <summary>Opens a folder in Hugging Face's layout, with a low-rank adapter of PEFT's format if one is given.</summary>
+        public static Model Open(Gpu gpu, string path, string adapter = null)
+        {
+            ModelHandle handle = null;
+            using (var folder = new Utf8(path))
+            using (var with = new Utf8(adapter))
+            {
+                Native.Call((out IntPtr error) => adapter == null
+                    ? Native.retto_model_open(gpu.Handle, folder.Data, folder.Length, out handle, out error)
+                    : Native.retto_model_open_with_adapter(gpu.Handle, folder.Data, folder.Length, with.Data, with.Length,
+                        out handle, out error));
+            }
+            return new Model(handle);
+        }
+
+        /// <summary>Opens the model that is part of the library, where it was built with one.</summary>
+        public static Model OpenDefault(Gpu gpu)
+        {
+            ModelHandle handle = null;
+            Native.Call((out IntPtr error) => Native.retto_model_open_default(gpu.Handle, out handle, out error));
+            return new Model(handle);
+        }
+
+        private T Info<T>(Func<Native.ModelInfo, T> read)
+        {
+            var info = new Native.ModelInfo { structSize = (uint)Native.Size<Native.ModelInfo>() };
+            Native.Call((out IntPtr error) => Native.retto_model_get_info(Handle, ref info, out error));
+            return read(info);
+        }
+
+        public string Name => Info(info => Native.Text(info.name));
+        public string MaskToken => Info(info => Native.Text(info.maskToken));
+        public uint VocabSize => Info(info => info.vocabSize);
+        public ulong NumParameters => Info(info => info.numParameters);
+
+        /// <summary>Compiles what queries need, so that the first is as fast as the others.</summary>
+        public void WarmUp() => Native.Call((out IntPtr error) => Native.retto_model_warm_up(Handle, out error));
+
+        /// <summary>For each mask of the text its answers, best first.</summary>
+        public List<List<Fill>> FillMask(string text, int topK = 5) => FillMask(new[] { text }, topK)[0];
+
+        /// <summary>The same for several texts at once.</summary>
+        public List<List<List<Fill>>> FillMask(IReadOnlyList<string> texts, int topK = 5)
+        {
+            if (topK < 0) throw new ArgumentOutOfRangeException(nameof(topK));
+            FillsHandle fills = null;
+            using (var given = new Utf8List(texts))
+            {
+                Native.Call((out IntPtr error) => Native.retto_model_fill_mask_batch(Handle, given.Strings, given.Count,
+                    (UIntPtr)(uint)topK, out fills, out error));
+            }
+            using (fills)
+            {
+                var result = new List<List<List<Fill>>>();
+                for (uint text = 0; text < texts.Count; text++) result.Add(Answers(fills, text));
+                return result;
+            }
+        }
+
+        private static List<List<Fill>> Answers(FillsHandle fills, uint text)
+        {
+            UIntPtr masks = UIntPtr.Zero, count = UIntPtr.Zero;
+            Native.Call((out IntPtr e) => Native.retto_fills_mask_count(fills, (UIntPtr)text, out masks, out e));
+            var result = new List<List<Fill>>();
+            for (uint mask = 0; mask < (uint)masks; mask++)
+            {
+                var m = mask;
+                Native.Call((out IntPtr e) => Native.retto_fills_count(fills, (UIntPtr)text, (UIntPtr)m, out count, out e));
+                var answers = new List<Fill>();
+                for (uint rank = 0; rank < (uint)count; rank++)
+                {
+                    var r = rank;
+                    var fill = new Native.Fill { structSize = (uint)Native.Size<Native.Fill>() };
+                    Native.Call((out IntPtr e) =>
+                        Native.retto_fills_get(fills, (UIntPtr)text, (UIntPtr)m, (UIntPtr)r, ref fill, out e));
+                    answers.Add(new Fill
+                    {
+                        Score = fill.score,
+                        Token = fill.token,
+                        TokenStr = Native.Text(fill.tokenStr, fill.tokenStrLength),
+                        Sequence = Native.Text(fill.sequence, fill.sequenceLength),
+                    });
+                }
+                result.Add(answers);
+            }
+            return result;
+        }
+
+        /// <summary>Masks held-out lines, always in the same way, and measures how they are filled.</summary>
+        public Evaluation Evaluate(IReadOnlyList<string> lines)
+        {
+            var found = new Native.EvaluationFound { structSize = (uint)Native.Size<Native.EvaluationFound>() };
+            using (var given = new Utf8List(lines))
+            {
+                Native.Call((out IntPtr error) => Native.retto_model_evaluate(Handle, given.Strings, given.Count,
+                    IntPtr.Zero, ref found, out error));
+            }
+            return new Evaluation
+            {
+                Loss = found.loss,
+                Perplexity = found.perplexity,
+                Top1Accuracy = found.top1,
+                Top10Accuracy = found.top10,
+                MaskedTokens = found.maskedTokens,
+            };
+        }
+
+        /// <summary>Writes a folder that retto and transformers open.</summary>
+        public void Save(string path)
+        {
+            using (var folder = new Utf8(path))
+                Native.Call((out IntPtr e) => Native.retto_model_save(Handle, folder.Data, folder.Length, out e));
+        }
+
+        public void Dispose() => Handle.Dispose();
+    }
+}

@@ -1,0 +1,208 @@
+using System;
+using System.Collections.Generic;
+using System.Runtime.InteropServices;
+
+namespace Retto
+{
+    /// <summary>Options of a run, with the names and defaults of transformers' TrainingArguments. What is null or 0 where that
+    /// makes no sense is off; see retto_training_options in retto.h.</summary>
+    public sealed class TrainingOptions
+    {
+        public double NumTrainEpochs = 3;
+        public ulong MaxSteps;
+        public double LearningRate = 5e-5;
+        public double WarmupRatio;
+        public double WeightDecay;
+        public double MlmProbability = 0.15;
+        public bool WholeWordMask;
+        public uint PerDeviceTrainBatchSize = 8;
+        public uint GradientAccumulationSteps = 1;
+        public uint MaxSeqLength;
+        public bool FreezeEmbeddings;
+        public uint LoraR;
+        public double LoraAlpha = 8;
+        public bool GradientCheckpointing;
+        public bool Dropout = true;
+        public bool Fp16;
+        public ulong EvalSteps;
+        public ulong Seed = 42;
+        public string OutputDir;
+        public ulong SaveSteps;
+        public uint SaveTotalLimit;
+    }
+
+    public enum ProgressKind { Step = 0, Log = 1, Evaluated = 2, Saved = 3 }
+
+    /// <summary>Where a run stands; what does not belong to its kind is 0.</summary>
+    public sealed class Progress
+    {
+        public ProgressKind Kind { get; }
+        public ulong Step { get; }
+        public ulong MaxSteps { get; }
+        public double Epoch { get; }
+        public double Loss { get; }
+        public double LearningRate { get; }
+        public double TokensPerSecond { get; }
+        public double SecondsLeft { get; }
+        public double EvalLoss { get; }
+        public bool IsOver { get; }
+
+        internal Progress(Native.Progress progress)
+        {
+            Kind = (ProgressKind)progress.kind;
+            Step = progress.step;
+            MaxSteps = progress.maxSteps;
+            Epoch = progress.epoch;
+            Loss = progress.loss;
+            LearningRate = progress.learningRate;
+            TokensPerSecond = progress.tokensPerSecond;
+            SecondsLeft = progress.secondsLeft;
+            EvalLoss = progress.evalLoss;
+            IsOver = progress.isOver != 0;
+        }
+    }
+
+    /// <summary>What a run came to.</summary>
+    public sealed class TrainOutput
+    {
+        public bool Cancelled { get; internal set; }
+        public ulong Steps { get; internal set; }
+        public double TrainLoss { get; internal set; }
+        public double Runtime { get; internal set; }
+    }
+
+    public enum Split { Train = 0, Validation = 1 }
+
+    /// <summary>A copy of a model in training. One thread at a time may use it, but for <see cref="Cancel"/>.</summary>
+    public sealed class Trainer : IDisposable
+    {
+        private readonly TrainerHandle handle;
+
+        public Trainer(Model model, TrainingOptions wanted = null)
+        {
+            wanted = wanted ?? new TrainingOptions();
+            var options = new Native.TrainingOptions();
+            Native.Check(Native.retto_training_options_init(ref options, Native.Size<Native.TrainingOptions>()));
+            options.numTrainEpochs = wanted.NumTrainEpochs;
+            options.maxSteps = wanted.MaxSteps;
+            options.learningRate = wanted.LearningRate;
+            options.warmupRatio = wanted.WarmupRatio;
+            options.weightDecay = wanted.WeightDecay;
+            options.mlmProbability = wanted.MlmProbability;
+            options.wholeWordMask = wanted.WholeWordMask ? 1u : 0u;
+            options.perDeviceTrainBatchSize = wanted.PerDeviceTrainBatchSize;
+            options.gradientAccumulationSteps = wanted.GradientAccumulationSteps;
+            options.maxSeqLength = wanted.MaxSeqLength;
+            options.freezeEmbeddings = wanted.FreezeEmbeddings ? 1u : 0u;
+            options.loraR = wanted.LoraR;
+            options.loraAlpha = wanted.LoraAlpha;
+            options.gradientCheckpointing = wanted.GradientCheckpointing ? 1u : 0u;
+            options.dropout = wanted.Dropout ? 1u : 0u;
+            options.fp16 = wanted.Fp16 ? 1u : 0u;
+            options.evalSteps = wanted.EvalSteps;
+            options.seed = wanted.Seed;
+            options.saveSteps = wanted.SaveSteps;
+            options.saveTotalLimit = wanted.SaveTotalLimit;
+            using (var folder = new Utf8(wanted.OutputDir))
+            {
+                options.outputDir = folder.Data;
+                options.outputDirLength = folder.Length;
+                TrainerHandle made = null;
+                Native.Call((out IntPtr error) => Native.retto_trainer_new(model.Handle, ref options, out made, out error));
+                handle = made;
+            }
+        }
+
+        /// <summary>Adds lines, each an example.</summary>
+        public void AddLines(IReadOnlyList<string> lines, Split split = Split.Train)
+        {
+            using (var given = new Utf8List(lines))
+                Native.Call((out IntPtr e) =>
+                    Native.retto_trainer_add_lines(handle, (uint)split, given.Strings, given.Count, out e));
+        }
+
+        /// <summary>Adds the lines of a file or folder, and returns how many they are.</summary>
+        public ulong AddFile(string path, Split split = Split.Train)
+        {
+            var count = UIntPtr.Zero;
+            using (var file = new Utf8(path))
+                Native.Call((out IntPtr e) =>
+                    Native.retto_trainer_add_file(handle, (uint)split, file.Data, file.Length, out count, out e));
+            return (ulong)count;
+        }
+
+        /// <summary>Trains until it is over or cancelled. The callback is told of every step on this thread, and cancels by
+        /// returning false; what it throws cancels, too, and is thrown here.</summary>
+        public TrainOutput Run(Func<Progress, bool> progress = null)
+        {
+            Exception thrown = null;
+            Native.ProgressCallback callback = (at, _) =>
+            {
+                try
+                {
+                    // No exception may pass through C.
+                    return progress(new Progress((Native.Progress)Marshal.PtrToStructure(at, typeof(Native.Progress)))) ? 0 : 1;
+                }
+                catch (Exception error)
+                {
+                    thrown = error;
+                    return 1;
+                }
+            };
+            var output = new Native.TrainOutput { structSize = (uint)Native.Size<Native.TrainOutput>() };
+            IntPtr place;
+            var status = Native.retto_trainer_run(handle, progress == null ? null : callback, IntPtr.Zero, ref output, out place);
+            GC.KeepAlive(callback);
+            var message = Native.Take(place);
+            if (thrown != null) throw new OperationCanceledException("the callback threw: " + thrown.Message, thrown);
+            if (status != Status.Ok && !(status == Status.Cancelled && output.cancelled != 0))
+                throw new RettoException(status, message);
+            return new TrainOutput
+            {
+                Cancelled = output.cancelled != 0,
+                Steps = output.steps,
+                TrainLoss = output.trainLoss,
+                Runtime = output.runtime,
+            };
+        }
+
+        /// <summary>One optimizer step, and what is due after it.</summary>
+        public Progress Step()
+        {
+            var progress = new Native.Progress { structSize = (uint)Native.Size<Native.Progress>() };
+            Native.Call((out IntPtr error) => Native.retto_trainer_step(handle, ref progress, out error));
+            return new Progress(progress);
+        }
+
+        /// <summary>Ends the present run after its step. From any thread.</summary>
+        public void Cancel() => Native.Call((out IntPtr error) => Native.retto_trainer_cancel(handle, out error));
+
+        /// <summary>Lets a cancelled trainer go on, or a new one from the latest checkpoint. Returns the step.</summary>
+        public ulong Resume()
+        {
+            ulong step = 0;
+            Native.Call((out IntPtr error) => Native.retto_trainer_resume(handle, out step, out error));
+            return step;
+        }
+
+        /// <summary>Writes a checkpoint to OutputDir.</summary>
+        public void Checkpoint() => Native.Call((out IntPtr error) => Native.retto_trainer_checkpoint(handle, out error));
+
+        /// <summary>The model as trained so far: a copy.</summary>
+        public Model Model()
+        {
+            ModelHandle model = null;
+            Native.Call((out IntPtr error) => Native.retto_trainer_model(handle, out model, out error));
+            return new Model(model);
+        }
+
+        /// <summary>Writes the model as trained so far.</summary>
+        public void Save(string path)
+        {
+            using (var folder = new Utf8(path))
+                Native.Call((out IntPtr e) => Native.retto_trainer_save(handle, folder.Data, folder.Length, out e));
+        }
+
+        public void Dispose() => handle.Dispose();
+    }
+}

@@ -1,0 +1,120 @@
+// What tests/capi/scenario.c does, in C#. Scenario.exe MODEL LINES FOLDER
+using System;
+using System.Globalization;
+using System.IO;
+using System.Text;
+using System.Threading;
+using Retto;
+
+static class Scenario
+{
+    const string Text = "lipstick stains on the [MASK]";
+
+    static void Check(bool condition, string what)
+    {
+        if (!condition) throw new Exception("failed: " + what);
+    }
+
+    static void Raises(Status status, Action call)
+    {
+        try
+        {
+            call();
+        }
+        catch (RettoException error)
+        {
+            Check(error.Status == status && error.Message.Length > 0, status + " was expected, and it is " + error.Status);
+            return;
+        }
+        throw new Exception(status + " was expected");
+    }
+
+    static string Answers(Model model)
+    {
+        var text = new StringBuilder();
+        foreach (var fill in model.FillMask(Text)[0])
+            text.AppendFormat(CultureInfo.InvariantCulture, "{0} {1:G9} {2}\n", fill.Token, fill.Score, fill.TokenStr);
+        return text.ToString();
+    }
+
+    static void Main(string[] args)
+    {
+        string path = args[0], lines = args[1], folder = args[2];
+        var heldOut = new[]
+        {
+            "the lights went down along the empty street and nobody called my name",
+            "and you were gone before the morning came to take the night away",
+            "I keep your letters in a drawer beside the bed and never read them",
+        };
+        int device;
+        if (!int.TryParse(Environment.GetEnvironmentVariable("RETTO_DEVICE") ?? "", out device)) device = -1;
+        using (var gpu = new Gpu(device))
+        using (var model = Model.Open(gpu, path))
+        {
+            Check(Gpu.Adapters().Count > 0 && gpu.Adapter.Name.Length > 0 && gpu.MemoryInUse > 0, "adapters");
+            Check(model.Name == "retto-tiny" && model.MaskToken == "[MASK]" && model.VocabSize > 1000, "info");
+            var ofBase = Answers(model);
+            var before = model.Evaluate(heldOut);
+
+            Func<string, Trainer> newTrainer = output =>
+            {
+                var made = new Trainer(model, new TrainingOptions { MaxSteps = 20, LearningRate = 5e-4, OutputDir = output });
+                Check(made.AddFile(lines) > 100, "lines");
+                return made;
+            };
+            Model whole;
+            using (var trainer = newTrainer(null))
+            {
+                Check(trainer.Run().Steps == 20, "in one go");
+                whole = trainer.Model();
+            }
+            Check(Answers(whole) != ofBase, "adapted");
+
+            using (var trainer = newTrainer(folder))
+            {
+                var cancelled = trainer.Run(progress => progress.Step != 7);
+                Check(cancelled.Cancelled && cancelled.Steps == 7, "cancelled");
+                Raises(Status.Cancelled, () => trainer.Step());
+                Check(trainer.Resume() == 7, "resumed");
+                while (trainer.Step().Step < 12) { }
+                trainer.Checkpoint();
+            }
+            using (var trainer = newTrainer(folder))
+            {
+                Check(trainer.Resume() == 12, "taken up");
+                TrainOutput output = null;
+                var worker = new Thread(() => output = trainer.Run());
+                worker.Start();
+                Check(Answers(model) == ofBase, "the base meanwhile");
+                worker.Join();
+                Check(output.Steps == 20 && !output.Cancelled, "the rest");
+                using (var resumed = trainer.Model()) Check(Answers(resumed) == Answers(whole), "the same bits");
+                trainer.Save(Path.Combine(folder, "adapted"));
+            }
+            using (var saved = Model.Open(gpu, Path.Combine(folder, "adapted")))
+            {
+                Check(Answers(saved) == Answers(whole) && Answers(model) == ofBase, "saved");
+                var after = saved.Evaluate(heldOut);
+                Check(after.MaskedTokens == before.MaskedTokens && after.Loss != before.Loss, "evaluated");
+            }
+            using (var trainer = newTrainer(null))
+            {
+                try
+                {
+                    trainer.Run(progress => { throw new InvalidOperationException("mine"); });
+                    Check(false, "it was to throw");
+                }
+                catch (OperationCanceledException error)
+                {
+                    Check(error.InnerException.Message == "mine", "what a callback throws");
+                }
+                Check(trainer.Resume() == 1, "after what was thrown");
+            }
+            Raises(Status.Io, () => Model.Open(gpu, "no/such/folder"));
+            Raises(Status.NoMask, () => model.FillMask("no blank"));
+            Raises(Status.InvalidArgument, () => new Trainer(model, new TrainingOptions { LearningRate = -1 }));
+            Console.Write(ofBase + "--\n" + Answers(whole));
+            whole.Dispose();
+        }
+    }
+}
