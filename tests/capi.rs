@@ -281,6 +281,6 @@ fn memcheck_finds_no_error_and_no_leak() {
     let small = fixtures().join("fillmask");
     let mut command = Command::new("valgrind");
     command.args(["-q", "--leak-check=full", "--error-exitcode=9", "--errors-for-leak-kinds=definite"]);
-    command.args(["--show-leak-kinds=definite"]).arg(format!("--suppressions=tests/capi/valgrind.supp"));
+    command.args(["--show-leak-kinds=definite"]).arg("--suppressions=tests/capi/valgrind.supp");
     assert_eq!(run(command.arg(program).arg(small)), "ok\n");
 }
