@@ -11,25 +11,44 @@ namespace Retto
         public double NumTrainEpochs = 3;
         public ulong MaxSteps;
         public double LearningRate = 5e-5;
+        public SchedulerType LrSchedulerType = SchedulerType.Linear;
         public double WarmupRatio;
         public double WeightDecay;
+        public double AdamBeta1 = 0.9;
+        public double AdamBeta2 = 0.999;
+        public double AdamEpsilon = 1e-8;
+        public double MaxGradNorm = 1;
         public double MlmProbability = 0.15;
+        public double MaskReplaceProb = 0.8;
+        public double RandomReplaceProb = 0.1;
         public bool WholeWordMask;
         public uint PerDeviceTrainBatchSize = 8;
+        public uint BatchTokens;
+        public bool GroupByLength;
         public uint GradientAccumulationSteps = 1;
+        public uint PerDeviceEvalBatchSize = 8;
         public uint MaxSeqLength;
         public bool FreezeEmbeddings;
+        public int[] FreezeLayers = new int[0];
         public uint LoraR;
         public double LoraAlpha = 8;
+        /// <summary>Empty: query and value.</summary>
+        public string[] LoraTargetModules = new string[0];
         public bool GradientCheckpointing;
         public bool Dropout = true;
         public bool Fp16;
         public ulong EvalSteps;
+        public ulong EarlyStoppingPatience;
+        public double EarlyStoppingThreshold;
+        public bool LoadBestModelAtEnd;
+        public ulong LoggingSteps = 500;
         public ulong Seed = 42;
         public string OutputDir;
         public ulong SaveSteps;
         public uint SaveTotalLimit;
     }
+
+    public enum SchedulerType { Linear = 0, Cosine = 1, Constant = 2, ConstantWithWarmup = 3 }
 
     public enum ProgressKind { Step = 0, Log = 1, Evaluated = 2, Saved = 3 }
 
@@ -86,7 +105,21 @@ namespace Retto
             options.numTrainEpochs = wanted.NumTrainEpochs;
             options.maxSteps = wanted.MaxSteps;
             options.learningRate = wanted.LearningRate;
+            options.lrSchedulerType = (uint)wanted.LrSchedulerType;
             options.warmupRatio = wanted.WarmupRatio;
+            options.adamBeta1 = wanted.AdamBeta1;
+            options.adamBeta2 = wanted.AdamBeta2;
+            options.adamEpsilon = wanted.AdamEpsilon;
+            options.maxGradNorm = wanted.MaxGradNorm;
+            options.maskReplaceProb = wanted.MaskReplaceProb;
+            options.randomReplaceProb = wanted.RandomReplaceProb;
+            options.batchTokens = wanted.BatchTokens;
+            options.groupByLength = wanted.GroupByLength ? 1u : 0u;
+            options.perDeviceEvalBatchSize = wanted.PerDeviceEvalBatchSize;
+            options.earlyStoppingPatience = wanted.EarlyStoppingPatience;
+            options.earlyStoppingThreshold = wanted.EarlyStoppingThreshold;
+            options.loadBestModelAtEnd = wanted.LoadBestModelAtEnd ? 1u : 0u;
+            options.loggingSteps = wanted.LoggingSteps;
             options.weightDecay = wanted.WeightDecay;
             options.mlmProbability = wanted.MlmProbability;
             options.wholeWordMask = wanted.WholeWordMask ? 1u : 0u;
@@ -103,13 +136,29 @@ namespace Retto
             options.seed = wanted.Seed;
             options.saveSteps = wanted.SaveSteps;
             options.saveTotalLimit = wanted.SaveTotalLimit;
+            // Pinned while the library reads them.
+            var layers = GCHandle.Alloc(wanted.FreezeLayers, GCHandleType.Pinned);
             using (var folder = new Utf8(wanted.OutputDir))
+            using (var targets = new Utf8List(wanted.LoraTargetModules))
             {
-                options.outputDir = folder.Data;
-                options.outputDirLength = folder.Length;
-                TrainerHandle made = null;
-                Native.Call((out IntPtr error) => Native.retto_trainer_new(model.Handle, ref options, out made, out error));
-                handle = made;
+                var names = GCHandle.Alloc(targets.Strings, GCHandleType.Pinned);
+                try
+                {
+                    options.freezeLayers = layers.AddrOfPinnedObject();
+                    options.freezeLayersCount = (UIntPtr)(uint)wanted.FreezeLayers.Length;
+                    options.loraTargetModules = names.AddrOfPinnedObject();
+                    options.loraTargetModulesCount = targets.Count;
+                    options.outputDir = folder.Data;
+                    options.outputDirLength = folder.Length;
+                    TrainerHandle made = null;
+                    Native.Call((out IntPtr e) => Native.retto_trainer_new(model.Handle, ref options, out made, out e));
+                    handle = made;
+                }
+                finally
+                {
+                    names.Free();
+                    layers.Free();
+                }
             }
         }
 

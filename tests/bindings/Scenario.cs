@@ -110,6 +110,18 @@ static class Scenario
                 }
                 Check(trainer.Resume() == 1, "after what was thrown");
             }
+            var lora = new TrainingOptions
+            {
+                MaxSteps = 2, LoraR = 2, LoraTargetModules = new[] { "query" }, LrSchedulerType = SchedulerType.Constant,
+            };
+            using (var trainer = new Trainer(model, lora))
+            {
+                trainer.AddLines(heldOut);
+                Check(trainer.Run().Steps == 2, "a low-rank adaptation");
+            }
+            lora.LoraTargetModules = new[] { "nothing" };
+            Raises(Status.InvalidArgument, () => new Trainer(model, lora));
+            Raises(Status.InvalidArgument, () => new Trainer(model, new TrainingOptions { FreezeLayers = new[] { 0, 99 } }));
             Raises(Status.Io, () => Model.Open(gpu, "no/such/folder"));
             Raises(Status.NoMask, () => model.FillMask("no blank"));
             Raises(Status.InvalidArgument, () => new Trainer(model, new TrainingOptions { LearningRate = -1 }));
