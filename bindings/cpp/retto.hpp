@@ -197,6 +197,13 @@ public:
     std::vector<Fill> at(std::size_t mask) && { return std::move(Base::at(mask)); }
 };
 
+/// Where a word stands among the answers; 1 is the likeliest.
+struct GoldRank {
+    std::uint64_t rank;
+    float score;
+    std::uint32_t token;
+};
+
 struct Evaluation {
     double loss, perplexity, top1_accuracy, top10_accuracy;
     std::uint64_t masked_tokens;
@@ -268,6 +275,15 @@ public:
             }
         }
         return result;
+    }
+
+    /// Where one word stands among the answers for a text's one mask.
+    GoldRank rank_gold(std::string_view text, std::string_view gold) const {
+        detail::Place error;
+        auto given = detail::string(text), word = detail::string(gold);
+        auto found = detail::sized<retto_gold_rank>();
+        error.check(retto_model_rank_gold(handle_.get(), given.data, given.length, word.data, word.length, &found, error));
+        return {found.rank, found.score, found.token};
     }
 
     /// Options from evaluation_options(), or the defaults.

@@ -67,6 +67,7 @@ int main(int argc, char **argv) {
     retto::Model base(gpu, argv[1]);
     CHECK(std::string(base.info().name) == "retto-tiny" && gpu.memory_in_use() > 0);
     const auto of_base = answers(base);
+    CHECK(base.rank_gold(TEXT, base.fill_mask(TEXT, 3)[0][2].token_str).rank == 3);
     const auto before = base.evaluate(held_out);
 
     auto trainer = new_trainer(base, argv[2], nullptr);

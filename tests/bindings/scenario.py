@@ -34,6 +34,7 @@ def main(path, lines, folder):
     base = retto.Model.open(gpu, path)
     assert base.name == "retto-tiny" and base.mask_token == "[MASK]" and gpu.memory_in_use > 0
     of_base = answers(base)
+    assert base.rank_gold(TEXT, base.fill_mask(TEXT)[0][2].token_str).rank == 3
     before = base.evaluate(HELD_OUT)
 
     def new_trainer(**options):

@@ -19,7 +19,7 @@ from typing import Any, Callable, Iterable, List, Optional, Sequence, Union
 from . import _library as _c
 
 __all__ = [
-    "Adapter", "Error", "Evaluation", "Fill", "Gpu", "Model", "Progress", "TrainOutput", "Trainer", "adapters", "version",
+    "Adapter", "Error", "Evaluation", "Fill", "GoldRank", "Gpu", "Model", "Progress", "TrainOutput", "Trainer", "adapters", "version",
 ]
 __version__ = "0.1.0"
 
@@ -198,6 +198,15 @@ class Fill:
 
 
 @dataclass(frozen=True)
+class GoldRank:
+    """Where a word stands among the answers; 1 is the likeliest."""
+
+    rank: int
+    score: float
+    token: int
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """How held-out lines are filled: the loss in nats, and shares of masked tokens."""
 
@@ -288,6 +297,12 @@ class Model(_Handle):
                 sequence = ctypes.string_at(fill.sequence, fill.sequence_length).decode()
                 answers[-1].append(Fill(fill.score, fill.token, token_str, sequence))
         return answers
+
+    def rank_gold(self, text: str, gold: str) -> GoldRank:
+        """Where one word stands among the answers for a text's one mask."""
+        found = _new(_c.GoldRank)
+        _call("retto_model_rank_gold", self._handle, *_text(text), *_text(gold), byref(found))
+        return GoldRank(found.rank, found.score, found.token)
 
     def evaluate(self, lines: Sequence[str], **options: Any) -> Evaluation:
         """Masks held-out lines, always in the same way. Options are the fields of retto_evaluation_options."""

@@ -99,6 +99,16 @@ class Evaluation(Structure):
     ]
 
 
+class GoldRank(Structure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("token", c_uint32),
+        ("rank", c_uint64),
+        ("score", c_float),
+        ("reserved", c_uint32),
+    ]
+
+
 class TrainingOptions(Structure):
     _fields_ = [
         ("struct_size", c_uint32),
@@ -208,6 +218,7 @@ FALLIBLE = {
     "retto_model_warm_up": _HANDLE,
     "retto_model_fill_mask_batch": _HANDLE + _TEXTS + [c_size_t] + _OUT,
     "retto_model_evaluate": _HANDLE + _TEXTS + [POINTER(EvaluationOptions), POINTER(Evaluation)],
+    "retto_model_rank_gold": _HANDLE + _TEXT + _TEXT + [POINTER(GoldRank)],
     "retto_model_save": _HANDLE + _TEXT,
     "retto_fills_mask_count": _HANDLE + [c_size_t, POINTER(c_size_t)],
     "retto_fills_count": _HANDLE + [c_size_t, c_size_t, POINTER(c_size_t)],
