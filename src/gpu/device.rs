@@ -316,7 +316,7 @@ mod tests {
         let run = || {
             let gpu = Gpu::open_with(&options).unwrap();
             let mut pass = Pass::new(&gpu);
-            let tensor = pass.upload(&[4], &[1.0, 2.0, 3.0, 4.0]).unwrap();
+            let tensor = pass.upload(&[4], &[1f32, 2.0, 3.0, 4.0]).unwrap();
             let scaled = crate::ops::adamw::clip(&mut pass, &[&tensor], 0.0, 1.0).unwrap();
             let download = pass.download(&scaled).unwrap();
             pass.submit().unwrap();
