@@ -23,6 +23,7 @@ mod input;
 mod log;
 mod model;
 mod options;
+mod progress;
 mod status;
 mod trainer;
 mod version;

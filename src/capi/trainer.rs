@@ -7,9 +7,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::failure::{Failure, Result, c_string, call, retto_error};
 use super::handle::{self, Opaque};
-use super::input::{self, Out, OutStruct, Versioned, invalid, retto_string, versioned};
+use super::input::{self, Out, OutStruct, Versioned, invalid, retto_string};
 use super::model::{OpenModel, retto_model};
 use super::options::{self, retto_training_options};
+use super::progress::{self, retto_progress, retto_progress_callback, retto_train_output};
 use super::status::retto_status;
 use crate::text::{Dataset, read_corpus};
 use crate::train::{Run, TrainEvent, TrainOutput, Trainer};
@@ -23,85 +24,6 @@ pub struct retto_trainer {
 /// What lines are for.
 pub const RETTO_SPLIT_TRAIN: u32 = 0;
 pub const RETTO_SPLIT_VALIDATION: u32 = 1;
-
-/// What is being told: a step is done; logging_steps are done, and `loss` is the mean since the last log; the validation lines
-/// were evaluated; a checkpoint was written.
-pub const RETTO_PROGRESS_STEP: u32 = 0;
-pub const RETTO_PROGRESS_LOG: u32 = 1;
-pub const RETTO_PROGRESS_EVALUATED: u32 = 2;
-pub const RETTO_PROGRESS_SAVED: u32 = 3;
-
-/// Where a run stands. What does not belong to its kind is 0.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct retto_progress {
-    /// For retto_trainer_step, set it to sizeof(retto_progress). In a callback: the library's own size; read no field beyond.
-    pub struct_size: u32,
-    /// RETTO_PROGRESS_STEP and so on.
-    pub kind: u32,
-    /// Steps done, and of the whole run.
-    pub step: u64,
-    pub max_steps: u64,
-    /// Passes over the training lines so far, with the fraction of the present one.
-    pub epoch: f64,
-    /// Mean cross entropy of the step's masked tokens before the step, in nats.
-    pub loss: f64,
-    /// 2-norm of all gradients before clipping.
-    pub grad_norm: f64,
-    pub learning_rate: f64,
-    /// Tokens of the step, and how many of them were masked.
-    pub tokens: u64,
-    pub masked_tokens: u64,
-    /// Tokens a second since the run began or was taken up, evaluation left out.
-    pub tokens_per_second: f64,
-    /// Seconds the remaining steps will take at that pace.
-    pub seconds_left: f64,
-    /// What an evaluation found, as in retto_evaluation. eval_masked_tokens is 0 where there was none.
-    pub eval_loss: f64,
-    pub eval_top1_accuracy: f64,
-    pub eval_top10_accuracy: f64,
-    pub eval_masked_tokens: u64,
-    /// The checkpoint's folder, UTF-8 that ends in NUL, valid until the callback returns; else NULL.
-    pub path: *const c_char,
-    /// Whether no step is left.
-    pub is_over: u32,
-    pub reserved: u32,
-}
-versioned!(retto_progress, |zero| zero);
-
-/// Is told where a run stands, on the thread that called retto_trainer_run. Anything but 0 cancels the run when the present step
-/// is done. Must not throw. Of this trainer it may call retto_trainer_cancel only; of others, and of models, anything.
-pub type retto_progress_callback =
-    Option<unsafe extern "C" fn(progress: *const retto_progress, user_data: *mut c_void) -> i32>;
-
-/// What a run came to, parts before it was resumed included. Set struct_size to sizeof(retto_train_output) before it is filled.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct retto_train_output {
-    pub struct_size: u32,
-    /// Whether it was cancelled before it was over.
-    pub cancelled: u32,
-    /// Whether it ended because evaluations stopped improving.
-    pub stopped_early: u32,
-    pub reserved: u32,
-    /// Optimizer steps.
-    pub steps: u64,
-    /// Passes over the lines.
-    pub epoch: f64,
-    /// Mean loss over the masked tokens of all steps.
-    pub train_loss: f64,
-    /// Lines and tokens trained on, counted as often as they came.
-    pub samples: u64,
-    pub tokens: u64,
-    /// Lines that were cut to max_seq_length.
-    pub truncated: u64,
-    /// Seconds in this trainer's calls, evaluation included.
-    pub runtime: f64,
-    /// The lowest loss of all evaluations, and the step it was found at; best_step is 0 where there was none.
-    pub best_loss: f64,
-    pub best_step: u64,
-}
-versioned!(retto_train_output, |zero| zero);
 
 pub(super) struct Shared {
     /// Outside the lock: cancelling is for other threads.
@@ -214,55 +136,6 @@ impl Running {
             self.output = Some(trainer.finish(&self.run)?);
         }
         Ok(flow)
-    }
-}
-
-/// An event as C reads it; the path is the caller's to keep.
-fn progress(event: &TrainEvent, path: *const c_char) -> retto_progress {
-    let mut progress =
-        retto_progress { struct_size: size_of::<retto_progress>() as u32, path, ..Versioned::defaults() };
-    match event {
-        TrainEvent::Step(report) | TrainEvent::Log { report, .. } => {
-            progress.kind = RETTO_PROGRESS_STEP;
-            (progress.step, progress.max_steps, progress.epoch) = (report.step, report.max_steps, report.epoch);
-            progress.loss = report.loss.into();
-            progress.grad_norm = report.grad_norm.into();
-            progress.learning_rate = report.learning_rate;
-            progress.tokens = report.tokens as u64;
-            progress.masked_tokens = report.masked_tokens as u64;
-            progress.tokens_per_second = report.tokens_per_second;
-            progress.seconds_left = report.seconds_left;
-            if let TrainEvent::Log { loss, .. } = event {
-                (progress.kind, progress.loss) = (RETTO_PROGRESS_LOG, *loss);
-            }
-        }
-        TrainEvent::Evaluated { evaluation, epoch, step, .. } => {
-            progress.kind = RETTO_PROGRESS_EVALUATED;
-            (progress.step, progress.epoch) = (*step, *epoch);
-            progress.eval_loss = evaluation.loss;
-            progress.eval_top1_accuracy = evaluation.top1_accuracy;
-            progress.eval_top10_accuracy = evaluation.top10_accuracy;
-            progress.eval_masked_tokens = evaluation.masked_tokens as u64;
-        }
-        TrainEvent::Saved { step, .. } => (progress.kind, progress.step) = (RETTO_PROGRESS_SAVED, *step),
-    }
-    progress
-}
-
-fn output(output: &TrainOutput) -> retto_train_output {
-    retto_train_output {
-        cancelled: output.cancelled.into(),
-        stopped_early: output.stopped_early.into(),
-        steps: output.steps,
-        epoch: output.epoch,
-        train_loss: output.train_loss,
-        samples: output.samples as u64,
-        tokens: output.tokens as u64,
-        truncated: output.truncated as u64,
-        runtime: output.runtime.as_secs_f64(),
-        best_loss: output.best.map_or(0.0, |(loss, _)| loss),
-        best_step: output.best.map_or(0, |(_, step)| step),
-        ..Versioned::defaults()
     }
 }
 
@@ -383,7 +256,7 @@ pub unsafe extern "C" fn retto_trainer_run(
                 TrainEvent::Saved { path, .. } => Some(c_string(path.to_string_lossy())),
                 _ => None,
             };
-            let mut told = self::progress(event, path.as_ref().map_or(std::ptr::null(), |path| path.as_ptr()));
+            let mut told = progress::of_event(event, path.as_ref().map_or(std::ptr::null(), |path| path.as_ptr()));
             (told.max_steps, told.is_over) = (total, (told.step >= total).into());
             if let Some(callback) = progress {
                 // SAFETY: the program gave the two together; `told` outlives the call.
@@ -400,7 +273,7 @@ pub unsafe extern "C" fn retto_trainer_run(
             None => trainer.finish(&running.run)?,
         };
         if let Some(out) = out {
-            out.write(&self::output(&found));
+            out.write(&progress::of_output(&found));
         }
         if found.cancelled { shared.check_cancelled() } else { Ok(()) }
     })
@@ -425,7 +298,7 @@ pub unsafe extern "C" fn retto_trainer_step(
         shared.check_cancelled()?;
         let mut told = retto_progress { max_steps: running.run.total, ..Versioned::defaults() };
         let _over = running.advance(trainer, &mut |event: &TrainEvent| {
-            let of_event = self::progress(event, std::ptr::null());
+            let of_event = progress::of_event(event, std::ptr::null());
             match event {
                 TrainEvent::Step(_) => told = of_event,
                 TrainEvent::Evaluated { .. } => {

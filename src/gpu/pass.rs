@@ -1,5 +1,7 @@
 //! Records dispatches and copies, then submits them once.
 
+use std::sync::{Arc, OnceLock};
+
 use super::device::{Gpu, lock};
 use super::kernel::Kernel;
 use super::tensor::Tensor;
@@ -16,6 +18,8 @@ pub(crate) struct Pass<'g> {
     compute: Option<wgpu::ComputePass<'static>>,
     encoder: wgpu::CommandEncoder,
     staging: Vec<wgpu::Buffer>,
+    /// Set when it is submitted, for its downloads to wait for.
+    submission: Arc<OnceLock<wgpu::SubmissionIndex>>,
     /// Whether linear layers multiply in f16.
     pub(crate) half: bool,
     /// Every workspace handed out, so that tests can look beyond their ends.
@@ -30,6 +34,7 @@ pub(crate) const GUARD: u32 = 0x7fc0_dead;
 /// Values on their way back to the host.
 pub(crate) struct Download {
     buffer: wgpu::Buffer,
+    submission: Arc<OnceLock<wgpu::SubmissionIndex>>,
     len: usize,
 }
 
@@ -41,6 +46,7 @@ impl<'g> Pass<'g> {
             compute: None,
             encoder,
             staging: Vec::new(),
+            submission: Arc::default(),
             half: false,
             #[cfg(test)]
             handed_out: Vec::new(),
@@ -210,27 +216,29 @@ impl<'g> Pass<'g> {
             mapped_at_creation: false,
         })?;
         self.encoder.copy_buffer_to_buffer(&tensor.buffer().buffer, 0, &buffer, 0, tensor.bytes());
-        Ok(Download { buffer, len: tensor.len() })
+        Ok(Download { buffer, submission: self.submission.clone(), len: tensor.len() })
     }
 
     /// Hands everything recorded to the GPU. Does not wait.
     pub(crate) fn submit(self) -> Result<()> {
-        let Self { gpu, compute, encoder, staging, .. } = self;
+        let Self { gpu, compute, encoder, staging, submission, .. } = self;
         drop(compute);
-        gpu.inner.queue.submit([encoder.finish()]);
+        let index = gpu.inner.queue.submit([encoder.finish()]);
+        let _ = submission.set(index);
         drop(staging);
         gpu.check()
     }
 }
 
 impl Download {
-    /// Waits for the values.
+    /// Waits for the values, and for nothing that was submitted after them: a query is not kept waiting by a training
+    /// step that another thread has queued behind it.
     pub(crate) fn wait<T: bytemuck::Pod>(self, gpu: &Gpu) -> Result<Vec<T>> {
         let (sender, receiver) = std::sync::mpsc::channel();
         self.buffer.map_async(wgpu::MapMode::Read, .., move |result| {
             let _ = sender.send(result);
         });
-        gpu.wait()?;
+        gpu.wait_for(self.submission.get().cloned())?;
         match receiver.recv() {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(gpu.failed(error)),
