@@ -92,13 +92,6 @@
 #define RETTO_SCHEDULER_CONSTANT_WITH_WARMUP 3
 
 /**
- * What lines are for.
- */
-#define RETTO_SPLIT_TRAIN 0
-
-#define RETTO_SPLIT_VALIDATION 1
-
-/**
  * What is being told: a step is done; logging_steps are done, and `loss` is the mean since the last log; the validation lines
  * were evaluated; a checkpoint was written.
  */
@@ -109,6 +102,13 @@
 #define RETTO_PROGRESS_EVALUATED 2
 
 #define RETTO_PROGRESS_SAVED 3
+
+/**
+ * What lines are for.
+ */
+#define RETTO_SPLIT_TRAIN 0
+
+#define RETTO_SPLIT_VALIDATION 1
 
 /**
  * What a call came to. A number keeps its meaning for ever; new ones are added at the end, so treat one you do not know as a

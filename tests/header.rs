@@ -7,8 +7,8 @@ use std::process::Command;
 use common::root;
 
 /// In the order in which a reader meets them.
-const SOURCES: [&str; 10] =
-    ["version", "status", "failure", "log", "input", "gpu", "model", "fills", "options", "trainer"];
+const SOURCES: [&str; 11] =
+    ["version", "status", "failure", "log", "input", "gpu", "model", "fills", "options", "progress", "trainer"];
 
 fn generated() -> String {
     let mut builder =

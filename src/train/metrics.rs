@@ -47,17 +47,23 @@ impl MetricsFile {
     /// # Errors
     /// As [`MetricsFile::create`].
     pub fn resume(folder: &Path, step: u64) -> Result<Self> {
-        let earlier = [PART_FILE, METRICS_FILE].iter().find_map(|name| fs::read_to_string(folder.join(name)).ok());
-        let mut metrics = Self::create(folder)?;
-        for line in earlier.unwrap_or_default().lines() {
+        fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        let path = folder.join(PART_FILE);
+        let read = |name: &&str| fs::read_to_string(folder.join(name)).ok().filter(|log| !log.is_empty());
+        let earlier = [PART_FILE, METRICS_FILE].iter().find_map(read).unwrap_or_default();
+        let kept = |line: &&str| {
             // A line cut off by the interruption does not parse.
-            let Ok(entry) = serde_json::from_str::<serde_json::Value>(line) else { continue };
-            let before = entry.get("step").and_then(serde_json::Value::as_u64).is_some_and(|at| at <= step);
-            if before && entry.get("train_runtime").is_none() {
-                metrics.text(line)?;
-            }
-        }
-        Ok(metrics)
+            let entry = serde_json::from_str::<serde_json::Value>(line).unwrap_or_default();
+            let at = entry.get("step").and_then(serde_json::Value::as_u64);
+            at.is_some_and(|at| at <= step) && entry.get("train_runtime").is_none()
+        };
+        let kept: String = earlier.lines().filter(kept).map(|line| format!("{line}\n")).collect();
+        // Beside the log and then in its place, so that this run, cut off here, has not lost what the earlier one said.
+        let beside = folder.join(".metrics.jsonl.next");
+        let mut file = File::create(&beside).map_err(Error::io(&beside))?;
+        file.write_all(kept.as_bytes()).map_err(Error::io(&beside))?;
+        fs::rename(&beside, &path).map_err(Error::io(&path))?;
+        Ok(Self { path, file, finished: folder.join(METRICS_FILE), begun: true })
     }
 
     /// Writes what an event has to say: `loss`, `grad_norm`, `learning_rate`, or the `eval_` figures.
@@ -115,5 +121,32 @@ impl MetricsFile {
             self.begun = true;
         }
         self.file.write_all(format!("{line}\n").as_bytes()).map_err(Error::io(&self.path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_taken_up_again_is_never_shorter_than_what_it_goes_on_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let (part, whole) = (folder.path().join(PART_FILE), folder.path().join(METRICS_FILE));
+        let line = |step: u64| format!("{{\"loss\":1.5,\"step\":{step}}}\n");
+        fs::write(&part, [line(1), line(2), line(3), "{\"loss\":1".into()].concat()).unwrap();
+        // Cut off at once, as often as may be.
+        for _ in 0..2 {
+            drop(MetricsFile::resume(folder.path(), 2).unwrap());
+            assert_eq!(fs::read_to_string(&part).unwrap(), line(1) + &line(2));
+        }
+        let mut log = MetricsFile::resume(folder.path(), 2).unwrap();
+        log.line(json!({ "loss": 1.5, "step": 3 })).unwrap();
+        assert_eq!(fs::read_to_string(&part).unwrap(), [line(1), line(2), line(3)].concat());
+        // A run that was refused leaves an empty log beside a finished one.
+        drop(log);
+        fs::rename(&part, &whole).unwrap();
+        drop(MetricsFile::create(folder.path()).unwrap());
+        drop(MetricsFile::resume(folder.path(), 1).unwrap());
+        assert_eq!(fs::read_to_string(&part).unwrap(), line(1));
     }
 }
