@@ -24,9 +24,13 @@
 //! - `prepare`: reads lyrics formats, JSON Lines and CSV, plain or compressed, and writes token caches.
 //! - `capi`: the C interface of `include/retto.h`, which `make install` builds; nothing for Rust programs.
 //! - `cli`: the `retto` command.
+//! - `bench`: what this repository's own benchmark measures with; nothing in it is stable.
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
 #[cfg(feature = "capi")]
 mod capi;
 mod compare;

@@ -41,6 +41,14 @@ pub struct Adapter {
     pub cooperative_matrix: bool,
 }
 
+impl Adapter {
+    /// The major version of Mesa, whose drivers name it.
+    pub(crate) fn mesa_version(&self) -> Option<u32> {
+        let version = self.driver.split("Mesa ").nth(1)?;
+        version.split('.').next()?.parse().ok()
+    }
+}
+
 /// What kind of adapter is wanted where a machine has several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -109,7 +109,7 @@ impl Gpu {
             max_immediate_size: MAX_IMMEDIATE_SIZE,
             ..wgpu::Limits::default()
         };
-        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16;
+        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | wgpu::Features::SHADER_INT64;
         let mut features = wgpu::Features::IMMEDIATES | (adapter.features() & wanted);
         if cache_dir.is_some() {
             features |= adapter.features() & wgpu::Features::PIPELINE_CACHE;
@@ -190,6 +190,10 @@ impl Gpu {
 
     pub(crate) fn has_f16(&self) -> bool {
         self.inner.features.contains(wgpu::Features::SHADER_F16)
+    }
+
+    pub(crate) fn has_int64(&self) -> bool {
+        self.inner.features.contains(wgpu::Features::SHADER_INT64)
     }
 
     /// The first error that no caller was told of by other means, if any. It stays: another thread's call may have been the

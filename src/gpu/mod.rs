@@ -5,6 +5,8 @@ mod cache;
 mod device;
 mod kernel;
 mod pass;
+#[cfg(feature = "bench")]
+pub mod profile;
 mod tensor;
 
 pub use adapter::{Adapter, GpuOptions, PowerPreference};

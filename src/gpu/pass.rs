@@ -158,6 +158,24 @@ impl<'g> Pass<'g> {
             compute.set_immediates(0, params);
         }
         compute.dispatch_workgroups(grid[0] as u32, grid[1] as u32, grid[2] as u32);
+        #[cfg(feature = "bench")]
+        self.profile(kernel)?;
+        Ok(())
+    }
+
+    /// Where a profile is being taken, runs what was recorded so far and books its time to this kernel.
+    #[cfg(feature = "bench")]
+    fn profile(&mut self, kernel: &Kernel) -> Result<()> {
+        if !super::profile::is_on() {
+            return Ok(());
+        }
+        self.compute = None;
+        let fresh = self.gpu.inner.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
+        let recorded = std::mem::replace(&mut self.encoder, fresh).finish();
+        let began = std::time::Instant::now();
+        self.gpu.inner.queue.submit([recorded]);
+        self.gpu.wait()?;
+        super::profile::add(kernel, began.elapsed());
         Ok(())
     }
 

@@ -19,6 +19,7 @@ pub(crate) mod layer_norm;
 pub(crate) mod linear;
 pub(crate) mod rows;
 pub(crate) mod scale;
+pub(crate) mod tilings;
 
 #[cfg(test)]
 pub(crate) mod check;

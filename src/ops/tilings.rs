@@ -1,0 +1,230 @@
+//! The kernels that can compute a GEMM, and which one does.
+//!
+//! All f32 kernels add the products of an element of C in the same order, so they give the same bits, and the choice is one of
+//! speed alone.
+
+use super::gemm::{FORMS, Form, Sizes};
+use crate::gpu::{Constants, Gpu, Kernel};
+
+/// One way to compute C: a kernel, and the tile of C that one of its workgroups takes.
+pub(crate) struct Tiling {
+    /// What the benchmark and the choices on disk call it.
+    pub(crate) name: &'static str,
+    /// With A and B in f32.
+    pub(crate) kernel: &'static Kernel,
+    /// With A and B in f16, where there is one; products and sums are f32.
+    pub(crate) half: Option<&'static Kernel>,
+    /// Of this tiling's variants the first; the others follow in the order of [`FORMS`].
+    pub(crate) first_variant: usize,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    /// The length of B's rows, as stored, has to be a multiple of this.
+    granule: u32,
+    runs_on: fn(&Gpu) -> bool,
+}
+
+const fn flag(value: bool) -> f64 {
+    value as u8 as f64
+}
+
+/// TRANS_A, TRANS_B, BIAS, ACCUMULATE
+const fn switches(form: Form) -> [f64; 4] {
+    let [a, b, bias, add] = match form {
+        Form::Linear => [false, true, true, false],
+        Form::InputGradient => [false, false, false, false],
+        Form::InputGradientAdd => [false, false, false, true],
+        Form::WeightGradient => [true, false, false, true],
+        Form::TransposedAdd => [false, true, false, true],
+    };
+    [flag(a), flag(b), flag(bias), flag(add)]
+}
+
+const fn constants(form: Form) -> [(&'static str, f64); 4] {
+    let [a, b, bias, add] = switches(form);
+    [("TRANS_A", a), ("TRANS_B", b), ("BIAS", bias), ("ACCUMULATE", add)]
+}
+
+const fn vectors(form: Form, rows: f64, twice: bool) -> [(&'static str, f64); 6] {
+    let [a, b, bias, add] = switches(form);
+    [("TRANS_A", a), ("TRANS_B", b), ("BIAS", bias), ("ACCUMULATE", add), ("ROWS", rows), ("TWICE", flag(twice))]
+}
+
+/// One variant a form.
+const PLAIN: &[Constants] =
+    &[&constants(FORMS[0]), &constants(FORMS[1]), &constants(FORMS[2]), &constants(FORMS[3]), &constants(FORMS[4])];
+
+/// One variant a form, for 16, 32 and 64 rows.
+const VECTORS: &[Constants] = &[
+    &vectors(FORMS[0], 16.0, false),
+    &vectors(FORMS[1], 16.0, false),
+    &vectors(FORMS[2], 16.0, false),
+    &vectors(FORMS[3], 16.0, false),
+    &vectors(FORMS[4], 16.0, false),
+    &vectors(FORMS[0], 32.0, false),
+    &vectors(FORMS[1], 32.0, false),
+    &vectors(FORMS[2], 32.0, false),
+    &vectors(FORMS[3], 32.0, false),
+    &vectors(FORMS[4], 32.0, false),
+    &vectors(FORMS[0], 32.0, true),
+    &vectors(FORMS[1], 32.0, true),
+    &vectors(FORMS[2], 32.0, true),
+    &vectors(FORMS[3], 32.0, true),
+    &vectors(FORMS[4], 32.0, true),
+];
+
+macro_rules! kernel {
+    ($name:literal, $elements:literal, $source:literal, $variants:expr) => {
+        Kernel {
+            file: $name,
+            source: concat!($elements, include_str!(concat!("../../shaders/", $source, ".wgsl"))),
+            entry: "gemm",
+            variants: $variants,
+        }
+    };
+}
+
+static TILED: Kernel = kernel!("gemm_tiled", "alias Element = f32;\n", "gemm_tiled", PLAIN);
+static TILED_F16: Kernel = kernel!("gemm_tiled_f16", "enable f16;\nalias Element = f16;\n", "gemm_tiled", PLAIN);
+static SUBGROUP: Kernel = kernel!("gemm_subgroup", "alias Element = f32;\n", "gemm_subgroup", PLAIN);
+static SUBGROUP_F16: Kernel =
+    kernel!("gemm_subgroup_f16", "enable f16;\nalias Element = f16;\n", "gemm_subgroup", PLAIN);
+static PAIRS: Kernel = kernel!("gemm_pairs", "", "gemm_pairs", PLAIN);
+static VECTOR: Kernel = kernel!("gemm_vectors", "alias Element = f32;\n", "gemm_vectors", VECTORS);
+static VECTOR_F16: Kernel = kernel!("gemm_vectors_f16", "enable f16;\nalias Element = f16;\n", "gemm_vectors", VECTORS);
+
+/// Every kernel of the family, for the test that translates all shaders.
+#[cfg(test)]
+pub(crate) static KERNELS: [&Kernel; 7] = [&TILED, &TILED_F16, &SUBGROUP, &SUBGROUP_F16, &PAIRS, &VECTOR, &VECTOR_F16];
+
+/// At least 8 lanes that hand values round.
+fn has_subgroups_of_8(gpu: &Gpu) -> bool {
+    gpu.has_subgroups() && gpu.adapter().subgroup_min_size >= 8
+}
+
+/// Mesa before 26 compiles these kernels for minutes, and runs them slowly.
+fn takes_arrays_apart(gpu: &Gpu) -> bool {
+    let old = gpu.adapter().mesa_version().is_some_and(|version| version < 26);
+    has_subgroups_of_8(gpu) && !(old && gpu.adapter().device_type == "cpu")
+}
+
+pub(crate) static TILINGS: [Tiling; 6] = [
+    Tiling {
+        name: "tiled",
+        kernel: &TILED,
+        half: Some(&TILED_F16),
+        first_variant: 0,
+        rows: 64,
+        columns: 64,
+        granule: 1,
+        runs_on: |_| true,
+    },
+    Tiling {
+        name: "subgroup",
+        kernel: &SUBGROUP,
+        half: Some(&SUBGROUP_F16),
+        first_variant: 0,
+        rows: 16,
+        columns: 128,
+        granule: 1,
+        runs_on: has_subgroups_of_8,
+    },
+    Tiling {
+        name: "pairs",
+        kernel: &PAIRS,
+        half: None,
+        first_variant: 0,
+        rows: 16,
+        columns: 32,
+        granule: 2,
+        runs_on: |gpu| has_subgroups_of_8(gpu) && gpu.has_int64(),
+    },
+    Tiling {
+        name: "vectors-16",
+        kernel: &VECTOR,
+        half: Some(&VECTOR_F16),
+        first_variant: 0,
+        rows: 16,
+        columns: 64,
+        granule: 4,
+        runs_on: takes_arrays_apart,
+    },
+    Tiling {
+        name: "vectors-32",
+        kernel: &VECTOR,
+        half: Some(&VECTOR_F16),
+        first_variant: FORMS.len(),
+        rows: 32,
+        columns: 64,
+        granule: 4,
+        runs_on: takes_arrays_apart,
+    },
+    Tiling {
+        name: "vectors-64",
+        kernel: &VECTOR,
+        half: Some(&VECTOR_F16),
+        first_variant: 2 * FORMS.len(),
+        rows: 64,
+        columns: 64,
+        granule: 4,
+        runs_on: takes_arrays_apart,
+    },
+];
+
+impl Tiling {
+    pub(crate) fn runs_on(&self, gpu: &Gpu) -> bool {
+        (self.runs_on)(gpu)
+    }
+
+    /// Whether B's rows, as stored, have a length this kernel can read.
+    pub(crate) fn fits(&self, form: Form, sizes: Sizes) -> bool {
+        let row = match form {
+            Form::Linear | Form::TransposedAdd => sizes.k,
+            Form::InputGradient | Form::InputGradientAdd | Form::WeightGradient => sizes.n,
+        };
+        row.is_multiple_of(self.granule)
+    }
+}
+
+/// What the preferred tilings depend on besides the adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// Up to 16: a query.
+    Few,
+    /// Up to 32.
+    Some,
+    Many,
+}
+
+impl Rows {
+    pub(crate) fn of(m: u32) -> Self {
+        match m {
+            0..=16 => Self::Few,
+            17..=32 => Self::Some,
+            _ => Self::Many,
+        }
+    }
+}
+
+/// Names of tilings, the preferred one first; the last takes any shape and runs anywhere.
+fn preferred(gpu: &Gpu, rows: Rows) -> &'static [&'static str] {
+    let adapter = gpu.adapter();
+    // Measured: see ARCHITECTURE.md.
+    match (adapter.device_type == "cpu", adapter.mesa_version() >= Some(26), rows) {
+        (true, true, Rows::Few) => &["vectors-16", "subgroup", "tiled"],
+        (true, true, Rows::Some) => &["vectors-32", "subgroup", "tiled"],
+        (true, true, Rows::Many) => &["vectors-64", "subgroup", "tiled"],
+        (true, false, _) => &["pairs", "subgroup", "tiled"],
+        (false, ..) => &["tiled"],
+    }
+}
+
+/// The tiling for one GEMM, and its kernel for A and B in f32 or in f16.
+pub(crate) fn choose(gpu: &Gpu, form: Form, sizes: Sizes, half: bool) -> (&'static Tiling, &'static Kernel) {
+    let named = |name: &&str| TILINGS.iter().find(|tiling| tiling.name == *name);
+    let usable = |tiling: &'static Tiling| {
+        let kernel = if half { tiling.half } else { Some(tiling.kernel) };
+        kernel.filter(|_| tiling.runs_on(gpu) && tiling.fits(form, sizes)).map(|kernel| (tiling, kernel))
+    };
+    let mut choices = preferred(gpu, Rows::of(sizes.m)).iter().filter_map(named);
+    choices.find_map(usable).unwrap_or((&TILINGS[0], if half { &TILED_F16 } else { &TILED }))
+}
