@@ -14,7 +14,10 @@ LOCKED := $(if $(CI),--locked)
 CAPI_PROFILE ?= capi
 CAPI_FEATURES ?= --features capi
 
-.PHONY: help demo build capi header test memcheck lint check reference install install-command install-library
+# What `make bench` is given: `make bench BENCH="--only fill --models mini"`; --help lists it. With --burn, burn too.
+BENCH ?=
+
+.PHONY: help demo build capi header test bench memcheck lint check reference install install-command install-library
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +48,11 @@ test: ## every test
 	  echo '==> cargo test, as cargo-nextest is not installed'; \
 	  cargo test --all-features $(LOCKED) --lib --bins --tests; \
 	fi
+
+bench: ## Retto beside transformers, onnxruntime and (BENCH=--burn) burn: installs them into target/, takes half an hour
+	@scripts/setup.sh run
+	@scripts/bench-peers.sh $(filter --burn,$(BENCH))
+	cargo bench --features bench,cli $(LOCKED) --bench side_by_side -- $(BENCH)
 
 memcheck: ## the C library under valgrind, six minutes
 	@scripts/setup.sh test

@@ -1,3 +1,92 @@
 //! What the repository's own benchmark reaches for; not part of the crate's interface.
 
+use std::time::{Duration, Instant};
+
 pub use crate::gpu::profile;
+
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Kernel, Pass, Tensor};
+use crate::ops::gemm::{Form, Gemm, Sizes, gemm_with};
+use crate::ops::tilings::{TILINGS, choose};
+
+const SOURCE: &str = include_str!("../shaders/ceiling.wgsl");
+/// One vector of a CPU; and for GPUs, several of their subgroups.
+pub(crate) static CEILING: Kernel =
+    Kernel { file: "ceiling", source: SOURCE, entry: "ceiling", variants: &[&[("WIDTH", 8.0)], &[("WIDTH", 256.0)]] };
+/// Of the shader, for each thread and round.
+const FLOPS: f64 = 160.0;
+
+/// Names of the GEMM kernels this adapter can run.
+pub fn tilings(gpu: &Gpu) -> Vec<&'static str> {
+    TILINGS.iter().filter(|tiling| tiling.runs_on(gpu)).map(|tiling| tiling.name).collect()
+}
+
+/// The name of the kernel that a linear layer of this shape takes.
+pub fn chosen(gpu: &Gpu, m: u32, n: u32, k: u32) -> &'static str {
+    choose(gpu, Form::Linear, Sizes { m, n, k }, false).0.name
+}
+
+/// Seconds of each run of `record`, which is repeated within one submission until that takes a few milliseconds.
+fn repeated(gpu: &Gpu, budget: Duration, mut record: impl FnMut(&mut Pass) -> Result<()>) -> Result<Vec<f64>> {
+    let mut run = |count: usize| -> Result<f64> {
+        let mut pass = Pass::new(gpu);
+        for _ in 0..count {
+            record(&mut pass)?;
+        }
+        let began = Instant::now();
+        pass.submit()?;
+        gpu.wait()?;
+        Ok(began.elapsed().as_secs_f64() / count as f64)
+    };
+    // Compiles.
+    run(1)?;
+    let once = run(1)?;
+    let count = (0.005 / once.max(1e-7)).ceil().clamp(1.0, 256.0) as usize;
+    run(count)?;
+    let (began, mut seconds) = (Instant::now(), Vec::new());
+    while began.elapsed() < budget || seconds.len() < 5 {
+        seconds.push(run(count)?);
+    }
+    Ok(seconds)
+}
+
+/// Seconds of `y[m, n] = x[m, k] W[n, k]^T + b`, by the kernel called `tiling`, or the one that the network would take.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for a kernel there is not, or that cannot compute this shape; GPU errors.
+pub fn gemm(gpu: &Gpu, [m, n, k]: [usize; 3], tiling: Option<&str>, budget: Duration) -> Result<Vec<f64>> {
+    let sizes = Sizes { m: m as u32, n: n as u32, k: k as u32 };
+    let (tiling, kernel) = match tiling {
+        None => choose(gpu, Form::Linear, sizes, false),
+        Some(name) => TILINGS
+            .iter()
+            .find(|tiling| tiling.name == name && tiling.runs_on(gpu) && tiling.fits(Form::Linear, sizes))
+            .map(|tiling| (tiling, tiling.kernel))
+            .ok_or_else(|| Error::InvalidArgument(format!("no kernel '{name}' for {m} x {n} x {k} on {gpu}")))?,
+    };
+    let tensor = |shape: &[usize]| -> Result<Tensor> {
+        let tensor = Tensor::persistent(gpu, shape, "an operand")?;
+        let values: Vec<f32> = (0..tensor.len()).map(|i| ((i * 37) % 101) as f32 / 101.0 - 0.5).collect();
+        tensor.write(gpu, 0, &values).map(|()| tensor)
+    };
+    let (a, b, bias, c) = (tensor(&[m, k])?, tensor(&[n, k])?, tensor(&[n])?, tensor(&[m, n])?);
+    let arrays = Gemm { a: &a, b: &b, bias: Some(&bias), c: &c, sizes };
+    repeated(gpu, budget, |pass| gemm_with(pass, tiling, kernel, Form::Linear, &arrays))
+}
+
+/// Multiply-adds on registers alone: the adapter's ceiling, in floating-point operations a second.
+///
+/// # Errors
+/// GPU errors.
+pub fn ceiling(gpu: &Gpu, budget: Duration) -> Result<Vec<f64>> {
+    let (variant, width, groups, rounds) = match gpu.adapter().device_type {
+        "cpu" => (0, 8, 256, 2048u32),
+        _ => (1, 256, 8192, 512),
+    };
+    let x = Tensor::persistent(gpu, &[width], "an operand")?;
+    let y = Tensor::persistent(gpu, &[width], "an operand")?;
+    x.write(gpu, 0, &vec![0.5; width])?;
+    let seconds = repeated(gpu, budget, |pass| pass.dispatch(&CEILING, variant, &[&x, &y], &rounds, [groups, 1, 1]))?;
+    let flops = FLOPS * width as f64 * groups as f64 * f64::from(rounds);
+    Ok(seconds.into_iter().map(|seconds| flops / seconds).collect())
+}

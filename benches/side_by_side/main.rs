@@ -1,0 +1,137 @@
+//! `make bench`: Retto beside its peers, on the same machine, in the same run.
+//!
+//! Each program is a process of its own and they take turns. A peer that is not there is named as absent.
+
+mod measures;
+mod peer;
+mod report;
+mod worker;
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use measures::{Options, Shape};
+use retto::{BertConfig, Gpu, Model, Tokenizer};
+use serde_json::{Value, json};
+
+#[derive(Parser)]
+struct Args {
+    /// Tables: gemm, fill, adapt, cold, growth
+    #[arg(long, value_delimiter = ',', default_value = "gemm,fill,adapt,cold,growth")]
+    only: Vec<String>,
+    /// Models: base, mini, bundled
+    #[arg(long, value_delimiter = ',', default_value = "base,mini,bundled")]
+    models: Vec<String>,
+    /// Seconds that each program repeats a figure
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Turns that the programs take
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Lines to adapt to
+    #[arg(long, default_value = "data/lyrics/original.txt")]
+    lyrics: PathBuf,
+    /// With burn, whose first calls take minutes
+    #[arg(long)]
+    burn: bool,
+    /// Where the same is written as JSON
+    #[arg(long, default_value = "output/bench.json")]
+    json: PathBuf,
+    /// What cargo hands over
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some("worker") {
+        return worker::run(Path::new(&arguments.next().expect("a model's folder")));
+    }
+    let args = Args::parse();
+    let options =
+        Options { seconds: args.seconds, rounds: args.rounds.max(1), lyrics: args.lyrics.clone(), burn: args.burn };
+    let machine = machine();
+    println!("{}", machine["adapter"].as_str().unwrap_or_default());
+    println!("{}, {} cores", machine["processor"].as_str().unwrap_or("processor unknown"), machine["cores"]);
+
+    let base = shape("base");
+    let shapes: Vec<Shape> = args.models.iter().map(|name| shape(name)).collect();
+    let mut tables = Vec::new();
+    for wanted in &args.only {
+        let new = match wanted.as_str() {
+            "gemm" => measures::gemm(&base, &options),
+            "fill" => shapes.iter().flat_map(|shape| measures::fill(shape, &options)).collect(),
+            "adapt" => shapes.iter().flat_map(|shape| measures::adapt(shape, &options)).collect(),
+            "cold" => shapes.iter().flat_map(|shape| measures::cold(shape, &options)).collect(),
+            "growth" => shapes.first().map(|shape| measures::growth(shape, &options)).unwrap_or_default(),
+            other => panic!("no table '{other}': gemm, fill, adapt, cold, growth"),
+        };
+        for table in new {
+            table.print();
+            tables.push(table.json());
+        }
+    }
+    if let Some(folder) = args.json.parent() {
+        let _ = std::fs::create_dir_all(folder);
+    }
+    let report = json!({ "machine": machine, "tables": tables });
+    std::fs::write(&args.json, serde_json::to_string_pretty(&report).unwrap()).expect("the JSON can be written");
+    println!("\nthe same as JSON: {}", args.json.display());
+}
+
+fn open_gpu() -> Gpu {
+    let gpu = match std::env::var("RETTO_DEVICE") {
+        Ok(device) => Gpu::open(&device),
+        Err(_) => Gpu::open_default(),
+    };
+    gpu.unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn machine() -> Value {
+    let processor = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|info| {
+        let line = info.lines().find(|line| line.starts_with("model name"))?.to_owned();
+        Some(line.split(": ").nth(1)?.to_owned())
+    });
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    json!({ "adapter": open_gpu().to_string(), "processor": processor, "cores": cores })
+}
+
+/// A model of this shape with random weights, made once; the bundled one is real.
+fn shape(name: &str) -> Shape {
+    let bundled = PathBuf::from("models/retto-tiny");
+    let (name, hidden, layers, heads) = match name {
+        "base" => ("BERT-base", 768, 12, 12),
+        "mini" => ("bert-mini", 256, 4, 4),
+        "bundled" => return Shape { name: "the bundled model", folder: bundled },
+        other => panic!("no model '{other}': base, mini, bundled"),
+    };
+    let folder = PathBuf::from(format!("target/bench-models/{name}"));
+    if !folder.join("config.json").exists() {
+        eprintln!("making {}", folder.display());
+        let mut config = BertConfig::new(VOCABULARY);
+        (config.hidden_size, config.num_hidden_layers) = (hidden, layers);
+        (config.num_attention_heads, config.intermediate_size) = (heads, 4 * hidden);
+        let tokenizer = tokenizer(&bundled, folder.parent().unwrap());
+        config.pad_token_id = tokenizer.pad_token_id();
+        let model = Model::init(&open_gpu(), config, tokenizer, 1).and_then(|model| {
+            model.save(&folder)?;
+            Ok(model)
+        });
+        model.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    }
+    Shape { name, folder }
+}
+
+/// That of bert-base-uncased.
+const VOCABULARY: usize = 30_522;
+
+/// The bundled model's words, and unused ones up to BERT's number: sizes are BERT's, and texts are still words.
+fn tokenizer(bundled: &Path, folder: &Path) -> Tokenizer {
+    let words = std::fs::read_to_string(bundled.join("vocab.txt")).expect("the bundled model's vocabulary");
+    let mut words: Vec<String> = words.lines().map(str::to_owned).collect();
+    words.extend((words.len()..VOCABULARY).map(|i| format!("[unused{i}]")));
+    let folder = folder.join("vocabulary");
+    std::fs::create_dir_all(&folder).expect("a folder for the vocabulary");
+    std::fs::write(folder.join("vocab.txt"), words.join("\n") + "\n").expect("a vocabulary");
+    Tokenizer::open(&folder).unwrap_or_else(|error| panic!("{error}"))
+}

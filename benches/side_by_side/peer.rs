@@ -1,0 +1,130 @@
+//! A process that answers requests, one JSON line each. Retto's own worker is one like the others, so that memory and
+//! interference are the same for all.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde_json::{Value, json};
+
+pub struct Peer {
+    /// What the tables call it.
+    pub label: String,
+    state: State,
+}
+
+enum State {
+    Running {
+        child: Child,
+        stdin: ChildStdin,
+        stdout: BufReader<ChildStdout>,
+        about: Value,
+    },
+    /// Why it is not here: told in the tables, never left out in silence.
+    Absent(String),
+}
+
+impl Peer {
+    pub fn start(label: &str, mut command: Command) -> Self {
+        let state = Self::spawn(&mut command).unwrap_or_else(State::Absent);
+        if let State::Absent(reason) = &state {
+            eprintln!("{label}: absent: {reason}");
+        }
+        Self { label: label.into(), state }
+    }
+
+    pub fn absent(label: &str, reason: &str) -> Self {
+        eprintln!("{label}: absent: {reason}");
+        Self { label: label.into(), state: State::Absent(reason.into()) }
+    }
+
+    fn spawn(command: &mut Command) -> Result<State, String> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().map_err(|error| format!("{program}: {error}"))?;
+        let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut stdout = BufReader::new(stdout);
+        let about = read(&mut stdout)?;
+        if about["ready"] != true {
+            return Err(about["error"].as_str().unwrap_or("it did not start").to_owned());
+        }
+        Ok(State::Running { child, stdin, stdout, about })
+    }
+
+    /// What it says of itself.
+    pub fn about(&self) -> Value {
+        match &self.state {
+            State::Running { about, .. } => about.clone(),
+            State::Absent(reason) => json!({ "absent": reason }),
+        }
+    }
+
+    /// The answer, or why there is none.
+    pub fn ask(&mut self, request: &Value) -> Result<Value, String> {
+        let State::Running { stdin, stdout, .. } = &mut self.state else {
+            let State::Absent(reason) = &self.state else { unreachable!() };
+            return Err(format!("absent: {reason}"));
+        };
+        let asked = writeln!(stdin, "{request}").and_then(|()| stdin.flush()).map_err(|error| error.to_string());
+        let answer = asked.and_then(|()| read(stdout));
+        match answer {
+            Ok(answer) if answer.get("error").is_some() => Err(answer["error"].as_str().unwrap_or("failed").into()),
+            Ok(answer) => Ok(answer),
+            Err(reason) => {
+                self.state = State::Absent(format!("it ended: {reason}"));
+                Err(reason)
+            }
+        }
+    }
+}
+
+fn read(from: &mut impl BufRead) -> Result<Value, String> {
+    let mut line = String::new();
+    match from.read_line(&mut line) {
+        Ok(0) => Err("it said no more".into()),
+        Ok(_) => serde_json::from_str(&line).map_err(|error| format!("{error}: {line}")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        if let State::Running { child, stdin, .. } = &mut self.state {
+            let _ = writeln!(stdin, "{}", json!({ "task": "quit" }));
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Retto's worker, in this program.
+pub fn retto(model: &Path) -> Peer {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.arg("worker").arg(model);
+    Peer::start("retto", command)
+}
+
+/// A worker of benches/peers, in the environment that scripts/bench-peers.sh makes.
+pub fn python(label: &str, model: &Path, more: &[&str]) -> Peer {
+    let Some(python) = python_path() else {
+        return Peer::absent(label, "no Python environment: scripts/bench-peers.sh makes it");
+    };
+    let mut command = Command::new(python);
+    command.arg("benches/peers/worker.py").args(more).arg("--model").arg(model);
+    Peer::start(label, command)
+}
+
+pub fn python_path() -> Option<&'static Path> {
+    let path = Path::new("target/bench-venv/bin/python");
+    path.exists().then_some(path)
+}
+
+/// burn's worker, where scripts/bench-peers.sh built it.
+pub fn burn(model: &Path) -> Peer {
+    let program = Path::new("target/burn/release/burn-peer");
+    if !program.exists() {
+        return Peer::absent("burn", "not built: scripts/bench-peers.sh --burn does it");
+    }
+    let mut command = Command::new(program);
+    command.arg("--model").arg(model);
+    Peer::start("burn", command)
+}

@@ -1,0 +1,119 @@
+//! Retto's own worker: the protocol of benches/peers/README.md.
+
+use std::io::{BufRead, Write};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use retto::{Gpu, Model, TrainEvent, Trainer, TrainingArguments};
+use serde_json::{Value, json};
+
+type Answer = Result<Value, Box<dyn std::error::Error>>;
+
+pub fn run(folder: &Path) {
+    let mut out = std::io::stdout().lock();
+    let gpu = match std::env::var("RETTO_DEVICE") {
+        Ok(device) => Gpu::open(&device),
+        Err(_) => Gpu::open_default(),
+    };
+    let gpu = match gpu {
+        Ok(gpu) => gpu,
+        Err(error) => {
+            let _ = writeln!(out, "{}", json!({ "ready": false, "error": error.to_string() }));
+            return;
+        }
+    };
+    let name = format!("retto {}", env!("CARGO_PKG_VERSION"));
+    let _ = writeln!(out, "{}", json!({ "ready": true, "name": name, "adapter": gpu.to_string() }));
+    // By the first request that needs it, as the others do.
+    let mut model = None;
+    for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        let request: Value = serde_json::from_str(&line).unwrap_or_default();
+        if request["task"] == "quit" {
+            break;
+        }
+        let answer = answer(&gpu, folder, &mut model, &request);
+        let answer = answer.unwrap_or_else(|error| json!({ "error": error.to_string() }));
+        let _ = writeln!(out, "{answer}").and_then(|()| out.flush());
+    }
+}
+
+fn answer(gpu: &Gpu, folder: &Path, model: &mut Option<Model>, request: &Value) -> Answer {
+    let number = |key: &str| request[key].as_u64().ok_or(format!("{key} is missing")).map(|n| n as usize);
+    let budget = Duration::from_secs_f64(request["seconds"].as_f64().unwrap_or(1.0));
+    let task = request["task"].as_str().unwrap_or_default();
+    if model.is_none() && ["fill", "adapt"].contains(&task) {
+        *model = Some(Model::open(gpu, folder)?);
+    }
+    match task {
+        "ceiling" => Ok(json!({ "flops": retto::bench::ceiling(gpu, budget)? })),
+        "tilings" => Ok(json!({ "tilings": retto::bench::tilings(gpu) })),
+        "gemm" => {
+            let shape = [number("m")?, number("n")?, number("k")?];
+            let seconds = retto::bench::gemm(gpu, shape, request["tiling"].as_str(), budget)?;
+            let [m, n, k] = shape.map(|n| n as u32);
+            let chosen = retto::bench::chosen(gpu, m, n, k);
+            Ok(json!({ "seconds": seconds, "tiling": request["tiling"].as_str().unwrap_or(chosen) }))
+        }
+        "fill" => fill(model.as_ref().ok_or("no model")?, request, budget),
+        "adapt" => adapt(model.as_ref().ok_or("no model")?, request),
+        "memory" => Ok(json!({ "peak_host_bytes": peak_host_bytes(), "gpu_bytes": gpu.memory_in_use() })),
+        task => Err(format!("no task '{task}'").into()),
+    }
+}
+
+fn fill(model: &Model, request: &Value, budget: Duration) -> Answer {
+    let texts: Vec<String> = serde_json::from_value(request["texts"].clone())?;
+    let top_k = request["top_k"].as_u64().unwrap_or(10) as usize;
+    let run = || model.fill_mask_batch(&texts, top_k);
+    for _ in 0..3 {
+        run()?;
+    }
+    let (began, mut seconds, mut answers) = (Instant::now(), Vec::new(), Vec::new());
+    while began.elapsed() < budget || seconds.len() < 5 {
+        let run_began = Instant::now();
+        answers = run()?;
+        seconds.push(run_began.elapsed().as_secs_f64());
+    }
+    let first: Vec<_> = answers[0][0].iter().map(|fill| (&fill.token_str, fill.score)).collect();
+    Ok(json!({ "seconds": seconds, "answers": first }))
+}
+
+/// The same job as the peers': lines of similar length together, dropout as the config says, clipping, AdamW.
+fn adapt(model: &Model, request: &Value) -> Answer {
+    let path = request["file"].as_str().ok_or("file is missing")?;
+    let count = request["lines"].as_u64().unwrap_or(u64::MAX) as usize;
+    let lines: Vec<String> = retto::read_lines(&[path.into()])?.into_iter().take(count).collect();
+    let steps = request["steps"].as_u64().unwrap_or(3);
+    let arguments = TrainingArguments {
+        per_device_train_batch_size: request["batch_size"].as_u64().unwrap_or(32) as usize,
+        group_by_length: true,
+        max_steps: Some(steps + 1),
+        fp16: request["precision"] == "f16",
+        seed: request["seed"].as_u64().unwrap_or(0),
+        ..TrainingArguments::default()
+    };
+    let mut trainer = Trainer::new(model, arguments)?;
+    let (mut seconds, mut tokens, mut losses) = (Vec::new(), Vec::new(), Vec::new());
+    let mut began = Instant::now();
+    trainer.train(&lines, &[], |event| {
+        if let TrainEvent::Step(report) = event {
+            // The first one is the warm-up.
+            if report.step > 1 {
+                seconds.push(began.elapsed().as_secs_f64());
+                tokens.push(report.tokens);
+                losses.push(report.loss);
+            }
+            began = Instant::now();
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(json!({ "seconds": seconds, "tokens": tokens, "loss": losses }))
+}
+
+/// Of this process since it began, where the system tells: the same figure as the Python workers'.
+pub fn peak_host_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Installs the programs that `make bench` measures Retto beside, into target/. A peer that cannot be had is left out, and
+# named as absent in the tables.
+#
+#   scripts/bench-peers.sh           transformers on PyTorch and onnxruntime: six gigabytes, most of it CUDA
+#   scripts/bench-peers.sh --burn    also burn, which takes some minutes to compile
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf '==> %s\n' "$*" >&2; }
+
+environment=target/bench-venv
+requirements=benches/peers/requirements.txt
+# Its copy is the mark of an installation that ended well.
+if ! cmp -s "$requirements" "$environment/requirements.txt"; then
+    say "installing transformers, PyTorch and onnxruntime into $environment"
+    if "${PYTHON:-python3}" -m venv "$environment" &&
+        "$environment/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"; then
+        cp "$requirements" "$environment/requirements.txt"
+    else
+        say "they cannot be installed here, and will be absent from the tables"
+        rm -rf "$environment"
+    fi
+fi
+
+if [[ ${1:-} == --burn ]]; then
+    say "building burn's worker"
+    CARGO_TARGET_DIR=target/burn cargo build --release --locked --manifest-path benches/peers/burn/Cargo.toml ||
+        say "it cannot be built here, and will be absent from the tables"
+fi
+exit 0
