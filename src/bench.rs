@@ -18,7 +18,7 @@ const FLOPS: f64 = 160.0;
 
 /// Names of the GEMM kernels this adapter can run.
 pub fn tilings(gpu: &Gpu) -> Vec<&'static str> {
-    TILINGS.iter().filter(|tiling| tiling.runs_on(gpu)).map(|tiling| tiling.name).collect()
+    TILINGS.iter().filter(|tiling| tiling.kernel.is_some() && tiling.runs_on(gpu)).map(|tiling| tiling.name).collect()
 }
 
 /// The name of the kernel that a linear layer of this shape takes.
@@ -61,7 +61,7 @@ pub fn gemm(gpu: &Gpu, [m, n, k]: [usize; 3], tiling: Option<&str>, budget: Dura
         Some(name) => TILINGS
             .iter()
             .find(|tiling| tiling.name == name && tiling.runs_on(gpu) && tiling.fits(Form::Linear, sizes))
-            .map(|tiling| (tiling, tiling.kernel))
+            .and_then(|tiling| Some((tiling, tiling.kernel?)))
             .ok_or_else(|| Error::InvalidArgument(format!("no kernel '{name}' for {m} x {n} x {k} on {gpu}")))?,
     };
     let tensor = |shape: &[usize]| -> Result<Tensor> {

@@ -240,7 +240,7 @@ pub fn cold(shape: &Shape, options: &Options) -> Vec<Table> {
             python(&["--direct"]),
         ];
         for (command, seconds) in commands.into_iter().zip(&mut all) {
-            let measured = command.ok_or_else(|| "no Python environment".to_owned()).and_then(|command| timed(command));
+            let measured = command.ok_or_else(|| "no Python environment".to_owned()).and_then(timed);
             match (seconds.as_mut(), measured) {
                 (Ok(known), Ok(time)) => known.push(time),
                 (_, Err(reason)) => *seconds = Err(reason),

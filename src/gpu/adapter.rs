@@ -175,6 +175,22 @@ fn describe(index: usize, adapter: wgpu::Adapter) -> (wgpu::Adapter, Adapter) {
     (adapter, listed)
 }
 
+/// Edges of the square matrices that subgroups can multiply together, f16 by f16 with sums in f32.
+pub(super) fn cooperative_edges(adapter: &wgpu::Adapter) -> Vec<u32> {
+    let needed = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
+    if !adapter.features().contains(needed) {
+        return Vec::new();
+    }
+    let all = adapter.cooperative_matrix_properties().into_iter();
+    let fits = all.filter(|p| p.m_size == p.n_size && p.n_size == p.k_size);
+    let fits = fits.filter(|p| p.ab_type == wgpu::CooperativeScalarType::F16);
+    let mut edges: Vec<u32> =
+        fits.filter(|p| p.cr_type == wgpu::CooperativeScalarType::F32).map(|p| p.m_size).collect();
+    edges.sort_unstable();
+    edges.dedup();
+    edges
+}
+
 /// Only Vulkan's memory can be asked for through wgpu.
 #[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
 #[allow(unsafe_code, reason = "wgpu itself has no way to ask")]

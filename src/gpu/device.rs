@@ -30,6 +30,7 @@ pub(super) struct Inner {
     pub(super) adapter: Adapter,
     pub(super) limits: wgpu::Limits,
     pub(super) features: wgpu::Features,
+    cooperative_edges: Vec<u32>,
     pub(super) pipelines: Mutex<HashMap<PipelineKey, Arc<wgpu::ComputePipeline>>>,
     pub(super) bind_groups: Mutex<BindGroups>,
     /// Buffers no tensor holds any more, by capacity in bytes.
@@ -111,6 +112,10 @@ impl Gpu {
         };
         let wanted = wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | wgpu::Features::SHADER_INT64;
         let mut features = wgpu::Features::IMMEDIATES | (adapter.features() & wanted);
+        let cooperative_edges = adapter::cooperative_edges(&adapter);
+        if !cooperative_edges.is_empty() {
+            features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        }
         if cache_dir.is_some() {
             features |= adapter.features() & wgpu::Features::PIPELINE_CACHE;
         }
@@ -118,6 +123,7 @@ impl Gpu {
             label: Some("retto"),
             required_features: features,
             required_limits: limits.clone(),
+            experimental_features: experimental(!cooperative_edges.is_empty()),
             ..Default::default()
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
@@ -143,6 +149,7 @@ impl Gpu {
             adapter: listed,
             limits,
             features,
+            cooperative_edges,
             pipelines: Mutex::default(),
             bind_groups: Mutex::default(),
             pool: Mutex::default(),
@@ -194,6 +201,11 @@ impl Gpu {
 
     pub(crate) fn has_int64(&self) -> bool {
         self.inner.features.contains(wgpu::Features::SHADER_INT64)
+    }
+
+    /// Edges of the square matrices that subgroups multiply together, f16 by f16 with sums in f32.
+    pub(crate) fn cooperative_edges(&self) -> &[u32] {
+        &self.inner.cooperative_edges
     }
 
     /// The first error that no caller was told of by other means, if any. It stays: another thread's call may have been the
@@ -256,6 +268,15 @@ impl Gpu {
         let polled = self.inner.device.poll(wgpu::PollType::Wait { submission_index, timeout: None });
         self.check()?;
         polled.map(|_| ()).map_err(|error| self.failed(error))
+    }
+}
+
+#[allow(unsafe_code, reason = "wgpu wants to be told that experiments may be faulty")]
+fn experimental(wanted: bool) -> wgpu::ExperimentalFeatures {
+    match wanted {
+        // SAFETY: of what this lets in only cooperative matrices are used, in one kernel, which the tests compare with its twin.
+        true => unsafe { wgpu::ExperimentalFeatures::enabled() },
+        false => wgpu::ExperimentalFeatures::disabled(),
     }
 }
 

@@ -10,8 +10,8 @@ use crate::gpu::{Constants, Gpu, Kernel};
 pub(crate) struct Tiling {
     /// What the benchmark and the choices on disk call it.
     pub(crate) name: &'static str,
-    /// With A and B in f32.
-    pub(crate) kernel: &'static Kernel,
+    /// With A and B in f32, where there is one.
+    pub(crate) kernel: Option<&'static Kernel>,
     /// With A and B in f16, where there is one; products and sums are f32.
     pub(crate) half: Option<&'static Kernel>,
     /// Of this tiling's variants the first; the others follow in the order of [`FORMS`].
@@ -49,6 +49,11 @@ const fn vectors(form: Form, rows: f64, twice: bool) -> [(&'static str, f64); 6]
     [("TRANS_A", a), ("TRANS_B", b), ("BIAS", bias), ("ACCUMULATE", add), ("ROWS", rows), ("TWICE", flag(twice))]
 }
 
+const fn cooperative(form: Form, width: f64) -> [(&'static str, f64); 5] {
+    let [a, b, bias, add] = switches(form);
+    [("TRANS_A", a), ("TRANS_B", b), ("BIAS", bias), ("ACCUMULATE", add), ("WIDTH", width)]
+}
+
 /// One variant a form.
 const PLAIN: &[Constants] =
     &[&constants(FORMS[0]), &constants(FORMS[1]), &constants(FORMS[2]), &constants(FORMS[3]), &constants(FORMS[4])];
@@ -72,6 +77,25 @@ const VECTORS: &[Constants] = &[
     &vectors(FORMS[4], 32.0, true),
 ];
 
+/// One variant a form, for four subgroups of 8, of 32 and of 64 lanes.
+const COOPERATIVE: &[Constants] = &[
+    &cooperative(FORMS[0], 32.0),
+    &cooperative(FORMS[1], 32.0),
+    &cooperative(FORMS[2], 32.0),
+    &cooperative(FORMS[3], 32.0),
+    &cooperative(FORMS[4], 32.0),
+    &cooperative(FORMS[0], 128.0),
+    &cooperative(FORMS[1], 128.0),
+    &cooperative(FORMS[2], 128.0),
+    &cooperative(FORMS[3], 128.0),
+    &cooperative(FORMS[4], 128.0),
+    &cooperative(FORMS[0], 256.0),
+    &cooperative(FORMS[1], 256.0),
+    &cooperative(FORMS[2], 256.0),
+    &cooperative(FORMS[3], 256.0),
+    &cooperative(FORMS[4], 256.0),
+];
+
 macro_rules! kernel {
     ($name:literal, $elements:literal, $source:literal, $variants:expr) => {
         Kernel {
@@ -92,6 +116,21 @@ static PAIRS: Kernel = kernel!("gemm_pairs", "", "gemm_pairs", PLAIN);
 static VECTOR: Kernel = kernel!("gemm_vectors", "alias Element = f32;\n", "gemm_vectors", VECTORS);
 static VECTOR_F16: Kernel = kernel!("gemm_vectors_f16", "enable f16;\nalias Element = f16;\n", "gemm_vectors", VECTORS);
 
+static COOPERATIVE_8: Kernel = kernel!(
+    "gemm_cooperative_8",
+    "enable f16;\nenable wgpu_cooperative_matrix;\nconst EDGE = 8u;\nalias MatrixA = coop_mat8x8<f16, A>;\n\
+     alias MatrixB = coop_mat8x8<f16, B>;\nalias MatrixC = coop_mat8x8<f32, C>;\n",
+    "gemm_cooperative",
+    COOPERATIVE
+);
+static COOPERATIVE_16: Kernel = kernel!(
+    "gemm_cooperative_16",
+    "enable f16;\nenable wgpu_cooperative_matrix;\nconst EDGE = 16u;\nalias MatrixA = coop_mat16x16<f16, A>;\n\
+     alias MatrixB = coop_mat16x16<f16, B>;\nalias MatrixC = coop_mat16x16<f32, C>;\n",
+    "gemm_cooperative",
+    COOPERATIVE
+);
+
 /// Every kernel of the family, for the test that translates all shaders.
 #[cfg(test)]
 pub(crate) static KERNELS: [&Kernel; 7] = [&TILED, &TILED_F16, &SUBGROUP, &SUBGROUP_F16, &PAIRS, &VECTOR, &VECTOR_F16];
@@ -107,10 +146,16 @@ fn takes_arrays_apart(gpu: &Gpu) -> bool {
     has_subgroups_of_8(gpu) && !(old && gpu.adapter().device_type == "cpu")
 }
 
-pub(crate) static TILINGS: [Tiling; 6] = [
+/// Cooperative matrices of this edge, for subgroups that all have so many lanes.
+fn has_cooperative(gpu: &Gpu, edge: u32, lanes: u32) -> bool {
+    let adapter = gpu.adapter();
+    gpu.cooperative_edges().contains(&edge) && [adapter.subgroup_min_size, adapter.subgroup_max_size] == [lanes; 2]
+}
+
+pub(crate) static TILINGS: [Tiling; 10] = [
     Tiling {
         name: "tiled",
-        kernel: &TILED,
+        kernel: Some(&TILED),
         half: Some(&TILED_F16),
         first_variant: 0,
         rows: 64,
@@ -120,7 +165,7 @@ pub(crate) static TILINGS: [Tiling; 6] = [
     },
     Tiling {
         name: "subgroup",
-        kernel: &SUBGROUP,
+        kernel: Some(&SUBGROUP),
         half: Some(&SUBGROUP_F16),
         first_variant: 0,
         rows: 16,
@@ -130,7 +175,7 @@ pub(crate) static TILINGS: [Tiling; 6] = [
     },
     Tiling {
         name: "pairs",
-        kernel: &PAIRS,
+        kernel: Some(&PAIRS),
         half: None,
         first_variant: 0,
         rows: 16,
@@ -140,7 +185,7 @@ pub(crate) static TILINGS: [Tiling; 6] = [
     },
     Tiling {
         name: "vectors-16",
-        kernel: &VECTOR,
+        kernel: Some(&VECTOR),
         half: Some(&VECTOR_F16),
         first_variant: 0,
         rows: 16,
@@ -150,7 +195,7 @@ pub(crate) static TILINGS: [Tiling; 6] = [
     },
     Tiling {
         name: "vectors-32",
-        kernel: &VECTOR,
+        kernel: Some(&VECTOR),
         half: Some(&VECTOR_F16),
         first_variant: FORMS.len(),
         rows: 32,
@@ -160,13 +205,53 @@ pub(crate) static TILINGS: [Tiling; 6] = [
     },
     Tiling {
         name: "vectors-64",
-        kernel: &VECTOR,
+        kernel: Some(&VECTOR),
         half: Some(&VECTOR_F16),
         first_variant: 2 * FORMS.len(),
         rows: 64,
         columns: 64,
         granule: 4,
         runs_on: takes_arrays_apart,
+    },
+    Tiling {
+        name: "cooperative-8",
+        kernel: None,
+        half: Some(&COOPERATIVE_8),
+        first_variant: 0,
+        rows: 32,
+        columns: 32,
+        granule: 1,
+        runs_on: |gpu| has_cooperative(gpu, 8, 8),
+    },
+    Tiling {
+        name: "cooperative-8-of-32",
+        kernel: None,
+        half: Some(&COOPERATIVE_8),
+        first_variant: FORMS.len(),
+        rows: 32,
+        columns: 32,
+        granule: 1,
+        runs_on: |gpu| has_cooperative(gpu, 8, 32),
+    },
+    Tiling {
+        name: "cooperative-16",
+        kernel: None,
+        half: Some(&COOPERATIVE_16),
+        first_variant: FORMS.len(),
+        rows: 64,
+        columns: 64,
+        granule: 1,
+        runs_on: |gpu| has_cooperative(gpu, 16, 32),
+    },
+    Tiling {
+        name: "cooperative-16-of-64",
+        kernel: None,
+        half: Some(&COOPERATIVE_16),
+        first_variant: 2 * FORMS.len(),
+        rows: 64,
+        columns: 64,
+        granule: 1,
+        runs_on: |gpu| has_cooperative(gpu, 16, 64),
     },
 ];
 
@@ -222,7 +307,7 @@ fn preferred(gpu: &Gpu, rows: Rows) -> &'static [&'static str] {
 pub(crate) fn choose(gpu: &Gpu, form: Form, sizes: Sizes, half: bool) -> (&'static Tiling, &'static Kernel) {
     let named = |name: &&str| TILINGS.iter().find(|tiling| tiling.name == *name);
     let usable = |tiling: &'static Tiling| {
-        let kernel = if half { tiling.half } else { Some(tiling.kernel) };
+        let kernel = if half { tiling.half } else { tiling.kernel };
         kernel.filter(|_| tiling.runs_on(gpu) && tiling.fits(form, sizes)).map(|kernel| (tiling, kernel))
     };
     let mut choices = preferred(gpu, Rows::of(sizes.m)).iter().filter_map(named);

@@ -43,7 +43,8 @@ fn validator() -> Validator {
             | Capabilities::SUBGROUP
             | Capabilities::SHADER_FLOAT16
             | Capabilities::SHADER_FLOAT16_IN_FLOAT32
-            | Capabilities::SHADER_INT64,
+            | Capabilities::SHADER_INT64
+            | Capabilities::COOPERATIVE_MATRIX,
     );
     validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
     validator
@@ -79,6 +80,10 @@ fn translate(kernel: &Kernel, constants: Constants) {
         msl::write_string(&module, &info, &options, &pipeline).unwrap_or_else(|e| panic!("{what}: MSL: {e}"));
     assert!(source.contains("kernel void") && translated.entry_point_names.iter().all(Result::is_ok), "{what}");
 
+    if kernel.source.contains("enable wgpu_cooperative_matrix") {
+        // DX12 has none, and wgpu offers none there.
+        return;
+    }
     let options = hlsl::Options {
         shader_model: hlsl::ShaderModel::V6_2,
         immediates_target: Some(hlsl::BindTarget { space: 1, ..Default::default() }),
@@ -132,6 +137,7 @@ fn every_entry_point_is_listed() {
         let stem = file.file_stem().unwrap().to_string_lossy().into_owned();
         let shared = match stem.as_str() {
             "random" | "ceiling" => "",
+            "gemm_cooperative" => continue,
             "gemm_tiled" | "gemm_subgroup" | "gemm_vectors" => "alias Element = f32;\n",
             _ => include_str!("../../shaders/random.wgsl"),
         };
