@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::ops::tuning::tune;
 use crate::text::PackedBatch;
 
 /// One answer for one mask, as transformers' fill-mask pipeline gives it.
@@ -105,12 +106,13 @@ impl Model {
         }
     }
 
-    /// Compiles what queries need, so that the first one takes no longer than those after it; and keeps it, where the `Gpu`
-    /// was given a folder for that.
+    /// Compiles what queries need, so that the first one takes no longer than those after it. Where the `Gpu` was given a
+    /// folder, also measures once which kernels are the fastest on this adapter, a matter of seconds, and keeps both.
     ///
     /// # Errors
     /// GPU errors.
     pub fn warm_up(&self) -> Result<()> {
+        tune(&self.gpu)?;
         let mut batch = PackedBatch::default();
         // Any token will do, and a text of one.
         batch.push(&[0]);

@@ -344,6 +344,35 @@ fn an_interruption_leaves_a_whole_model() {
     }
 }
 
+/// What an adaptation measured of the adapter is there for later calls, and changes none of their results.
+#[test]
+fn the_cache_folder_is_made_filled_and_harmless() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("made/if/need/be");
+    let base = fixture("fillmask");
+    let fill = |cache: &str| {
+        let mut command = retto(&["fill", "--json", "--model", &base, "the [MASK] and you"]);
+        stdout(&command.env("RETTO_CACHE_DIR", cache).output().unwrap())
+    };
+    let without = fill("");
+    assert_eq!(fill(text(&cache)), without);
+    let lines = folder.path().join("lines.txt");
+    std::fs::write(&lines, "the rain and you\n".repeat(8)).unwrap();
+    let output = folder.path().join("adapted");
+    let args = ["adapt", "--model", &base, "--train", text(&lines), "--output", text(&output), "--max-steps", "1"];
+    stdout(&retto(&args).env("RETTO_CACHE_DIR", &cache).output().unwrap());
+    let kept = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let choices = kept.filter(|name| name.starts_with("choices-") && name.ends_with(".json")).count();
+    // An adapter with one kernel alone has nothing to choose.
+    assert!(choices <= 1);
+    assert_eq!(fill(text(&cache)), without);
+    // A file in the folder's place.
+    let mut refused = retto(&["fill", "--model", &base, "the [MASK]"]);
+    let refused = refused.env("RETTO_CACHE_DIR", &lines).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("lines.txt"));
+}
+
 /// Ctrl-C ends the run after its step with a checkpoint, from which the same command goes on.
 #[cfg(unix)]
 #[test]

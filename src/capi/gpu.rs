@@ -204,6 +204,7 @@ pub unsafe extern "C" fn retto_gpu_open(
         // SAFETY: likewise.
         let cache_dir = unsafe { input::optional_text("cache_dir", given.cache_dir, given.cache_dir_length)? };
         let options = GpuOptions {
+            name: None,
             adapter: match given.adapter_index {
                 -1 => None,
                 index => Some(usize::try_from(index).map_err(|_| invalid(format!("adapter_index is {index}")))?),

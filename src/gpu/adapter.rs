@@ -65,18 +65,27 @@ pub enum PowerPreference {
 pub struct GpuOptions {
     /// The adapter with this index in [`Gpu::adapters`](crate::Gpu::adapters); without, the preferences below choose.
     pub adapter: Option<usize>,
+    /// The adapter with this index, or the one whose name contains this text (in any case), as a user gives it to a program;
+    /// not beside `adapter`.
+    pub name: Option<String>,
     /// What kind is wanted.
     pub power_preference: PowerPreference,
     /// Whether an adapter that is software on the CPU may be taken, where there is no other.
     pub allow_software: bool,
-    /// A folder for compiled shaders, which make the next start faster where the driver can keep them (Vulkan). Created if
-    /// need be; its files are made again when they do not fit.
+    /// A folder for compiled shaders, which make the next start faster where the driver can keep them (Vulkan), and for which
+    /// kernels were measured to be the fastest here. Created if need be; its files are made again when they do not fit.
     pub cache_dir: Option<PathBuf>,
 }
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        Self { adapter: None, power_preference: PowerPreference::default(), allow_software: true, cache_dir: None }
+        Self {
+            adapter: None,
+            name: None,
+            power_preference: PowerPreference::default(),
+            allow_software: true,
+            cache_dir: None,
+        }
     }
 }
 
@@ -95,6 +104,14 @@ impl GpuOptions {
 
     /// The adapter these options choose.
     pub(super) fn choose(&self) -> Result<(wgpu::Adapter, Adapter)> {
+        match (&self.name, self.adapter) {
+            (Some(name), None) => return named(name),
+            (Some(_), Some(_)) => {
+                let reason = "an adapter is named by its index or by its name, not by both";
+                return Err(Error::InvalidArgument(reason.into()));
+            }
+            (None, _) => {}
+        }
         let adapters = enumerate();
         let Some(index) = self.adapter else {
             let ranked = adapters.into_iter().filter_map(|adapter| Some((self.rank(&adapter.1)?, adapter)));
@@ -177,7 +194,8 @@ fn describe(index: usize, adapter: wgpu::Adapter) -> (wgpu::Adapter, Adapter) {
 
 /// Edges of the square matrices that subgroups can multiply together, f16 by f16 with sums in f32.
 pub(super) fn cooperative_edges(adapter: &wgpu::Adapter) -> Vec<u32> {
-    let needed = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
+    let needed =
+        wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
     if !adapter.features().contains(needed) {
         return Vec::new();
     }

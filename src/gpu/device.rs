@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::adapter::{self, Adapter, GpuOptions};
 use super::cache::PipelineCache;
+use super::choices::Choices;
 use crate::error::{Error, Result};
 
 /// An opened adapter. Cheap to clone; every clone is the same device. `Send + Sync`.
@@ -39,6 +40,8 @@ pub(super) struct Inner {
     pub(super) next_buffer_id: AtomicU64,
     /// Where compiled shaders are kept.
     pub(super) cache: Option<PipelineCache>,
+    /// Where what was measured is kept.
+    choices: Option<Choices>,
     fault: Arc<Mutex<Option<Fault>>>,
 }
 
@@ -87,7 +90,8 @@ impl Gpu {
     /// Opens the adapter that the options choose.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] where none is left to choose, [`Error::AdapterNotFound`] for an index there is not;
+    /// [`Error::NoAdapter`] where none is left to choose, [`Error::AdapterNotFound`] for an index or a name there is not, or a
+    /// name that several have; [`Error::InvalidArgument`] for both;
     /// [`Error::Io`] for a cache folder that cannot be made; [`Error::Gpu`] where the driver refuses.
     pub fn open_with(options: &GpuOptions) -> Result<Self> {
         Self::from_adapter(options.choose()?, options.cache_dir.as_deref())
@@ -142,8 +146,10 @@ impl Gpu {
             Some(folder) => PipelineCache::open(&device, &adapter.get_info(), folder)?,
             None => None,
         };
+        let choices = cache_dir.map(|folder| Choices::open(&listed, folder));
         let inner = Inner {
             cache,
+            choices,
             device,
             queue,
             adapter: listed,
@@ -183,6 +189,23 @@ impl Gpu {
     /// `Gpu` is dropped.
     pub(crate) fn save_cache(&self) {
         self.inner.save_cache();
+    }
+
+    /// Whether there is a folder that choices are kept in.
+    pub(crate) fn keeps_choices(&self) -> bool {
+        self.inner.choices.is_some()
+    }
+
+    /// What was once chosen for this.
+    pub(crate) fn choice(&self, what: &str) -> Option<String> {
+        self.inner.choices.as_ref()?.get(what)
+    }
+
+    /// Keeps a choice for this and later runs; without a folder does nothing.
+    pub(crate) fn keep_choice(&self, what: &str, name: &str) {
+        if let Some(choices) = &self.inner.choices {
+            choices.keep(what, name);
+        }
     }
 
     /// Destroys the device, as if the driver had lost it.

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod cache;
+mod choices;
 mod device;
 mod kernel;
 mod pass;

@@ -20,6 +20,7 @@ pub(crate) mod linear;
 pub(crate) mod rows;
 pub(crate) mod scale;
 pub(crate) mod tilings;
+pub(crate) mod tuning;
 
 #[cfg(test)]
 pub(crate) mod check;

@@ -268,9 +268,17 @@ impl Tiling {
         };
         row.is_multiple_of(self.granule)
     }
+
+    /// Whether it is worth trying on so many rows: not where half of its tile would be beyond the end, if a smaller one is
+    /// there.
+    pub(crate) fn is_for(&self, m: usize) -> bool {
+        !self.name.starts_with("vectors") || self.rows <= m.next_multiple_of(16)
+    }
 }
 
 /// What the preferred tilings depend on besides the adapter.
+///
+/// [`tune`](super::tuning::tune) measures one of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rows {
     /// Up to 16: a query.
@@ -288,9 +296,30 @@ impl Rows {
             _ => Self::Many,
         }
     }
+
+    /// What the choice for them is kept under.
+    pub(crate) fn key(self, half: bool) -> &'static str {
+        match (self, half) {
+            (Self::Few, false) => "gemm, up to 16 rows",
+            (Self::Some, false) => "gemm, up to 32 rows",
+            (Self::Many, false) => "gemm, more rows",
+            (Self::Few, true) => "gemm in f16, up to 16 rows",
+            (Self::Some, true) => "gemm in f16, up to 32 rows",
+            (Self::Many, true) => "gemm in f16, more rows",
+        }
+    }
+
+    /// So many that all tiles fill up, where there are many.
+    pub(crate) fn typical(self) -> usize {
+        match self {
+            Self::Few => 12,
+            Self::Some => 32,
+            Self::Many => 256,
+        }
+    }
 }
 
-/// Names of tilings, the preferred one first; the last takes any shape and runs anywhere.
+/// Names of tilings, the preferred one first, where nothing was measured; the last takes any shape and runs anywhere.
 fn preferred(gpu: &Gpu, rows: Rows) -> &'static [&'static str] {
     let adapter = gpu.adapter();
     // Measured: see ARCHITECTURE.md.
@@ -299,7 +328,8 @@ fn preferred(gpu: &Gpu, rows: Rows) -> &'static [&'static str] {
         (true, true, Rows::Some) => &["vectors-32", "subgroup", "tiled"],
         (true, true, Rows::Many) => &["vectors-64", "subgroup", "tiled"],
         (true, false, _) => &["pairs", "subgroup", "tiled"],
-        (false, ..) => &["tiled"],
+        // The cooperative ones are in f16 alone.
+        (false, ..) => &["cooperative-16", "cooperative-16-of-64", "cooperative-8-of-32", "cooperative-8", "tiled"],
     }
 }
 
@@ -310,6 +340,9 @@ pub(crate) fn choose(gpu: &Gpu, form: Form, sizes: Sizes, half: bool) -> (&'stat
         let kernel = if half { tiling.half } else { tiling.kernel };
         kernel.filter(|_| tiling.runs_on(gpu) && tiling.fits(form, sizes)).map(|kernel| (tiling, kernel))
     };
-    let mut choices = preferred(gpu, Rows::of(sizes.m)).iter().filter_map(named);
+    let rows = Rows::of(sizes.m);
+    let measured = gpu.choice(rows.key(half));
+    let measured = measured.as_deref().and_then(|name| named(&name));
+    let mut choices = measured.into_iter().chain(preferred(gpu, rows).iter().filter_map(named));
     choices.find_map(usable).unwrap_or((&TILINGS[0], if half { &TILED_F16 } else { &TILED }))
 }

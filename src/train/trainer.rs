@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Pass, Tensor};
 use crate::model::{Gradients, Model, TrainOptions, mean_loss, stats_of};
 use crate::ops::adamw::{self, AdamW};
+use crate::ops::tuning::tune;
 use crate::text::{PackedBatch, Purpose};
 
 /// Trains a copy of a model; the model itself stays as it is and can be queried meanwhile.
@@ -41,7 +42,8 @@ pub struct Trainer {
 
 impl Trainer {
     /// Copies what will be trained, and makes room for its gradients and optimizer state: about four times its memory. What
-    /// stays as it is shares the model's memory.
+    /// stays as it is shares the model's memory. Where the `Gpu` was given a cache folder, measures once which kernels are the
+    /// fastest on its adapter.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for an option out of range; [`Error::BadTokenizer`] for a vocabulary without a mask token;
@@ -53,6 +55,7 @@ impl Trainer {
             let reason = format!("fp16 on {}, which has no f16 in shaders: train in f32", model.gpu);
             return Err(Error::Unsupported(reason));
         }
+        tune(&model.gpu)?;
         let model = match &arguments.lora {
             Some(lora) => {
                 // The fresh head would stay as random as it is.

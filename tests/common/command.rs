@@ -9,7 +9,8 @@ use super::fixtures;
 
 pub fn retto(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_retto"));
-    command.args(args).stdin(Stdio::null());
+    // The tests leave the user's own folders alone.
+    command.args(args).stdin(Stdio::null()).env("RETTO_CACHE_DIR", "");
     command
 }
 

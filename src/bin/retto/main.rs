@@ -14,11 +14,12 @@ mod output;
 mod prepare;
 mod report;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use retto::{Gpu, Model};
+use retto::{Gpu, GpuOptions, Model};
 
 /// Fill blanks with BERT, and adapt it to the words of one domain, on any GPU.
 #[derive(Parser)]
@@ -27,6 +28,10 @@ struct Cli {
     /// The adapter: its index or part of its name, as `retto devices` lists them [default: the most capable]
     #[arg(long, global = true, env = "RETTO_DEVICE", value_name = "INDEX|NAME")]
     device: Option<String>,
+    /// Where compiled shaders are kept, and which kernels are the fastest here; nowhere, if set to nothing
+    /// [default: retto in the user's cache folder]
+    #[arg(long, global = true, env = "RETTO_CACHE_DIR", value_name = "DIR", hide_env_values = true)]
+    cache_dir: Option<OsString>,
     #[command(subcommand)]
     command: Command,
 }
@@ -55,16 +60,17 @@ enum Command {
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> ExitCode {
-    let Cli { device, command } = Cli::parse();
+    let Cli { device, cache_dir, command } = Cli::parse();
+    let gpu = || open_gpu(device, cache_dir);
     let result = match command {
         Command::Devices(args) => devices::run(&args),
         Command::Prepare(args) => prepare::run(&args),
-        Command::Fill(args) => gpu(device).and_then(|gpu| fill::run(&gpu, &args)),
-        Command::Init(args) => gpu(device).and_then(|gpu| init::run(&gpu, &args)),
-        Command::Adapt(args) => gpu(device).and_then(|gpu| adapt::run(&gpu, &args)),
-        Command::Merge(args) => gpu(device).and_then(|gpu| merge::run(&gpu, &args)),
-        Command::Compare(args) => gpu(device).and_then(|gpu| compare::run(&gpu, &args)),
-        Command::Eval(args) => gpu(device).and_then(|gpu| eval::run(&gpu, &args)),
+        Command::Fill(args) => gpu().and_then(|gpu| fill::run(&gpu, &args)),
+        Command::Init(args) => gpu().and_then(|gpu| init::run(&gpu, &args)),
+        Command::Adapt(args) => gpu().and_then(|gpu| adapt::run(&gpu, &args)),
+        Command::Merge(args) => gpu().and_then(|gpu| merge::run(&gpu, &args)),
+        Command::Compare(args) => gpu().and_then(|gpu| compare::run(&gpu, &args)),
+        Command::Eval(args) => gpu().and_then(|gpu| eval::run(&gpu, &args)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -77,12 +83,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn gpu(device: Option<String>) -> Result<Gpu> {
+fn open_gpu(device: Option<String>, cache_dir: Option<OsString>) -> Result<Gpu> {
     // A variable set to nothing is how shells unset one.
-    Ok(match device.filter(|device| !device.is_empty()) {
-        Some(device) => Gpu::open(&device)?,
-        None => Gpu::open_default()?,
-    })
+    let name = device.filter(|device| !device.is_empty());
+    let cache_dir = match cache_dir {
+        Some(folder) => Some(PathBuf::from(folder)).filter(|folder| !folder.as_os_str().is_empty()),
+        // A home that cannot be written is no reason to stop.
+        None => dirs::cache_dir().map(|caches| caches.join("retto")).filter(|own| std::fs::create_dir_all(own).is_ok()),
+    };
+    Ok(Gpu::open_with(&GpuOptions { name, cache_dir, ..GpuOptions::default() })?)
 }
 
 /// The model in a folder, or the bundled one, with an adapter added where one is named.

@@ -1,0 +1,62 @@
+//! Which of several ways was measured to be the fastest on this adapter, kept on disk between runs.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use super::adapter::Adapter;
+use super::device::lock;
+
+/// Names by what they were chosen for.
+type Names = BTreeMap<String, String>;
+
+/// What was chosen, and the file it is kept in.
+///
+/// The file is only ever a saving of time: one that is damaged, of another adapter, driver or version of this crate is not read
+/// but made again, and one that cannot be written is not.
+pub(super) struct Choices {
+    file: PathBuf,
+    made_for: String,
+    names: Mutex<Names>,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Kept {
+    made_for: String,
+    names: Names,
+}
+
+impl Choices {
+    pub(super) fn open(adapter: &Adapter, folder: &Path) -> Self {
+        let made_for =
+            format!("retto {}, {} {} {}", env!("CARGO_PKG_VERSION"), adapter.backend, adapter.name, adapter.driver);
+        // One file an adapter, so that machines with two do not measure at every change.
+        let letters = made_for.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' });
+        let file = folder.join(format!("choices-{}.json", letters.collect::<String>()));
+        let kept = std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<Kept>(&bytes).ok());
+        let names = kept.filter(|kept| kept.made_for == made_for).map(|kept| kept.names).unwrap_or_default();
+        Self { file, made_for, names: Mutex::new(names) }
+    }
+
+    pub(super) fn get(&self, what: &str) -> Option<String> {
+        lock(&self.names).get(what).cloned()
+    }
+
+    pub(super) fn keep(&self, what: &str, name: &str) {
+        let mut names = lock(&self.names);
+        names.insert(what.to_owned(), name.to_owned());
+        // Nothing is lost but time where this fails.
+        let _ = self.write(&names);
+    }
+
+    fn write(&self, names: &Names) -> std::io::Result<()> {
+        let kept = Kept { made_for: self.made_for.clone(), names: names.clone() };
+        let folder = self.file.parent().unwrap_or(Path::new("."));
+        // Another process may read or write it at the same time.
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(serde_json::to_string_pretty(&kept)?.as_bytes())?;
+        file.persist(&self.file)?;
+        Ok(())
+    }
+}

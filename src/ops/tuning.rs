@@ -1,0 +1,137 @@
+//! Measures which GEMM kernels are the fastest on an adapter: once, where the choice can be kept.
+
+use std::time::{Duration, Instant};
+
+use super::gemm::{Form, Gemm, Sizes, gemm_with};
+use super::tilings::{Rows, TILINGS, Tiling};
+use crate::error::Result;
+use crate::gpu::{Gpu, Kernel, Pass, Tensor};
+
+/// Columns and depth of what is measured; the rows are those of the class.
+const EDGE: usize = 768;
+/// A kernel that takes longer for one GEMM is not run again: it has lost.
+const HOPELESS: Duration = Duration::from_millis(250);
+
+/// Chooses a kernel for each number of rows, and for f16, where this `Gpu` was given a folder to keep that in and it is not
+/// known yet. Takes a second or two on a CPU, most of it compiling, and less on a GPU.
+///
+/// Gemms in f32 give the same bits whatever is chosen. In f16 cooperative matrices may add in another order.
+pub(crate) fn tune(gpu: &Gpu) -> Result<()> {
+    if !gpu.keeps_choices() {
+        return Ok(());
+    }
+    for half in [false, true] {
+        if half && !gpu.has_f16() {
+            continue;
+        }
+        for rows in [Rows::Few, Rows::Some, Rows::Many] {
+            let what = rows.key(half);
+            if gpu.choice(what).is_none()
+                && let Some(name) = fastest(gpu, rows, half)?
+            {
+                gpu.keep_choice(what, name);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `None` where there is only one.
+fn fastest(gpu: &Gpu, rows: Rows, half: bool) -> Result<Option<&'static str>> {
+    let m = rows.typical();
+    let sizes = Sizes { m: m as u32, n: EDGE as u32, k: EDGE as u32 };
+    let kernel = |tiling: &'static Tiling| Some((tiling, if half { tiling.half? } else { tiling.kernel? }));
+    let candidates: Vec<_> = TILINGS
+        .iter()
+        .filter(|tiling| tiling.runs_on(gpu) && tiling.fits(Form::Linear, sizes))
+        .filter(|tiling| tiling.is_for(m))
+        .filter_map(kernel)
+        .collect();
+    if candidates.len() < 2 {
+        return Ok(None);
+    }
+    // In f16 two elements take the room of one.
+    let width = if half { EDGE / 2 } else { EDGE };
+    let mut pass = Pass::new(gpu);
+    let zeros = |pass: &mut Pass, shape: &[usize]| pass.upload(shape, &vec![0f32; shape.iter().product()]);
+    let (a, b) = (zeros(&mut pass, &[m, width])?, zeros(&mut pass, &[EDGE, width])?);
+    let (bias, c) = (zeros(&mut pass, &[EDGE])?, Tensor::workspace(gpu, &[m, EDGE])?);
+    pass.submit()?;
+    let arrays = Gemm { a: &a, b: &b, bias: Some(&bias), c: &c, sizes };
+    let mut best: Option<(Duration, &'static str)> = None;
+    for (tiling, kernel) in candidates {
+        let time = time(gpu, tiling, kernel, &arrays)?;
+        if best.is_none_or(|(least, _)| time < least) {
+            best = Some((time, tiling.name));
+        }
+    }
+    Ok(best.map(|(_, name)| name))
+}
+
+/// The least of a few runs, each of several GEMMs: what else the machine does only adds to it.
+fn time(gpu: &Gpu, tiling: &Tiling, kernel: &'static Kernel, arrays: &Gemm) -> Result<Duration> {
+    let run = |count: u32| -> Result<Duration> {
+        let mut pass = Pass::new(gpu);
+        for _ in 0..count {
+            gemm_with(&mut pass, tiling, kernel, Form::Linear, arrays)?;
+        }
+        let began = Instant::now();
+        pass.submit()?;
+        gpu.wait()?;
+        Ok(began.elapsed() / count)
+    };
+    // Compiles.
+    run(1)?;
+    let mut least = run(1)?;
+    if least > HOPELESS {
+        return Ok(least);
+    }
+    let count = (Duration::from_millis(4).as_nanos() / least.as_nanos().max(1)).clamp(1, 64) as u32;
+    for _ in 0..5 {
+        least = least.min(run(count)?);
+    }
+    Ok(least)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::GpuOptions;
+    use crate::ops::tilings::choose;
+
+    #[test]
+    fn what_was_measured_is_kept_taken_and_made_again_when_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || {
+            let index = crate::gpu::test_gpu().adapter().index;
+            let cache_dir = Some(folder.path().to_owned());
+            Gpu::open_with(&GpuOptions { adapter: Some(index), cache_dir, ..Default::default() }).unwrap()
+        };
+        let files = || {
+            let all = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+            all.filter(|path| path.extension().is_some_and(|end| end == "json")).collect::<Vec<_>>()
+        };
+        tune(&open()).unwrap();
+        let gpu = open();
+        let known = gpu.choice(Rows::Many.key(false));
+        assert_eq!(files().len(), usize::from(known.is_some()));
+        let sizes = Sizes { m: 256, n: 64, k: 64 };
+        let taken = || choose(&open(), Form::Linear, sizes, false).0.name;
+        if let Some(name) = known {
+            assert_eq!(taken(), name);
+            // A choice that this adapter or shape cannot follow is passed over.
+            gpu.keep_choice(Rows::Many.key(false), "cooperative-16");
+            assert_ne!(taken(), "cooperative-16");
+            gpu.keep_choice(Rows::Many.key(false), "tiled");
+            assert_eq!(taken(), "tiled");
+            std::fs::write(&files()[0], "{").unwrap();
+            assert_eq!(open().choice(Rows::Many.key(false)), None);
+            tune(&open()).unwrap();
+            assert!(open().choice(Rows::Many.key(false)).is_some());
+        }
+        // Without a folder nothing is measured, and nothing kept.
+        let gpu = crate::gpu::test_gpu();
+        tune(&gpu).unwrap();
+        assert_eq!(gpu.choice(Rows::Many.key(false)), None);
+    }
+}
