@@ -116,6 +116,10 @@ impl Gpu {
         };
         let wanted = wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | wgpu::Features::SHADER_INT64;
         let mut features = wgpu::Features::IMMEDIATES | (adapter.features() & wanted);
+        // On a CPU all memory is the host's: weights are written where they stay. On GPUs such memory may be the slower one.
+        if listed.device_type == "cpu" {
+            features |= adapter.features() & wgpu::Features::MAPPABLE_PRIMARY_BUFFERS;
+        }
         let cooperative_edges = adapter::cooperative_edges(&adapter);
         if !cooperative_edges.is_empty() {
             features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
@@ -224,6 +228,11 @@ impl Gpu {
 
     pub(crate) fn has_int64(&self) -> bool {
         self.inner.features.contains(wgpu::Features::SHADER_INT64)
+    }
+
+    /// Whether buffers of shaders can be mapped for writing.
+    pub(super) fn writes_in_place(&self) -> bool {
+        self.inner.features.contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS)
     }
 
     /// Edges of the square matrices that subgroups multiply together, f16 by f16 with sums in f32.

@@ -40,24 +40,32 @@ impl Tensor {
     }
 
     fn new(gpu: &Gpu, shape: &[usize], pooled: bool, what: &str) -> Result<Self> {
-        let bytes = byte_size(shape);
+        let bytes = checked_size(gpu, shape, what)?;
         let limits = &gpu.inner.limits;
-        if bytes > limits.max_storage_buffer_binding_size {
-            return Err(Error::DeviceLimit {
-                what: format!("{what} of shape {shape:?}"),
-                needed: bytes,
-                limit_name: "maxStorageBufferBindingSize",
-                limit: limits.max_storage_buffer_binding_size,
-            });
-        }
         let capacity = if pooled { size_class(bytes).min(limits.max_buffer_size / ELEMENT * ELEMENT) } else { bytes };
         let reused = if pooled { lock(&gpu.inner.pool).get_mut(&capacity).and_then(Vec::pop) } else { None };
         let buffer = match reused {
             Some(buffer) => buffer,
-            None => allocate(gpu, capacity)?,
+            None => allocate(gpu, capacity, false)?,
         };
+        Ok(Self::with_buffer(gpu, shape, pooled, buffer))
+    }
+
+    fn with_buffer(gpu: &Gpu, shape: &[usize], pooled: bool, buffer: Buffer) -> Self {
         let storage = Storage { buffer: Some(buffer), gpu: Arc::downgrade(&gpu.inner), pooled };
-        Ok(Self { storage: Arc::new(storage), shape: shape.to_vec() })
+        Self { storage: Arc::new(storage), shape: shape.to_vec() }
+    }
+
+    /// A parameter whose values are about to be written: see [`Upload`].
+    pub(crate) fn upload(gpu: &Gpu, shape: &[usize], what: &str) -> Result<Upload> {
+        let mapped = gpu.writes_in_place();
+        let bytes = checked_size(gpu, shape, what)?;
+        let tensor = Self::with_buffer(gpu, shape, false, allocate(gpu, bytes, mapped)?);
+        let view = match mapped {
+            true => Some(tensor.buffer().buffer.get_mapped_range_mut(..).map_err(|error| gpu.failed(error))?),
+            false => None,
+        };
+        Ok(Upload { gpu: gpu.clone(), view, tensor })
     }
 
     pub(crate) fn shape(&self) -> &[usize] {
@@ -107,6 +115,52 @@ impl Tensor {
     }
 }
 
+/// A parameter being filled. Where GPU memory is the host's, values are written where they will stay; elsewhere they go
+/// through the driver's staging memory, and are waited for piece by piece, so that it holds no second copy of the whole.
+pub(crate) struct Upload {
+    gpu: Gpu,
+    /// The tensor's own memory, where it is the host's.
+    view: Option<wgpu::BufferViewMut>,
+    tensor: Tensor,
+}
+
+impl Upload {
+    /// Writes values from element `offset` on.
+    pub(crate) fn write(&mut self, offset: usize, values: &[f32]) -> Result<()> {
+        assert!(offset + values.len() <= self.tensor.len());
+        let Some(view) = &mut self.view else {
+            self.tensor.write(&self.gpu, offset, values)?;
+            return self.gpu.flush();
+        };
+        let at = offset * ELEMENT as usize;
+        view.slice(at..at + size_of_val(values)).copy_from_slice(bytemuck::cast_slice(values));
+        Ok(())
+    }
+
+    pub(crate) fn finish(self) -> Result<Tensor> {
+        let Self { gpu, view, tensor } = self;
+        if let Some(view) = view {
+            drop(view);
+            tensor.buffer().buffer.unmap();
+        }
+        gpu.check().map(|()| tensor)
+    }
+}
+
+/// Bytes of a tensor called `what`, if this adapter can bind so many.
+fn checked_size(gpu: &Gpu, shape: &[usize], what: &str) -> Result<u64> {
+    let (bytes, limits) = (byte_size(shape), &gpu.inner.limits);
+    if bytes > limits.max_storage_buffer_binding_size {
+        return Err(Error::DeviceLimit {
+            what: format!("{what} of shape {shape:?}"),
+            needed: bytes,
+            limit_name: "maxStorageBufferBindingSize",
+            limit: limits.max_storage_buffer_binding_size,
+        });
+    }
+    Ok(bytes)
+}
+
 /// At least 4 bytes: WebGPU has no empty bindings.
 fn byte_size(shape: &[usize]) -> u64 {
     (shape.iter().map(|&n| n as u64).product::<u64>() * ELEMENT).max(ELEMENT)
@@ -118,7 +172,7 @@ fn size_class(bytes: u64) -> u64 {
     bytes.div_ceil(step) * step
 }
 
-fn allocate(gpu: &Gpu, capacity: u64) -> Result<Buffer> {
+fn allocate(gpu: &Gpu, capacity: u64, mapped: bool) -> Result<Buffer> {
     let inner = &gpu.inner;
     if capacity > inner.limits.max_buffer_size {
         return Err(Error::DeviceLimit {
@@ -128,8 +182,11 @@ fn allocate(gpu: &Gpu, capacity: u64) -> Result<Buffer> {
             limit: inner.limits.max_buffer_size,
         });
     }
-    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-    let descriptor = wgpu::BufferDescriptor { label: None, size: capacity, usage, mapped_at_creation: false };
+    let mut usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+    if mapped {
+        usage |= wgpu::BufferUsages::MAP_WRITE;
+    }
+    let descriptor = wgpu::BufferDescriptor { label: None, size: capacity, usage, mapped_at_creation: mapped };
     let buffer = gpu.create_buffer(&descriptor)?;
     inner.memory_in_use.fetch_add(capacity, Ordering::Relaxed);
     Ok(Buffer { buffer, id: inner.next_buffer_id.fetch_add(1, Ordering::Relaxed), capacity })

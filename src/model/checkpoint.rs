@@ -10,7 +10,7 @@ use safetensors::{Dtype, SafeTensorError};
 use super::config::BertConfig;
 use super::parameters::{Init, InitialSource, Parameter, Source, Spec};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Tensor};
+use crate::gpu::{Gpu, Tensor, Upload};
 use crate::mapped;
 
 pub(crate) const WEIGHTS_FILE: &str = "model.safetensors";
@@ -242,7 +242,7 @@ fn explain(error: &SafeTensorError) -> String {
 
 impl Stored<'_> {
     /// Uploads into `target` from element `offset` on, converting to f32.
-    fn upload(&self, gpu: &Gpu, target: &Tensor, offset: usize) -> Result<()> {
+    fn upload(&self, target: &mut Upload, offset: usize) -> Result<()> {
         let size = match self.dtype {
             Dtype::F32 => 4,
             Dtype::F16 | Dtype::BF16 => 2,
@@ -253,20 +253,31 @@ impl Stored<'_> {
         };
         // Pieces, so that neither converted values nor the driver's staging memory hold a second copy of the whole.
         const PIECE: usize = 1 << 20;
-        let mut values = Vec::with_capacity(PIECE.min(self.bytes.len() / size));
+        let mut values = Vec::new();
         for (i, piece) in self.bytes.chunks(PIECE * size).enumerate() {
-            values.clear();
-            match self.dtype {
-                Dtype::F32 => values.extend(piece.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
-                Dtype::F16 => values.extend(piece.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32())),
-                _ => values.extend(piece.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),
-            }
-            if let Some(bad) = values.iter().find(|value| !value.is_finite()) {
+            // As they lie in the file, where they are f32 already.
+            let as_stored = if cfg!(target_endian = "little") { bytemuck::try_cast_slice(piece).ok() } else { None };
+            let piece = match (self.dtype, as_stored) {
+                (Dtype::F32, Some(stored)) => stored,
+                (dtype, _) => {
+                    values.clear();
+                    match dtype {
+                        Dtype::F32 => values.extend(piece.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
+                        Dtype::F16 => {
+                            values.extend(piece.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()))
+                        }
+                        _ => values.extend(piece.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),
+                    }
+                    &values[..]
+                }
+            };
+            // Without an early end, which would keep the loop from being a vector's.
+            if !piece.iter().fold(true, |finite, value| finite & value.is_finite()) {
+                let bad = piece.iter().find(|value| !value.is_finite()).copied().unwrap_or(f32::NAN);
                 let reason = format!("{} holds {bad}: these weights are damaged", self.key);
                 return Err(Error::checkpoint(self.path, reason));
             }
-            target.write(gpu, offset + i * PIECE, &values)?;
-            gpu.flush()?;
+            target.write(offset + i * PIECE, piece)?;
         }
         Ok(())
     }
@@ -300,11 +311,11 @@ impl Source for CheckpointSource<'_> {
             parts.push(stored);
         }
         // Only now, when every part is known to fit.
-        let tensor = Tensor::persistent(gpu, &spec.shape, &spec.keys[0])?;
+        let mut upload = Tensor::upload(gpu, &spec.shape, &spec.keys[0])?;
         for (i, stored) in parts.iter().enumerate() {
-            stored.upload(gpu, &tensor, i * len)?;
+            stored.upload(&mut upload, i * len)?;
         }
-        Ok(tensor)
+        upload.finish()
     }
 }
 
