@@ -17,7 +17,7 @@ CAPI_FEATURES ?= --features capi
 # What `make bench` is given: `make bench BENCH="--only fill --models mini"`; --help lists it. With --burn, burn too.
 BENCH ?=
 
-.PHONY: help demo build capi header test bench memcheck lint check reference install install-command install-library
+.PHONY: help demo build capi header test test-next bench memcheck lint check reference install install-command install-library
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,13 @@ test: ## every test
 	  echo '==> cargo test, as cargo-nextest is not installed'; \
 	  cargo test --all-features $(LOCKED) --lib --bins --tests; \
 	fi
+
+# The one software adapter with cooperative matrices: without them the tests fail here.
+TRIPLE := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr a-z- A-Z_)
+test-next: ## the kernels on the newest software Vulkan, which is unpacked into target/ (Debian)
+	@scripts/setup.sh build
+	RETTO_NEEDS_COOPERATIVE=1 CARGO_TARGET_$(TRIPLE)_RUNNER='$(CURDIR)/scripts/mesa-next.sh $(CURDIR)/target/mesa-next' \
+	  cargo test --all-features $(LOCKED) --lib ops::
 
 bench: ## Retto beside transformers, onnxruntime and (BENCH=--burn) burn: installs them into target/, takes half an hour
 	@scripts/setup.sh run

@@ -170,12 +170,12 @@ mod tests {
     #[test]
     fn every_tiling_and_form_equals_its_twin() {
         let gpu = crate::gpu::test_gpu();
-        let mut cases = 0;
+        let (mut cases, mut tried) = (0, Vec::new());
         for tiling in TILINGS.iter().filter(|tiling| tiling.runs_on(&gpu)) {
             let full = tiling.kernel.map(|kernel| (kernel, false));
             let half = tiling.half.filter(|_| gpu.has_f16()).map(|kernel| (kernel, true));
             for (kernel, half) in full.into_iter().chain(half) {
-                println!("{}: {}", tiling.name, kernel.file);
+                tried.push(kernel.file);
                 for form in FORMS {
                     for shape in SHAPES {
                         let case = Case::new(form, shape, half);
@@ -189,6 +189,9 @@ mod tests {
             }
         }
         assert!(cases >= FORMS.len() * SHAPES.len(), "{cases}");
+        // `make test-next` is there for these.
+        let cooperative = tried.iter().any(|file| file.starts_with("gemm_cooperative"));
+        assert!(cooperative || std::env::var_os("RETTO_NEEDS_COOPERATIVE").is_none(), "{tried:?}");
     }
 
     /// So the choice of a kernel, which depends on the number of rows, changes no result.
