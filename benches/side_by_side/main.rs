@@ -34,6 +34,9 @@ struct Args {
     /// With burn, whose first calls take minutes
     #[arg(long)]
     burn: bool,
+    /// A program that Retto is started by, with its arguments: another driver's, say
+    #[arg(long, value_name = "COMMAND", default_value = "")]
+    runner: String,
     /// Where the same is written as JSON
     #[arg(long, default_value = "output/bench.json")]
     json: PathBuf,
@@ -48,9 +51,14 @@ fn main() {
         return worker::run(Path::new(&arguments.next().expect("a model's folder")));
     }
     let args = Args::parse();
-    let options =
-        Options { seconds: args.seconds, rounds: args.rounds.max(1), lyrics: args.lyrics.clone(), burn: args.burn };
-    let machine = machine();
+    let options = Options {
+        seconds: args.seconds,
+        rounds: args.rounds.max(1),
+        lyrics: args.lyrics.clone(),
+        burn: args.burn,
+        runner: args.runner.split_whitespace().map(str::to_owned).collect(),
+    };
+    let machine = machine(&options.runner);
     println!("{}", machine["adapter"].as_str().unwrap_or_default());
     println!("{}, {} cores", machine["processor"].as_str().unwrap_or("processor unknown"), machine["cores"]);
 
@@ -87,13 +95,15 @@ fn open_gpu() -> Gpu {
     gpu.unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn machine() -> Value {
+fn machine(runner: &[String]) -> Value {
+    // As the worker says it, which may run on another driver.
+    let about = peer::retto(Path::new("models/retto-tiny"), runner).about();
     let processor = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|info| {
         let line = info.lines().find(|line| line.starts_with("model name"))?.to_owned();
         Some(line.split(": ").nth(1)?.to_owned())
     });
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    json!({ "adapter": open_gpu().to_string(), "processor": processor, "cores": cores })
+    json!({ "adapter": about["adapter"], "processor": processor, "cores": cores })
 }
 
 /// A model of this shape with random weights, made once; the bundled one is real.

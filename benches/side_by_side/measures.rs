@@ -16,6 +16,8 @@ pub struct Options {
     pub rounds: usize,
     pub lyrics: PathBuf,
     pub burn: bool,
+    /// What Retto is started with.
+    pub runner: Vec<String>,
 }
 
 /// A model of the comparison.
@@ -36,7 +38,7 @@ fn alternate(peers: &mut [Peer], request: &Value, options: &Options) -> Vec<Resu
     for _ in 0..options.rounds {
         for (peer, result) in peers.iter_mut().zip(&mut all) {
             let Ok((seconds, last)) = result else { continue };
-            match peer.ask(&request) {
+            match peer.ask(&for_peer(&peer.label, &request)) {
                 Ok(answer) => {
                     seconds.extend(answer["seconds"].as_array().into_iter().flatten().filter_map(Value::as_f64));
                     *last = answer;
@@ -52,10 +54,18 @@ fn alternate(peers: &mut [Peer], request: &Value, options: &Options) -> Vec<Resu
     all.into_iter().map(|result| result.and_then(finished)).collect()
 }
 
+/// burn has no tokenizer: it is told the number of tokens where the others get texts.
+fn for_peer(label: &str, request: &Value) -> Value {
+    let mut request = request.clone();
+    let other = if label == "burn" { "texts" } else { "tokens" };
+    request.as_object_mut().expect("a request is an object").remove(other);
+    request
+}
+
 /// GFLOP/s of `y = x W^T + b`, and each of Retto's kernels beside the one that is chosen.
 pub fn gemm(base: &Shape, options: &Options) -> Vec<Table> {
     let mut peers = vec![
-        peer::retto(&base.folder),
+        peer::retto(&base.folder, &options.runner),
         peer::python("torch", &base.folder, &["--peer", "transformers"]),
         peer::python("onnxruntime", &base.folder, &["--peer", "onnxruntime"]),
     ];
@@ -126,7 +136,7 @@ fn fill_peers(shape: &Shape, options: &Options) -> Vec<Peer> {
     let cache = cache.to_string_lossy();
     let transformers = ["--peer", "transformers"];
     let mut peers = vec![
-        peer::retto(&shape.folder),
+        peer::retto(&shape.folder, &options.runner),
         peer::python("transformers, eager", &shape.folder, &transformers),
         peer::python("onnxruntime", &shape.folder, &["--peer", "onnxruntime", "--cache", &cache]),
     ];
@@ -146,7 +156,7 @@ pub fn fill(shape: &Shape, options: &Options) -> Vec<Table> {
     let mut peers = fill_peers(shape, options);
     let mut table = Table::new(format!("fill, {}, one text", shape.name), "ms", &labels(&peers));
     for tokens in [12, 32, 128] {
-        let request = json!({ "task": "fill", "texts": [text_of(tokens)], "top_k": 10 });
+        let request = json!({ "task": "fill", "texts": [text_of(tokens)], "tokens": tokens, "top_k": 10 });
         let results = alternate(&mut peers, &request, options);
         let cells = results.into_iter().map(|result| {
             result.map(|(seconds, answer)| {
@@ -173,8 +183,10 @@ fn memory(title: &str, peers: &mut [Peer]) -> Table {
 
 /// Real tokens a second of training, lines of similar length in batches of 32.
 pub fn adapt(shape: &Shape, options: &Options) -> Vec<Table> {
-    let mut peers =
-        vec![peer::retto(&shape.folder), peer::python("transformers", &shape.folder, &["--peer", "transformers"])];
+    let mut peers = vec![
+        peer::retto(&shape.folder, &options.runner),
+        peer::python("transformers", &shape.folder, &["--peer", "transformers"]),
+    ];
     if options.burn {
         peers.push(peer::burn(&shape.folder));
     }
@@ -188,10 +200,14 @@ pub fn adapt(shape: &Shape, options: &Options) -> Vec<Table> {
         let mut all = vec![Ok(Vec::new()); peers.len()];
         for round in 0..options.rounds {
             for (i, (peer, rates)) in peers.iter_mut().zip(&mut all).enumerate() {
-                let request = json!({
-                    "task": "adapt", "file": options.lyrics, "lines": 2000, "batch_size": 32, "length": 16, "steps": 4,
-                    "precision": precision[i.min(1)], "seed": round,
-                });
+                let request = match peer.label.as_str() {
+                    // It has no text: lines of the usual length.
+                    "burn" => json!({ "task": "adapt", "batch_size": 32, "length": 12, "steps": 8 }),
+                    _ => json!({
+                        "task": "adapt", "file": options.lyrics, "lines": 2000, "batch_size": 32, "steps": 4,
+                        "precision": precision[i.min(1)], "seed": round,
+                    }),
+                };
                 let answer = peer.ask(&request);
                 let Ok(known) = rates else { continue };
                 match answer {
@@ -214,7 +230,7 @@ fn sum(values: &Value) -> f64 {
 pub fn cold(shape: &Shape, options: &Options) -> Vec<Table> {
     let text = text_of(12);
     let retto = |shader_cache: &Path| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_retto"));
+        let mut command = peer::under(&options.runner, env!("CARGO_BIN_EXE_retto").as_ref());
         command.args(["fill", "--json", "--model"]).arg(&shape.folder).arg(&text);
         // Mesa's own cache of compiled shaders, and Retto's.
         command.env("MESA_SHADER_CACHE_DIR", shader_cache).env("RETTO_CACHE_DIR", shader_cache);
@@ -264,8 +280,10 @@ fn timed(mut command: Command) -> Result<f64, String> {
 
 /// How time grows: with the length of a text, with the number of texts in one call, with the size of a corpus.
 pub fn growth(shape: &Shape, options: &Options) -> Vec<Table> {
-    let mut peers =
-        vec![peer::retto(&shape.folder), peer::python("transformers", &shape.folder, &["--peer", "transformers"])];
+    let mut peers = vec![
+        peer::retto(&shape.folder, &options.runner),
+        peer::python("transformers", &shape.folder, &["--peer", "transformers"]),
+    ];
     let mut tables = Vec::new();
     let lengths = [8, 16, 32, 64, 128, 256, 512];
     let batches = [1, 4, 16, 64, 256];

@@ -1,6 +1,7 @@
 //! A process that answers requests, one JSON line each. Retto's own worker is one like the others, so that memory and
 //! interference are the same for all.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -97,10 +98,19 @@ impl Drop for Peer {
 }
 
 /// Retto's worker, in this program.
-pub fn retto(model: &Path) -> Peer {
-    let mut command = Command::new(std::env::current_exe().unwrap());
+pub fn retto(model: &Path, runner: &[String]) -> Peer {
+    let program = std::env::current_exe().expect("this program's own path");
+    let mut command = under(runner, program.as_os_str());
     command.arg("worker").arg(model);
     Peer::start("retto", command)
+}
+
+/// A program of Retto's, by way of another that chooses the driver.
+pub fn under(runner: &[String], program: &OsStr) -> Command {
+    let Some((first, rest)) = runner.split_first() else { return Command::new(program) };
+    let mut command = Command::new(first);
+    command.args(rest).arg(program);
+    command
 }
 
 /// A worker of benches/peers, in the environment that scripts/bench-peers.sh makes.
