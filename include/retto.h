@@ -80,6 +80,15 @@
 #define RETTO_POWER_LOW 1
 
 /**
+ * How the vectors of a text's tokens become one: their mean, that of the first token, or the largest value of each column.
+ */
+#define RETTO_POOLING_MEAN 0
+
+#define RETTO_POOLING_CLS 1
+
+#define RETTO_POOLING_MAX 2
+
+/**
  * How the learning rate goes on after the warm-up: linearly to 0, as half a cosine to 0, the same in every step without a
  * warm-up, or the same after it.
  */
@@ -233,6 +242,11 @@ typedef int32_t retto_status;
  * A list of adapters.
  */
 typedef struct retto_adapters retto_adapters;
+
+/**
+ * One vector for each text.
+ */
+typedef struct retto_embeddings retto_embeddings;
 
 /**
  * Why a call failed, in words. Made by the library where a call is given the address of a `retto_error *`, freed by the
@@ -492,6 +506,34 @@ typedef struct retto_fill {
     const char *sequence;
     size_t sequence_length;
 } retto_fill;
+
+/**
+ * How texts are embedded. Set it up with retto_embed_options_init, and have it read from a model's folder with
+ * retto_embed_options_open.
+ */
+typedef struct retto_embed_options {
+    uint32_t struct_size;
+    /**
+     * RETTO_POOLING_MEAN, the default, and so on.
+     */
+    uint32_t pooling;
+    /**
+     * Whether vectors are scaled to a 2-norm of 1. Default 0.
+     */
+    uint32_t normalize;
+    /**
+     * Longest text in tokens; longer ones are cut. 0, the default: the model's longest.
+     */
+    uint32_t max_seq_length;
+    /**
+     * Whether a text that would be cut is refused (RETTO_TOO_LONG) instead. Default 0.
+     */
+    uint32_t strict;
+    /**
+     * Whether texts are put into lower case before they are tokenized. Default 0.
+     */
+    uint32_t do_lower_case;
+} retto_embed_options;
 
 /**
  * Options of a training run, with the names and defaults of transformers' TrainingArguments and run_mlm.py. Set it up with
@@ -1035,6 +1077,59 @@ retto_status retto_fills_get(const struct retto_fills *fills,
  * Frees answers. NULL is allowed. Any thread.
  */
 retto_status retto_fills_free(struct retto_fills *fills);
+
+/**
+ * Sets options to their defaults: retto_embed_options_init(&options, sizeof options). Any thread; does not block.
+ */
+retto_status retto_embed_options_init(struct retto_embed_options *options,
+                                      size_t struct_size);
+
+/**
+ * Fills options with what the folder of a sentence-transformers model says; of any other model's, with the defaults. Set
+ * struct_size before. RETTO_UNSUPPORTED for parts this library does not have. Any thread; blocks while small files are read.
+ */
+retto_status retto_embed_options_open(const char *folder,
+                                      size_t folder_length,
+                                      struct retto_embed_options *options,
+                                      struct retto_error **error);
+
+/**
+ * One vector for each text. Lines of a text are joined by the separator token. NULL options are the defaults. Free the vectors
+ * with retto_embeddings_free. Any thread, several at once; blocks until the GPU has answered, which comes after a training
+ * step that is on it.
+ */
+retto_status retto_model_embed(const struct retto_model *model,
+                               const struct retto_string *texts,
+                               size_t text_count,
+                               const struct retto_embed_options *options,
+                               struct retto_embeddings **embeddings,
+                               struct retto_error **error);
+
+/**
+ * How many vectors there are; 0 for NULL or freed ones. Any thread; does not block, as all of these.
+ */
+size_t retto_embeddings_count(const struct retto_embeddings *embeddings);
+
+/**
+ * Numbers in a vector; 0 for NULL or freed ones.
+ */
+size_t retto_embeddings_dimension(const struct retto_embeddings *embeddings);
+
+/**
+ * How many texts were longer than the longest sequence, and cut; 0 for NULL or freed ones.
+ */
+size_t retto_embeddings_truncated(const struct retto_embeddings *embeddings);
+
+/**
+ * All numbers, a vector after another, in the order of the texts: count times dimension of them, valid until the embeddings
+ * are freed. NULL for NULL or freed ones, and where there is no vector.
+ */
+const float *retto_embeddings_values(const struct retto_embeddings *embeddings);
+
+/**
+ * Frees embeddings. NULL is allowed. Any thread.
+ */
+retto_status retto_embeddings_free(struct retto_embeddings *embeddings);
 
 /**
  * Sets options to their defaults: retto_training_options_init(&options, sizeof options). Any thread; does not block.

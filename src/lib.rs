@@ -34,6 +34,7 @@ pub mod bench;
 #[cfg(feature = "capi")]
 mod capi;
 mod compare;
+mod embed;
 mod error;
 mod fill;
 mod gpu;
@@ -44,6 +45,7 @@ mod text;
 mod train;
 
 pub use compare::{CompareOptions, Comparison, Interval, Kind, Kinds, Scores, Showcase, Shown, compare};
+pub use embed::{EmbedOptions, Embeddings, Pooling};
 pub use error::{Error, Result};
 pub use fill::{Fill, GoldRank};
 pub use gpu::{Adapter, Gpu, GpuOptions, PowerPreference};

@@ -344,6 +344,28 @@ fn an_interruption_leaves_a_whole_model() {
     }
 }
 
+#[test]
+fn embed_prints_and_writes_vectors() {
+    let folder = tempfile::tempdir().unwrap();
+    let (base, file) = (fixture("fillmask"), folder.path().join("vectors.safetensors"));
+    let vectors = |args: &[&str]| json(&[&["embed", "--json", "--model", &base], args].concat());
+    let [both, alone] = [&["the rain", "you\nand the rain"][..], &["you\nand the rain"]].map(vectors);
+    assert_eq!(both.as_array().unwrap().len(), 2);
+    assert_eq!(both[1], alone[0]);
+    let norm = |vector: &Value| vector.as_array().unwrap().iter().map(|x| x.as_f64().unwrap().powi(2)).sum::<f64>();
+    let unit = vectors(&["--normalize", "--pooling", "max", "the rain"]);
+    assert!((norm(&unit[0]) - 1.0).abs() < 1e-5 && (norm(&both[0]) - 1.0).abs() > 1e-3);
+    let songs = folder.path().join("songs.txt");
+    std::fs::write(&songs, "the rain\n\nyou\nand the rain\n").unwrap();
+    assert_eq!(vectors(&["--data", text(&songs), "--unit", "section"]), both);
+    let said = stdout(&run(&["embed", "--model", &base, "the rain", "you", "--output", text(&file)]));
+    assert!(said.starts_with(text(&file)) && said.trim_end().ends_with(" x 16"), "{said}");
+    assert!(stdout(&run(&["embed", "--model", &base, "the rain"])).trim_end().ends_with("...  the rain"));
+    fails(&["embed", "--model", &base, "--max-seq-length", "3", "--strict", "the rain"], &["at most 3"]);
+    fails(&["embed", "--model", &base, "--data", "no/such/file"], &["no/such/file"]);
+    assert_eq!(run(&["embed", "--model", &base]).status.code(), Some(2));
+}
+
 /// What an adaptation measured of the adapter is there for later calls, and changes none of their results.
 #[test]
 fn the_cache_folder_is_made_filled_and_harmless() {

@@ -7,8 +7,9 @@ use std::process::Command;
 use common::root;
 
 /// In the order in which a reader meets them.
-const SOURCES: [&str; 11] =
-    ["version", "status", "failure", "log", "input", "gpu", "model", "fills", "options", "progress", "trainer"];
+const SOURCES: [&str; 12] = [
+    "version", "status", "failure", "log", "input", "gpu", "model", "fills", "embed", "options", "progress", "trainer",
+];
 
 fn generated() -> String {
     let mut builder =

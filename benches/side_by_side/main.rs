@@ -71,7 +71,7 @@ fn main() {
             "fill" => shapes.iter().flat_map(|shape| measures::fill(shape, &options)).collect(),
             "adapt" => shapes.iter().flat_map(|shape| measures::adapt(shape, &options)).collect(),
             "cold" => shapes.iter().flat_map(|shape| measures::cold(shape, &options)).collect(),
-            "growth" => shapes.first().map(|shape| measures::growth(shape, &options)).unwrap_or_default(),
+            "growth" => measures::growth(&shape("mini"), &options),
             other => panic!("no table '{other}': gemm, fill, adapt, cold, growth"),
         };
         for table in new {

@@ -286,6 +286,22 @@ public:
         return {found.rank, found.score, found.token};
     }
 
+    /// A vector for each text; lines of one are joined by the separator token. Options from embed_options(), or the defaults.
+    std::vector<std::vector<float>> embed(const std::vector<std::string_view> &texts,
+                                          const retto_embed_options *options = nullptr) const {
+        detail::Place error;
+        detail::Handle<retto_embeddings, retto_embeddings_free> embeddings;
+        auto given = detail::strings(texts);
+        error.check(retto_model_embed(handle_.get(), given.data(), given.size(), options, embeddings.out(), error));
+        const std::size_t dimension = retto_embeddings_dimension(embeddings.get());
+        const float *values = retto_embeddings_values(embeddings.get());
+        std::vector<std::vector<float>> result;
+        for (std::size_t row = 0; row < retto_embeddings_count(embeddings.get()); ++row) {
+            result.emplace_back(values + row * dimension, values + (row + 1) * dimension);
+        }
+        return result;
+    }
+
     /// Options from evaluation_options(), or the defaults.
     Evaluation evaluate(const std::vector<std::string> &lines, const retto_evaluation_options *options = nullptr) const {
         detail::Place error;
@@ -313,6 +329,23 @@ inline retto_evaluation_options evaluation_options() {
     detail::Place error;
     retto_evaluation_options options;
     error.check(retto_evaluation_options_init(&options, sizeof options));
+    return options;
+}
+
+/// The defaults.
+inline retto_embed_options embed_options() {
+    detail::Place error;
+    retto_embed_options options;
+    error.check(retto_embed_options_init(&options, sizeof options));
+    return options;
+}
+
+/// Those of the folder of a sentence-transformers model; of another model's, the defaults.
+inline retto_embed_options embed_options(std::string_view folder) {
+    detail::Place error;
+    auto options = embed_options();
+    auto path = detail::string(folder);
+    error.check(retto_embed_options_open(path.data, path.length, &options, error));
     return options;
 }
 

@@ -33,6 +33,11 @@ namespace Retto
         protected override bool ReleaseHandle() => Native.retto_fills_free(handle) == Status.Ok;
     }
 
+    internal sealed class EmbeddingsHandle : Handle
+    {
+        protected override bool ReleaseHandle() => Native.retto_embeddings_free(handle) == Status.Ok;
+    }
+
     internal sealed class TrainerHandle : Handle
     {
         // A call that runs keeps a SafeHandle alive, so that this comes after it.
@@ -183,6 +188,12 @@ namespace Retto
         }
 
         [StructLayout(LayoutKind.Sequential)]
+        public struct EmbedOptions
+        {
+            public uint structSize, pooling, normalize, maxSeqLength, strict, doLowerCase;
+        }
+
+        [StructLayout(LayoutKind.Sequential)]
         public struct TrainingOptions
         {
             public uint structSize, lrSchedulerType;
@@ -295,6 +306,23 @@ namespace Retto
             out IntPtr error);
         [DllImport(Library, CallingConvention = C)]
         public static extern Status retto_fills_free(IntPtr fills);
+
+        [DllImport(Library, CallingConvention = C)]
+        public static extern Status retto_embed_options_init(ref EmbedOptions options, UIntPtr size);
+        [DllImport(Library, CallingConvention = C)]
+        public static extern Status retto_embed_options_open(IntPtr folder, UIntPtr length, ref EmbedOptions options,
+            out IntPtr error);
+        [DllImport(Library, CallingConvention = C)]
+        public static extern Status retto_model_embed(ModelHandle model, [In] String[] texts, UIntPtr count,
+            ref EmbedOptions options, out EmbeddingsHandle embeddings, out IntPtr error);
+        [DllImport(Library, CallingConvention = C)]
+        public static extern UIntPtr retto_embeddings_count(EmbeddingsHandle embeddings);
+        [DllImport(Library, CallingConvention = C)]
+        public static extern UIntPtr retto_embeddings_dimension(EmbeddingsHandle embeddings);
+        [DllImport(Library, CallingConvention = C)]
+        public static extern IntPtr retto_embeddings_values(EmbeddingsHandle embeddings);
+        [DllImport(Library, CallingConvention = C)]
+        public static extern Status retto_embeddings_free(IntPtr embeddings);
 
         [DllImport(Library, CallingConvention = C)]
         public static extern Status retto_training_options_init(ref TrainingOptions options, UIntPtr size);

@@ -248,6 +248,32 @@ namespace Retto
             };
         }
 
+        /// <summary>A vector for each text; lines of one are joined by the separator token. No options are the defaults.</summary>
+        public List<float[]> Embed(IReadOnlyList<string> texts, EmbedOptions options = null)
+        {
+            var native = (options ?? new EmbedOptions()).ToNative();
+            EmbeddingsHandle embeddings = null;
+            using (var given = new Utf8List(texts))
+            {
+                Native.Call((out IntPtr error) => Native.retto_model_embed(Handle, given.Strings, given.Count, ref native,
+                    out embeddings, out error));
+            }
+            using (embeddings)
+            {
+                var count = (int)(uint)Native.retto_embeddings_count(embeddings);
+                var dimension = (int)(uint)Native.retto_embeddings_dimension(embeddings);
+                var values = Native.retto_embeddings_values(embeddings);
+                var result = new List<float[]>();
+                for (var row = 0; row < count; row++)
+                {
+                    var vector = new float[dimension];
+                    Marshal.Copy(IntPtr.Add(values, row * dimension * sizeof(float)), vector, 0, dimension);
+                    result.Add(vector);
+                }
+                return result;
+            }
+        }
+
         /// <summary>Writes a folder that retto and transformers open.</summary>
         public void Save(string path)
         {
@@ -256,5 +282,46 @@ namespace Retto
         }
 
         public void Dispose() => Handle.Dispose();
+    }
+
+    public enum Pooling : uint { Mean = 0, Cls = 1, Max = 2 }
+
+    /// <summary>How texts are embedded: the fields of retto_embed_options.</summary>
+    public sealed class EmbedOptions
+    {
+        public Pooling Pooling;
+        public bool Normalize;
+        /// <summary>0: the model's longest.</summary>
+        public uint MaxSeqLength;
+        public bool Strict;
+        public bool DoLowerCase;
+
+        /// <summary>Those of the folder of a sentence-transformers model; of another model's, the defaults.</summary>
+        public static EmbedOptions Open(string folder)
+        {
+            var native = new Native.EmbedOptions { structSize = (uint)Native.Size<Native.EmbedOptions>() };
+            using (var path = new Utf8(folder))
+                Native.Call((out IntPtr e) => Native.retto_embed_options_open(path.Data, path.Length, ref native, out e));
+            return new EmbedOptions
+            {
+                Pooling = (Pooling)native.pooling,
+                Normalize = native.normalize != 0,
+                MaxSeqLength = native.maxSeqLength,
+                Strict = native.strict != 0,
+                DoLowerCase = native.doLowerCase != 0,
+            };
+        }
+
+        internal Native.EmbedOptions ToNative()
+        {
+            var native = new Native.EmbedOptions();
+            Native.Check(Native.retto_embed_options_init(ref native, (UIntPtr)(uint)Native.Size<Native.EmbedOptions>()));
+            native.pooling = (uint)Pooling;
+            native.normalize = Normalize ? 1u : 0;
+            native.maxSeqLength = MaxSeqLength;
+            native.strict = Strict ? 1u : 0;
+            native.doLowerCase = DoLowerCase ? 1u : 0;
+            return native;
+        }
     }
 }

@@ -13,6 +13,7 @@
     reason = "the C boundary; what a caller has to keep to stands in the header, and some constants are the header's alone"
 )]
 
+mod embed;
 mod failure;
 mod fills;
 mod gpu;

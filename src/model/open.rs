@@ -11,6 +11,7 @@ use super::lora::LoraConfig;
 use super::mlm_head::{RowStats, mean_loss, stats_of};
 use super::parameters::{Gradients, InitialSource, Parameter};
 use super::save::FolderLock;
+use crate::embed::transformer_folder;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pass};
 use crate::text::{PackedBatch, SHORTEST, Tokenizer};
@@ -86,7 +87,7 @@ const FRESH_HEAD_SEED: u64 = 42;
 
 impl Model {
     /// Opens a Hugging Face folder: `config.json`, the weights as `model.safetensors` or shards with an index, and
-    /// `tokenizer.json` or `vocab.txt`.
+    /// `tokenizer.json` or `vocab.txt`; or the encoder of a folder in sentence-transformers' layout.
     ///
     /// The weights are memory-mapped, checked and uploaded as f32. An encoder without a masked-language-model head is opened
     /// with a fresh one, which can be trained but not queried: see [`Model::has_mlm_head`].
@@ -95,7 +96,7 @@ impl Model {
     /// [`Error::Io`], [`Error::BadCheckpoint`], [`Error::BadTokenizer`] and [`Error::Unsupported`] name the file at fault;
     /// [`Error::DeviceLimit`] and [`Error::OutOfMemory`] say what the adapter lacks.
     pub fn open(gpu: &Gpu, folder: impl AsRef<Path>) -> Result<Self> {
-        let folder = folder.as_ref();
+        let folder = &transformer_folder(folder.as_ref())?;
         let _unchanged = FolderLock::shared(folder)?;
         let config = BertConfig::open(folder)?;
         let tokenizer = Tokenizer::open(folder)?;

@@ -27,6 +27,8 @@ const OTHERS: &[&Kernel] = &[
     &super::layer_norm::FORWARD,
     &super::layer_norm::BACKWARD,
     &super::layer_norm::BACKWARD_PARAMETERS,
+    &super::pool::POOL,
+    &super::pool::NORMALIZE,
     &super::rows::GATHER,
     &super::rows::SCATTER,
     &super::scale::SCALE,

@@ -38,7 +38,6 @@ struct Shared {
     mask_token: String,
     mask_token_id: Option<u32>,
     pad_token_id: Option<u32>,
-    #[cfg_attr(not(feature = "prepare"), allow(dead_code, reason = "only sections are joined by it"))]
     sep_token_id: Option<u32>,
     /// One more than the largest id.
     vocab_size: usize,
@@ -48,7 +47,6 @@ struct Shared {
 }
 
 /// See [`Tokenizer::template`].
-#[cfg(feature = "prepare")]
 pub(crate) struct Template {
     pub(crate) prefix: Vec<u32>,
     pub(crate) suffix: Vec<u32>,
@@ -122,7 +120,6 @@ impl Tokenizer {
     }
 
     /// Ids of a text alone, without the tokens that [`Tokenizer::template`] puts around it.
-    #[cfg(feature = "prepare")]
     pub(crate) fn encode_body(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.shared.inner.encode_fast(text, false);
         let encoding = encoding.map_err(|error| Error::tokenizer(&self.shared.folder, error.to_string()))?;
@@ -130,7 +127,6 @@ impl Tokenizer {
     }
 
     /// What is put before and after a text, and between two lines of one: \[CLS\], \[SEP\] and \[SEP\] for BERT.
-    #[cfg(feature = "prepare")]
     pub(crate) fn template(&self) -> Result<Template> {
         let around = self.encode("a")?;
         let body = self.encode_body("a")?;

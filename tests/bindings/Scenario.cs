@@ -2,6 +2,7 @@
 using System;
 using System.Globalization;
 using System.IO;
+using System.Linq;
 using System.Text;
 using System.Threading;
 using Retto;
@@ -122,6 +123,12 @@ static class Scenario
             lora.LoraTargetModules = new[] { "nothing" };
             Raises(Status.InvalidArgument, () => new Trainer(model, lora));
             Raises(Status.InvalidArgument, () => new Trainer(model, new TrainingOptions { FreezeLayers = new[] { 0, 99 } }));
+            var vectors = model.Embed(new[] { "the rain\nand you", "the rain" }, EmbedOptions.Open(args[0]));
+            Check(vectors.Count == 2 && !vectors[0].SequenceEqual(vectors[1]), "two vectors");
+            Check(model.Embed(new[] { "the rain" })[0].SequenceEqual(vectors[1]), "a batch is its texts alone");
+            Check(model.Embed(new string[0]).Count == 0, "no text");
+            var strict = new EmbedOptions { MaxSeqLength = 3, Strict = true };
+            Raises(Status.TooLong, () => model.Embed(new[] { "the rain and you" }, strict));
             Raises(Status.Io, () => Model.Open(gpu, "no/such/folder"));
             Raises(Status.NoMask, () => model.FillMask("no blank"));
             Raises(Status.InvalidArgument, () => new Trainer(model, new TrainingOptions { LearningRate = -1 }));

@@ -105,6 +105,13 @@ int main(int argc, char **argv) {
         CHECK(thrown == "mine");
     }
     CHECK(thrower.resume() == 1);
+    auto embed_options = retto::embed_options(argv[1]);
+    const auto vectors = base.embed({"the rain\nand you", "the rain"}, &embed_options);
+    CHECK(vectors.size() == 2 && vectors[0] != vectors[1] && base.embed({"the rain"})[0] == vectors[1]);
+    CHECK(base.embed({}).empty());
+    embed_options.max_seq_length = 3;
+    embed_options.strict = 1;
+    raises(RETTO_TOO_LONG, [&] { base.embed({"the rain and you"}, &embed_options); });
     raises(RETTO_IO, [&] { retto::Model(gpu, "no/such/folder"); });
     raises(RETTO_NO_MASK, [&] { base.fill_mask("no blank"); });
 

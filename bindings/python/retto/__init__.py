@@ -304,6 +304,28 @@ class Model(_Handle):
         _call("retto_model_rank_gold", self._handle, *_text(text), *_text(gold), byref(found))
         return GoldRank(found.rank, found.score, found.token)
 
+    def embed(self, texts: Sequence[str], like: Optional[PathLike] = None, **options: Any) -> List[List[float]]:
+        """A vector for each text; lines of one are joined by the separator token. ``like`` is the folder of a
+        sentence-transformers model, whose settings are taken. Options are the fields of retto_embed_options, and
+        ``pooling`` is "mean", "cls" or "max"."""
+        given, handle = _texts(texts), c_void_p()
+        wanted = _defaults(_c.EmbedOptions, "retto_embed_options_init")
+        if like is not None:
+            _call("retto_embed_options_open", *_path(like), byref(wanted))
+        pooling = options.pop("pooling", None)
+        if pooling is not None:
+            if pooling not in _POOLINGS:
+                raise ValueError(f"pooling is {pooling!r}; there are {', '.join(_POOLINGS)}")
+            wanted.pooling = _POOLINGS.index(pooling)
+        _set(wanted, options)
+        _call("retto_model_embed", self._handle, given, len(given), byref(wanted), byref(handle))
+        try:
+            count, dimension = _lib.retto_embeddings_count(handle), _lib.retto_embeddings_dimension(handle)
+            values = _lib.retto_embeddings_values(handle)
+            return [values[row * dimension : (row + 1) * dimension] for row in range(count)]
+        finally:
+            _lib.retto_embeddings_free(handle)
+
     def evaluate(self, lines: Sequence[str], **options: Any) -> Evaluation:
         """Masks held-out lines, always in the same way. Options are the fields of retto_evaluation_options."""
         given = _texts(lines)
@@ -318,6 +340,10 @@ class Model(_Handle):
     def save(self, path: PathLike) -> None:
         """Writes a folder that retto and transformers open."""
         _call("retto_model_save", self._handle, *_path(path))
+
+
+#: In the order of RETTO_POOLING_MEAN and so on.
+_POOLINGS = ("mean", "cls", "max")
 
 
 def _set(struct: Any, options: dict) -> None:

@@ -87,6 +87,17 @@ class EvaluationOptions(Structure):
     ]
 
 
+class EmbedOptions(Structure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("pooling", c_uint32),
+        ("normalize", c_uint32),
+        ("max_seq_length", c_uint32),
+        ("strict", c_uint32),
+        ("do_lower_case", c_uint32),
+    ]
+
+
 class Evaluation(Structure):
     _fields_ = [
         ("struct_size", c_uint32),
@@ -220,6 +231,8 @@ FALLIBLE = {
     "retto_model_evaluate": _HANDLE + _TEXTS + [POINTER(EvaluationOptions), POINTER(Evaluation)],
     "retto_model_rank_gold": _HANDLE + _TEXT + _TEXT + [POINTER(GoldRank)],
     "retto_model_save": _HANDLE + _TEXT,
+    "retto_model_embed": _HANDLE + _TEXTS + [POINTER(EmbedOptions)] + _OUT,
+    "retto_embed_options_open": _TEXT + [POINTER(EmbedOptions)],
     "retto_fills_mask_count": _HANDLE + [c_size_t, POINTER(c_size_t)],
     "retto_fills_count": _HANDLE + [c_size_t, c_size_t, POINTER(c_size_t)],
     "retto_fills_get": _HANDLE + [c_size_t, c_size_t, c_size_t, POINTER(Fill)],
@@ -247,6 +260,11 @@ PLAIN = {
     "retto_gpu_free": (c_int32, _HANDLE),
     "retto_model_free": (c_int32, _HANDLE),
     "retto_fills_free": (c_int32, _HANDLE),
+    "retto_embeddings_count": (c_size_t, _HANDLE),
+    "retto_embeddings_dimension": (c_size_t, _HANDLE),
+    "retto_embeddings_values": (POINTER(c_float), _HANDLE),
+    "retto_embeddings_free": (c_int32, _HANDLE),
+    "retto_embed_options_init": (c_int32, [POINTER(EmbedOptions), c_size_t]),
     "retto_trainer_free": (c_int32, _HANDLE),
     "retto_gpu_options_init": (c_int32, [POINTER(GpuOptions), c_size_t]),
     "retto_evaluation_options_init": (c_int32, [POINTER(EvaluationOptions), c_size_t]),

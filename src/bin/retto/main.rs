@@ -6,6 +6,7 @@ mod compare;
 mod curve;
 mod data;
 mod devices;
+mod embed;
 mod eval;
 mod fill;
 mod init;
@@ -42,6 +43,8 @@ enum Command {
     Devices(devices::Args),
     /// Answer the blanks in texts
     Fill(fill::Args),
+    /// Turn texts into vectors
+    Embed(embed::Args),
     /// Make a new model: a vocabulary and random weights, ready for `adapt`
     Init(init::Args),
     /// Read songs into token caches, which `adapt` and `eval` take
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Command::Devices(args) => devices::run(&args),
         Command::Prepare(args) => prepare::run(&args),
         Command::Fill(args) => gpu().and_then(|gpu| fill::run(&gpu, &args)),
+        Command::Embed(args) => gpu().and_then(|gpu| embed::run(&gpu, &args)),
         Command::Init(args) => gpu().and_then(|gpu| init::run(&gpu, &args)),
         Command::Adapt(args) => gpu().and_then(|gpu| adapt::run(&gpu, &args)),
         Command::Merge(args) => gpu().and_then(|gpu| merge::run(&gpu, &args)),

@@ -1,0 +1,97 @@
+//! `retto embed`
+
+use std::path::PathBuf;
+
+use retto::{EmbedOptions, Embeddings, Gpu, Pooling};
+
+use crate::data::{self, UnitArgs};
+use crate::{Result, open_model, output};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Texts; lines of one are joined by the separator token
+    #[arg(required_unless_present = "data", conflicts_with = "data", value_name = "TEXT")]
+    texts: Vec<String>,
+    /// Texts from files or folders of all formats that `prepare` reads, or a token cache: a vector for each --unit
+    #[arg(long, num_args = 1.., value_name = "PATH")]
+    data: Vec<PathBuf>,
+    #[command(flatten)]
+    unit: UnitArgs,
+    /// The model's folder, in the layout of sentence-transformers or any other [default: the bundled model]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// A low-rank adapter of PEFT's format to add to it
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// How the vectors of tokens become one [default: as the model's folder says, or mean]
+    #[arg(long, value_enum, value_name = "KIND")]
+    pooling: Option<PoolingName>,
+    /// Scale vectors to length 1 [default: as the model's folder says, or not]
+    #[arg(long)]
+    normalize: bool,
+    /// Longest text in tokens; longer ones are cut [default: as the model's folder says, or its longest]
+    #[arg(long, value_name = "N")]
+    max_seq_length: Option<usize>,
+    /// Print JSON: a list of vectors
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
+    /// Write one safetensors file with the tensor `embeddings`, [texts, dimension]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum PoolingName {
+    /// Their mean
+    Mean,
+    /// That of [CLS]
+    Cls,
+    /// The largest value of each column
+    Max,
+}
+
+pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
+    let model = open_model(gpu, args.model.as_deref(), args.adapter.as_deref())?;
+    let mut options = args.model.as_deref().map(EmbedOptions::open).transpose()?.unwrap_or_default();
+    match args.pooling {
+        Some(PoolingName::Mean) => options.pooling = Pooling::Mean,
+        Some(PoolingName::Cls) => options.pooling = Pooling::Cls,
+        Some(PoolingName::Max) => options.pooling = Pooling::Max,
+        None => {}
+    }
+    options.normalize |= args.normalize;
+    options.max_seq_length = args.max_seq_length.or(options.max_seq_length);
+    options.strict = args.unit.read.strict;
+    let embeddings = if args.data.is_empty() {
+        model.embed(&args.texts, &options)?
+    } else {
+        let longest = model.config().max_position_embeddings;
+        // Checked against the model below, in the words of that option.
+        let length = options.max_seq_length.unwrap_or(longest).min(longest);
+        let (data, _) = data::load(model.tokenizer(), &args.data, &args.unit.options(length, 0.0, 0))?;
+        model.embed_dataset(&data, &options)?
+    };
+    if embeddings.truncated() > 0 && args.data.is_empty() {
+        output::note(format!("note: {} texts were too long and were cut", embeddings.truncated()));
+    }
+    show(&embeddings, args)
+}
+
+fn show(embeddings: &Embeddings, args: &Args) -> Result<()> {
+    if let Some(path) = &args.output {
+        embeddings.save(path)?;
+        return output::line(format!("{}: {} x {}", path.display(), embeddings.len(), embeddings.dimension()));
+    }
+    if args.json {
+        return output::json(&embeddings.iter().collect::<Vec<_>>());
+    }
+    // For a look; all numbers are in JSON and in files.
+    const SHOWN: usize = 6;
+    for (index, vector) in embeddings.iter().enumerate() {
+        let first = vector.iter().take(SHOWN).map(|x| format!("{x:>8.4}")).collect::<String>();
+        let more = if vector.len() > SHOWN { " ..." } else { "" };
+        let text = args.texts.get(index).map_or(String::new(), |text| format!("  {}", text.replace('\n', " / ")));
+        output::line(format!("{first}{more}{text}"))?;
+    }
+    Ok(())
+}

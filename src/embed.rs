@@ -1,0 +1,326 @@
+//! Sentence and section embeddings.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::gpu::Pass;
+use crate::model::Model;
+use crate::ops::pool::{self, Kind};
+use crate::text::{Dataset, PackedBatch, SHORTEST};
+
+/// How the vectors of a text's tokens become one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Pooling {
+    /// Their mean, special tokens included, as in sentence-transformers.
+    #[default]
+    Mean,
+    /// That of the first token, \[CLS\].
+    Cls,
+    /// The largest value of each column.
+    Max,
+}
+
+/// How texts are embedded. [`EmbedOptions::open`] reads what a model was made for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EmbedOptions {
+    /// How the vectors of the tokens become one.
+    pub pooling: Pooling,
+    /// Whether vectors are scaled to a 2-norm of 1: their dot products are then cosines.
+    pub normalize: bool,
+    /// Longest text in tokens, special tokens included; longer ones are cut. Without, the model's `max_position_embeddings`.
+    pub max_seq_length: Option<usize>,
+    /// Whether a text that would be cut is an error instead.
+    pub strict: bool,
+    /// Whether texts are put into lower case before the tokenizer sees them, as some cased models want it.
+    pub do_lower_case: bool,
+}
+
+/// One vector for each text: row-major f32 of shape \[texts, dimension\].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embeddings {
+    values: Vec<f32>,
+    dimension: usize,
+    truncated: usize,
+}
+
+impl Embeddings {
+    /// All values, row-major, \[texts, dimension\].
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// Numbers in a vector: the model's `hidden_size`.
+    pub fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    /// How many texts were longer than the longest sequence, and cut.
+    pub fn truncated(&self) -> usize {
+        self.truncated
+    }
+
+    /// How many vectors there are.
+    pub fn len(&self) -> usize {
+        self.values.len() / self.dimension
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// The vectors in the order of the texts.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        self.values.chunks_exact(self.dimension)
+    }
+
+    /// Writes them as one tensor called `embeddings`, f32, \[texts, dimension\].
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let bytes = bytemuck::cast_slice(&self.values);
+        let view =
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![self.len(), self.dimension], bytes);
+        let failed = |error: safetensors::SafeTensorError| Error::io(path)(std::io::Error::other(error));
+        let written = safetensors::serialize([("embeddings", view.map_err(failed)?)], None).map_err(failed)?;
+        // Beside the file and then in its place, so that one that was there is not lost to a full disk.
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let staged = tempfile::Builder::new().prefix(".retto-").tempdir_in(folder).map_err(Error::io(folder))?;
+        let beside = staged.path().join("embeddings");
+        std::fs::write(&beside, written).map_err(Error::io(path))?;
+        std::fs::rename(&beside, path).map_err(Error::io(path))
+    }
+}
+
+/// The list of a sentence-transformers model's parts.
+const MODULES_FILE: &str = "modules.json";
+
+impl EmbedOptions {
+    /// Those of a model's folder in the layout of sentence-transformers: `modules.json`, the pooling's `config.json`,
+    /// `sentence_bert_config.json`. Of a folder without `modules.json` the defaults, which are those that
+    /// sentence-transformers takes for it, too.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::BadCheckpoint`] name the file at fault; [`Error::Unsupported`] for parts and kinds of
+    /// pooling that this crate does not have.
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
+        let mut options = Self::default();
+        let Some(modules) = Modules::open(folder)? else { return Ok(options) };
+        if let Some(bert) = json(&modules.transformer.join("sentence_bert_config.json"))? {
+            options.max_seq_length = bert["max_seq_length"].as_u64().map(|length| length as usize);
+            options.do_lower_case = bert["do_lower_case"].as_bool().unwrap_or(false);
+        }
+        if let Some(pooling) = modules.pooling {
+            let path = pooling.join("config.json");
+            let config =
+                json(&path)?.ok_or_else(|| Error::checkpoint(&path, "the pooling's config.json is missing"))?;
+            options.pooling = pooling_of(&config, &path)?;
+        }
+        options.normalize = modules.normalize;
+        Ok(options)
+    }
+}
+
+/// What `modules.json` lists.
+struct Modules {
+    transformer: PathBuf,
+    pooling: Option<PathBuf>,
+    normalize: bool,
+}
+
+impl Modules {
+    fn open(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join(MODULES_FILE);
+        let Some(list) = json(&path)? else { return Ok(None) };
+        let mut modules = Self { transformer: folder.to_owned(), pooling: None, normalize: false };
+        let list = list.as_array().ok_or_else(|| Error::checkpoint(&path, "not a list of modules"))?;
+        for module in list {
+            let kind = module["type"].as_str().unwrap_or_default();
+            // Modules are classes, and have moved between packages; their names have stayed.
+            let name = kind.rsplit('.').next().unwrap_or_default();
+            let place = folder.join(module["path"].as_str().unwrap_or_default());
+            match name {
+                "Transformer" => modules.transformer = place,
+                "Pooling" => modules.pooling = Some(place),
+                "Normalize" => modules.normalize = true,
+                _ => {
+                    let reason = format!("{}: a model with a '{kind}' part", path.display());
+                    return Err(Error::Unsupported(reason));
+                }
+            }
+        }
+        Ok(Some(modules))
+    }
+}
+
+/// Where the encoder of a sentence-transformers model lies; the folder itself for any other model.
+pub(crate) fn transformer_folder(folder: &Path) -> Result<PathBuf> {
+    if folder.join("config.json").exists() {
+        return Ok(folder.to_owned());
+    }
+    Ok(Modules::open(folder)?.map_or_else(|| folder.to_owned(), |modules| modules.transformer))
+}
+
+/// `None` where there is no such file.
+fn json(path: &Path) -> Result<Option<Value>> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| Error::checkpoint(path, format!("not JSON: {error}"))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(path)(error)),
+    }
+}
+
+/// The older form has a switch for each kind, the newer a name.
+fn pooling_of(config: &Value, path: &Path) -> Result<Pooling> {
+    let named = |name: &str| match name {
+        "mean" | "mean_tokens" => Some(Pooling::Mean),
+        "cls" | "cls_token" => Some(Pooling::Cls),
+        "max" | "max_tokens" => Some(Pooling::Max),
+        _ => None,
+    };
+    let unsupported = |what: String| Error::Unsupported(format!("{}: {what}", path.display()));
+    if let Some(name) = config["pooling_mode"].as_str() {
+        return named(name).ok_or_else(|| unsupported(format!("pooling '{name}'; there are mean, cls and max")));
+    }
+    let switches = config.as_object().into_iter().flatten();
+    let on: Vec<&str> = switches
+        .filter(|(_, value)| value.as_bool() == Some(true))
+        .filter_map(|(key, _)| key.strip_prefix("pooling_mode_"))
+        .collect();
+    match on[..] {
+        [one] => named(one).ok_or_else(|| unsupported(format!("pooling '{one}'; there are mean, cls and max"))),
+        [] => Err(Error::checkpoint(path, "no pooling_mode is on")),
+        _ => Err(unsupported(format!("several poolings side by side ({})", on.join(", ")))),
+    }
+}
+
+/// Tokens embedded in one pass: bounds the workspace, whatever the number of texts.
+const TOKENS_PER_PASS: usize = 8192;
+
+impl Model {
+    /// One vector for each text. Lines of a text are joined by the separator token, as the sections of
+    /// [`prepare`](crate::Unit::Section) are; all are of token type 0. A text without words is embedded by its special tokens.
+    ///
+    /// ```no_run
+    /// # fn main() -> retto::Result<()> {
+    /// let gpu = retto::Gpu::open_default()?;
+    /// let model = retto::Model::open(&gpu, "all-MiniLM-L6-v2")?;
+    /// let options = retto::EmbedOptions::open("all-MiniLM-L6-v2")?;
+    /// let embeddings = model.embed(&["the rain in spain", "stays\nmainly in the plain"], &options)?;
+    /// assert_eq!(embeddings.len(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::TooLong`] with `strict`; [`Error::InvalidArgument`] for a `max_seq_length` below 3 or beyond the model;
+    /// [`Error::BadTokenizer`] for a text it cannot represent; GPU errors.
+    pub fn embed<S: AsRef<str>>(&self, texts: &[S], options: &EmbedOptions) -> Result<Embeddings> {
+        let longest = self.longest_embedded(options)?;
+        let template = self.tokenizer.template()?;
+        let mut truncated = 0;
+        let mut encoded = Vec::with_capacity(texts.len());
+        for text in texts {
+            let text = match options.do_lower_case {
+                true => text.as_ref().to_lowercase().into(),
+                false => std::borrow::Cow::Borrowed(text.as_ref()),
+            };
+            let mut body = Vec::new();
+            for line in text.lines() {
+                let ids = self.tokenizer.encode_body(line)?;
+                if !body.is_empty() && !ids.is_empty() {
+                    body.extend(template.separator);
+                }
+                body.extend(ids);
+            }
+            let around = template.prefix.len() + template.suffix.len();
+            let tokens = around + body.len();
+            if tokens > longest {
+                if options.strict {
+                    return Err(Error::TooLong { tokens, max: longest });
+                }
+                truncated += 1;
+                body.truncate(longest - around);
+            }
+            encoded.push([&template.prefix[..], &body, &template.suffix].concat());
+        }
+        let examples = encoded.iter().map(Vec::as_slice);
+        self.embed_encoded(examples, options, truncated)
+    }
+
+    /// [`Model::embed`] for examples that are tokenized already, special tokens included.
+    ///
+    /// # Errors
+    /// As [`Model::embed`].
+    pub fn embed_dataset(&self, data: &Dataset, options: &EmbedOptions) -> Result<Embeddings> {
+        let longest = self.longest_embedded(options)?;
+        if let Some(tokens) = (0..data.len()).map(|i| data.get(i).len()).find(|&tokens| tokens > longest) {
+            return Err(Error::TooLong { tokens, max: longest });
+        }
+        if options.strict && data.truncated() > 0 {
+            let reason = format!("{} lines are longer than the longest sequence", data.truncated());
+            return Err(Error::InvalidArgument(reason));
+        }
+        self.embed_encoded((0..data.len()).map(|i| data.get(i)), options, data.truncated())
+    }
+
+    fn longest_embedded(&self, options: &EmbedOptions) -> Result<usize> {
+        let max = self.config().max_position_embeddings;
+        match options.max_seq_length.unwrap_or(max) {
+            length if length < SHORTEST => {
+                Err(Error::InvalidArgument(format!("max_seq_length is {length}; a text takes {SHORTEST} tokens")))
+            }
+            length if length > max => {
+                let reason = format!("max_seq_length is {length}, but this model reads at most {max} tokens");
+                Err(Error::InvalidArgument(reason))
+            }
+            length => Ok(length),
+        }
+    }
+
+    fn embed_encoded<'e>(
+        &self,
+        examples: impl Iterator<Item = &'e [u32]>,
+        options: &EmbedOptions,
+        truncated: usize,
+    ) -> Result<Embeddings> {
+        let mut embeddings = Embeddings { values: Vec::new(), dimension: self.config().hidden_size, truncated };
+        let mut batch = PackedBatch::default();
+        for ids in examples {
+            if batch.tokens() > 0 && batch.tokens() + ids.len() > TOKENS_PER_PASS {
+                embeddings.values.extend(self.embed_batch(&batch, options)?);
+                batch = PackedBatch::default();
+            }
+            batch.push(ids);
+        }
+        if batch.tokens() > 0 {
+            embeddings.values.extend(self.embed_batch(&batch, options)?);
+        }
+        Ok(embeddings)
+    }
+
+    fn embed_batch(&self, batch: &PackedBatch, options: &EmbedOptions) -> Result<Vec<f32>> {
+        let kind = match options.pooling {
+            Pooling::Mean => Kind::Mean,
+            Pooling::Cls => Kind::First,
+            Pooling::Max => Kind::Max,
+        };
+        let mut pass = Pass::new(&self.gpu);
+        let hidden_states = self.bert.encode(&mut pass, batch)?;
+        let mut pooled = pool::pool(&mut pass, kind, &hidden_states, &batch.cu_seqlens)?;
+        if options.normalize {
+            pooled = pool::normalize(&mut pass, &pooled)?;
+        }
+        let download = pass.download(&pooled)?;
+        pass.submit()?;
+        download.wait(&self.gpu)
+    }
+}

@@ -1,0 +1,192 @@
+//! Embeddings are what sentence-transformers makes of the encoder's output, whatever they are batched with.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{copy_fixture, fixtures, gpu};
+use retto::{Dataset, EmbedOptions, Error, Model, PackedBatch, Pooling};
+
+fn model() -> Model {
+    Model::open(gpu(), fixtures().join("fillmask")).unwrap()
+}
+
+/// In f64, from the hidden states of one sequence.
+fn pooled(hidden_states: &[f32], dimension: usize, options: &EmbedOptions) -> Vec<f64> {
+    let rows: Vec<&[f32]> = hidden_states.chunks_exact(dimension).collect();
+    let column = |i: usize| rows.iter().map(move |row| f64::from(row[i]));
+    let mut vector: Vec<f64> = (0..dimension)
+        .map(|i| match options.pooling {
+            Pooling::Cls => f64::from(rows[0][i]),
+            Pooling::Max => column(i).fold(f64::MIN, f64::max),
+            _ => column(i).sum::<f64>() / rows.len() as f64,
+        })
+        .collect();
+    if options.normalize {
+        let norm = vector.iter().map(|x| x * x).sum::<f64>().sqrt();
+        vector.iter_mut().for_each(|x| *x /= norm);
+    }
+    vector
+}
+
+#[test]
+fn each_pooling_is_that_of_the_hidden_states_and_a_batch_is_its_texts_alone() {
+    let model = model();
+    let texts = ["the rain and you", "", "you", "and the rain and the rain and you and the rain"];
+    for pooling in [Pooling::Mean, Pooling::Cls, Pooling::Max] {
+        for normalize in [false, true] {
+            let options = EmbedOptions { pooling, normalize, ..Default::default() };
+            let together = model.embed(&texts, &options).unwrap();
+            assert_eq!((together.len(), together.dimension()), (texts.len(), model.config().hidden_size));
+            assert_eq!(together.truncated(), 0);
+            for (text, vector) in texts.iter().zip(together.iter()) {
+                let mut batch = PackedBatch::default();
+                batch.push(&model.tokenizer().encode(text).unwrap());
+                let want = pooled(&model.hidden_states(&batch).unwrap(), vector.len(), &options);
+                for (got, want) in vector.iter().zip(&want) {
+                    assert!((f64::from(*got) - want).abs() < 1e-5, "{pooling:?} {text}: {got} {want}");
+                }
+                assert_eq!(model.embed(&[text], &options).unwrap().values(), vector);
+            }
+        }
+    }
+    assert!(model.embed::<&str>(&[], &EmbedOptions::default()).unwrap().is_empty());
+}
+
+/// More tokens than one pass takes.
+#[test]
+fn many_texts_are_embedded_in_their_order() {
+    let model = model();
+    let texts: Vec<String> = (0..1500).map(|i| "rain ".repeat(1 + i % 13)).collect();
+    let all = model.embed(&texts, &EmbedOptions::default()).unwrap();
+    assert_eq!(all.len(), texts.len());
+    for index in [0, 7, 640, 1201, 1499] {
+        let alone = model.embed(&texts[index..=index], &EmbedOptions::default()).unwrap();
+        assert_eq!(alone.values(), all.iter().nth(index).unwrap());
+    }
+}
+
+/// Lines of a section are joined as `prepare --unit section` joins them.
+#[cfg(feature = "prepare")]
+#[test]
+fn sections_are_joined_by_the_separator() {
+    let model = model();
+    let folder = tempfile::tempdir().unwrap();
+    let (text, cache) = (folder.path().join("songs.txt"), folder.path().join("cache.safetensors"));
+    fs::write(&text, "the rain\nand you\n\nyou\nand the rain\n").unwrap();
+    let options = retto::PrepareOptions { unit: retto::Unit::Section, ..retto::PrepareOptions::new(32) };
+    retto::prepare(model.tokenizer(), &[text], &cache, None, &options, |_| {}).unwrap();
+    let data = Dataset::open(&cache, model.tokenizer()).unwrap();
+    let from_file = model.embed_dataset(&data, &EmbedOptions::default()).unwrap();
+    let from_text = model.embed(&["the rain\nand you", "you\r\n\nand the rain\n"], &EmbedOptions::default()).unwrap();
+    assert_eq!(from_file, from_text);
+}
+
+#[test]
+fn long_texts_are_cut_and_counted_or_refused() {
+    let model = model();
+    let long = "rain ".repeat(model.config().max_position_embeddings + 5);
+    let options = EmbedOptions { max_seq_length: Some(8), ..Default::default() };
+    let cut = model.embed(&[long.as_str(), "rain"], &options).unwrap();
+    assert_eq!(cut.truncated(), 1);
+    // [CLS], six words, [SEP].
+    let six = model.embed(&["rain ".repeat(6)], &options).unwrap();
+    assert_eq!(cut.iter().next().unwrap(), six.values());
+    let strict = EmbedOptions { strict: true, ..options };
+    let error = model.embed(&[long.as_str()], &strict).unwrap_err();
+    assert!(matches!(error, Error::TooLong { max: 8, .. }), "{error}");
+    for length in [0, 2, model.config().max_position_embeddings + 1] {
+        let options = EmbedOptions { max_seq_length: Some(length), ..Default::default() };
+        let error = model.embed(&["rain"], &options).unwrap_err();
+        assert!(matches!(error, Error::InvalidArgument(_)) && error.to_string().contains("max_seq_length"), "{error}");
+    }
+    let data = Dataset::from_lines(model.tokenizer(), &["rain ".repeat(20)], 16).unwrap();
+    assert_eq!(model.embed_dataset(&data, &EmbedOptions::default()).unwrap().truncated(), 1);
+    assert!(model.embed_dataset(&data, &EmbedOptions { strict: true, ..Default::default() }).is_err());
+    let too_short = EmbedOptions { max_seq_length: Some(8), ..Default::default() };
+    assert!(matches!(model.embed_dataset(&data, &too_short), Err(Error::TooLong { tokens: 16, max: 8 })));
+}
+
+fn write(folder: &Path, name: &str, text: &str) {
+    let path = folder.join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+const TRANSFORMER: &str = r#"{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}"#;
+const POOLING: &str = r#"{"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}"#;
+const NORMALIZE: &str =
+    r#"{"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}"#;
+
+/// The layout that sentence-transformers saves, old and new.
+#[test]
+fn options_are_read_from_the_layout_of_sentence_transformers() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || EmbedOptions::open(folder.path());
+    assert_eq!(open().unwrap(), EmbedOptions::default());
+
+    write(folder.path(), "modules.json", &format!("[{TRANSFORMER}, {POOLING}, {NORMALIZE}]"));
+    assert!(open().unwrap_err().to_string().contains("1_Pooling"));
+    write(folder.path(), "sentence_bert_config.json", r#"{"max_seq_length": 128, "do_lower_case": true}"#);
+    let old = r#"{"word_embedding_dimension": 32, "pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}"#;
+    write(folder.path(), "1_Pooling/config.json", old);
+    let want = EmbedOptions {
+        pooling: Pooling::Cls,
+        normalize: true,
+        max_seq_length: Some(128),
+        do_lower_case: true,
+        ..Default::default()
+    };
+    assert_eq!(open().unwrap(), want);
+    write(folder.path(), "1_Pooling/config.json", r#"{"embedding_dimension": 32, "pooling_mode": "max"}"#);
+    write(folder.path(), "modules.json", &format!("[{TRANSFORMER}, {POOLING}]"));
+    let EmbedOptions { pooling, normalize, .. } = open().unwrap();
+    assert_eq!((pooling, normalize), (Pooling::Max, false));
+
+    for (name, text, words) in [
+        ("1_Pooling/config.json", r#"{"pooling_mode": "lasttoken"}"#, "lasttoken"),
+        (
+            "1_Pooling/config.json",
+            r#"{"pooling_mode_mean_tokens": true, "pooling_mode_max_tokens": true}"#,
+            "side by side",
+        ),
+        ("1_Pooling/config.json", "{}", "no pooling_mode"),
+        ("1_Pooling/config.json", "{", "not JSON"),
+        ("modules.json", "{}", "not a list"),
+        ("modules.json", r#"[{"path": "2_Dense", "type": "sentence_transformers.models.Dense"}]"#, "Dense"),
+    ] {
+        write(folder.path(), name, text);
+        let error = open().unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+/// Older models have their encoder in a folder of its own.
+#[test]
+fn an_encoder_in_a_folder_of_its_own_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("0_Transformer");
+    fs::rename(copy_fixture("fillmask").keep(), &inner).unwrap();
+    let transformer = TRANSFORMER.replace(r#""path": """#, r#""path": "0_Transformer""#);
+    write(folder.path(), "modules.json", &format!("[{transformer}]"));
+    let options = EmbedOptions::open(folder.path()).unwrap();
+    let found = Model::open(gpu(), folder.path()).unwrap();
+    assert_eq!(found.embed(&["the rain"], &options).unwrap(), model().embed(&["the rain"], &options).unwrap());
+}
+
+#[test]
+fn what_is_saved_is_what_was_computed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vectors.safetensors");
+    let embeddings = model().embed(&["the rain", "and you"], &EmbedOptions::default()).unwrap();
+    embeddings.save(&path).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = tensors.tensor("embeddings").unwrap();
+    assert_eq!(tensor.shape(), [2, embeddings.dimension()]);
+    let values: Vec<f32> = tensor.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    assert_eq!(values, embeddings.values());
+    let nowhere = folder.path().join("no/such/folder/vectors.safetensors");
+    assert!(matches!(embeddings.save(&nowhere), Err(Error::Io { .. })));
+}
