@@ -49,15 +49,16 @@ test: ## every test
 	  cargo test --all-features $(LOCKED) --lib --bins --tests; \
 	fi
 
-# The one software adapter with cooperative matrices: without them the tests fail here.
-TRIPLE := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr a-z- A-Z_)
+# The one software adapter with cooperative matrices: without them the tests fail here. Relative paths, as cargo splits the
+# variable at spaces; it runs tests in the package's folder.
 test-next: ## the kernels on the newest software Vulkan, which is unpacked into target/ (Debian)
 	@scripts/setup.sh build
-	RETTO_NEEDS_COOPERATIVE=1 CARGO_TARGET_$(TRIPLE)_RUNNER='$(CURDIR)/scripts/mesa-next.sh $(CURDIR)/target/mesa-next' \
+	triple=$$(rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_) && \
+	  env RETTO_NEEDS_COOPERATIVE=1 "CARGO_TARGET_$${triple}_RUNNER=scripts/mesa-next.sh target/mesa-next" \
 	  cargo test --all-features $(LOCKED) --lib ops::
 
 bench: ## Retto beside transformers, onnxruntime and (BENCH=--burn) burn: installs them into target/, takes half an hour
-	@scripts/setup.sh run
+	@scripts/setup.sh bench
 	@scripts/bench-peers.sh $(filter --burn,$(BENCH))
 	cargo bench --features bench,cli $(LOCKED) --bench side_by_side -- $(BENCH)
 

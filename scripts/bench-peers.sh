@@ -18,8 +18,7 @@ if ! cmp -s "$requirements" "$environment/requirements.txt"; then
         "$environment/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"; then
         cp "$requirements" "$environment/requirements.txt"
     else
-        say "they cannot be installed here, and will be absent from the tables"
-        rm -rf "$environment"
+        say "they cannot be installed here; what is missing will be absent from the tables"
     fi
 fi
 

@@ -18,13 +18,16 @@ libraries=$folder/usr/lib/$(uname -m)-linux-gnu
 fill() {
     command -v apt-get >/dev/null || die "the newest Mesa comes as Debian packages, and there is no apt-get here"
     local state=$1/state mirror option options=()
-    mirror=$(apt-get indextargets --format '$(SITE)' 'Origin: Debian' 'Created-By: Packages' | sed -n 1p)
-    [[ -n $mirror ]] || die "no Debian mirror among this machine's package sources"
+    # This machine's own mirror; security's has another label, and a machine without package lists has none to name.
+    # shellcheck disable=SC2016 # apt-get fills it in, not the shell.
+    mirror=$(apt-get indextargets --format '$(SITE)' 'Label: Debian' 'Created-By: Packages' | sed -n 1p)
+    mirror=${mirror:-http://deb.debian.org/debian}
     mkdir -p "$state/lists/partial" "$state/cache/archives/partial"
     : >"$state/status"
     echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror unstable main" >"$state/sources.list"
     for option in Dir::State="$state" Dir::State::status="$state/status" Dir::State::Lists="$state/lists" \
         Dir::Cache="$state/cache" Dir::Etc::SourceList="$state/sources.list" Dir::Etc::SourceParts=- \
+        Dir::Etc::Preferences=/dev/null Dir::Etc::PreferencesParts=- APT::Default-Release= \
         APT::Sandbox::User="$(id -un)" APT::Install-Recommends=false Debug::NoLocking=true; do
         options+=(-o "$option")
     done
@@ -37,6 +40,9 @@ fill() {
         esac
     done
     rm -rf "$state"
+    # By its place to be, not this one.
+    printf '{"file_format_version": "1.0.0", "ICD": {"api_version": "1.3.0", "library_path": "%s"}}\n' \
+        "$libraries/libvulkan_lvp.so" >"$1/lavapipe.json"
 }
 
 if [[ ! -d $folder ]]; then
@@ -49,9 +55,8 @@ if [[ ! -d $folder ]]; then
 fi
 
 manifest=$folder/lavapipe.json
-printf '{"file_format_version": "1.0.0", "ICD": {"api_version": "1.3.0", "library_path": "%s"}}\n' \
-    "$libraries/libvulkan_lvp.so" >"$manifest"
 # Its C library is newer than the system's, and comes with a loader of its own.
 loader=$(find "$libraries" -maxdepth 1 -name 'ld-linux-*' | sed -n 1p)
+[[ -n $loader && -e $manifest ]] || die "$folder is not whole: remove it, and the next call fills it again"
 export VK_DRIVER_FILES=$manifest VK_ICD_FILENAMES=$manifest
 exec "$loader" --library-path "$libraries:/usr/lib/$(uname -m)-linux-gnu" "$@"

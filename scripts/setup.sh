@@ -4,6 +4,7 @@
 #   scripts/setup.sh build   a C linker, which cargo calls
 #   scripts/setup.sh lint    that, and rustfmt and clippy
 #   scripts/setup.sh run     a C linker, and a software Vulkan driver where no Vulkan adapter is found
+#   scripts/setup.sh bench   that, and Python's venv, for the programs Retto is measured beside
 #   scripts/setup.sh test    that, a browser, in which the report page is tested (RETTO_NO_BROWSER=1 does without), and what
 #                            the C library is used from: C++, CMake, pkg-config, Python, Mono, valgrind
 #
@@ -267,6 +268,12 @@ require_languages() {
     apt_install "${missing[@]}"
 }
 
+require_venv() {
+    ! python3 -c 'import ensurepip, venv' 2>/dev/null || return 0
+    announce "The programs Retto is measured beside need Python" python3 python3-venv
+    apt_install python3 python3-venv
+}
+
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
@@ -286,6 +293,12 @@ run)
     # Metal is part of macOS.
     ! on_linux || require_adapter
     ;;
+bench)
+    require_rust
+    require_linker
+    ! on_linux || require_adapter
+    ! on_linux || require_venv
+    ;;
 test)
     require_rust
     require_linker
@@ -293,5 +306,5 @@ test)
     ! on_linux || require_browser
     ! on_linux || require_languages
     ;;
-*) die "usage: scripts/setup.sh build|lint|run|test" ;;
+*) die "usage: scripts/setup.sh build|lint|run|bench|test" ;;
 esac

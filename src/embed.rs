@@ -1,12 +1,12 @@
 //! Sentence and section embeddings.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::gpu::Pass;
-use crate::model::Model;
+use crate::model::{Model, Module, read_json};
 use crate::ops::pool::{self, Kind};
 use crate::text::{Dataset, PackedBatch, SHORTEST};
 
@@ -97,84 +97,45 @@ impl Embeddings {
     }
 }
 
-/// The list of a sentence-transformers model's parts.
-const MODULES_FILE: &str = "modules.json";
-
 impl EmbedOptions {
     /// Those of a model's folder in the layout of sentence-transformers: `modules.json`, the pooling's `config.json`,
     /// `sentence_bert_config.json`. Of a folder without `modules.json` the defaults, which are those that
-    /// sentence-transformers takes for it, too.
+    /// sentence-transformers takes for it, too. [`Model::save`] writes no such files: for a model adapted from another one,
+    /// open the options of that one.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::BadCheckpoint`] name the file at fault; [`Error::Unsupported`] for parts and kinds of
-    /// pooling that this crate does not have.
+    /// [`Error::Io`] and [`Error::BadCheckpoint`] name the file at fault; [`Error::Unsupported`] for parts, kinds of pooling
+    /// and prompts that this crate does not have.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
         let mut options = Self::default();
-        let Some(modules) = Modules::open(folder)? else { return Ok(options) };
-        if let Some(bert) = json(&modules.transformer.join("sentence_bert_config.json"))? {
-            options.max_seq_length = bert["max_seq_length"].as_u64().map(|length| length as usize);
-            options.do_lower_case = bert["do_lower_case"].as_bool().unwrap_or(false);
-        }
-        if let Some(pooling) = modules.pooling {
-            let path = pooling.join("config.json");
-            let config =
-                json(&path)?.ok_or_else(|| Error::checkpoint(&path, "the pooling's config.json is missing"))?;
-            options.pooling = pooling_of(&config, &path)?;
-        }
-        options.normalize = modules.normalize;
-        Ok(options)
-    }
-}
-
-/// What `modules.json` lists.
-struct Modules {
-    transformer: PathBuf,
-    pooling: Option<PathBuf>,
-    normalize: bool,
-}
-
-impl Modules {
-    fn open(folder: &Path) -> Result<Option<Self>> {
-        let path = folder.join(MODULES_FILE);
-        let Some(list) = json(&path)? else { return Ok(None) };
-        let mut modules = Self { transformer: folder.to_owned(), pooling: None, normalize: false };
-        let list = list.as_array().ok_or_else(|| Error::checkpoint(&path, "not a list of modules"))?;
-        for module in list {
-            let kind = module["type"].as_str().unwrap_or_default();
-            // Modules are classes, and have moved between packages; their names have stayed.
-            let name = kind.rsplit('.').next().unwrap_or_default();
-            let place = folder.join(module["path"].as_str().unwrap_or_default());
-            match name {
-                "Transformer" => modules.transformer = place,
-                "Pooling" => modules.pooling = Some(place),
-                "Normalize" => modules.normalize = true,
+        let Some(modules) = Module::list(folder)? else { return Ok(options) };
+        for Module { name, kind, folder: place } in modules {
+            match name.as_str() {
+                "Transformer" => {
+                    let bert = read_json(&place.join("sentence_bert_config.json"))?.unwrap_or_default();
+                    let length = bert["max_seq_length"].as_u64().filter(|&length| length > 0);
+                    options.max_seq_length = length.map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+                    options.do_lower_case = bert["do_lower_case"].as_bool().unwrap_or(false);
+                }
+                "Pooling" => {
+                    let path = place.join("config.json");
+                    let missing = || Error::checkpoint(&path, "the pooling's config.json is missing");
+                    options.pooling = pooling_of(&read_json(&path)?.ok_or_else(missing)?, &path)?;
+                }
+                "Normalize" => options.normalize = true,
                 _ => {
-                    let reason = format!("{}: a model with a '{kind}' part", path.display());
+                    let reason = format!("{}: a model with a '{kind}' part", folder.display());
                     return Err(Error::Unsupported(reason));
                 }
             }
         }
-        Ok(Some(modules))
-    }
-}
-
-/// Where the encoder of a sentence-transformers model lies; the folder itself for any other model.
-pub(crate) fn transformer_folder(folder: &Path) -> Result<PathBuf> {
-    if folder.join("config.json").exists() {
-        return Ok(folder.to_owned());
-    }
-    Ok(Modules::open(folder)?.map_or_else(|| folder.to_owned(), |modules| modules.transformer))
-}
-
-/// `None` where there is no such file.
-fn json(path: &Path) -> Result<Option<Value>> {
-    match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| Error::checkpoint(path, format!("not JSON: {error}"))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io(path)(error)),
+        let prompts = folder.join("config_sentence_transformers.json");
+        if let Some(name) = read_json(&prompts)?.unwrap_or_default()["default_prompt_name"].as_str() {
+            let reason = format!("{}: a prompt before each text ('{name}')", prompts.display());
+            return Err(Error::Unsupported(reason));
+        }
+        Ok(options)
     }
 }
 
@@ -224,11 +185,12 @@ impl Model {
     /// [`Error::TooLong`] with `strict`; [`Error::InvalidArgument`] for a `max_seq_length` below 3 or beyond the model;
     /// [`Error::BadTokenizer`] for a text it cannot represent; GPU errors.
     pub fn embed<S: AsRef<str>>(&self, texts: &[S], options: &EmbedOptions) -> Result<Embeddings> {
-        let longest = self.longest_embedded(options)?;
         let template = self.tokenizer.template()?;
+        let around = template.prefix.len() + template.suffix.len();
+        let longest = self.longest_embedded(options, SHORTEST.max(around + 1))?;
         let mut truncated = 0;
         let mut encoded = Vec::with_capacity(texts.len());
-        for text in texts {
+        for (index, text) in texts.iter().enumerate() {
             let text = match options.do_lower_case {
                 true => text.as_ref().to_lowercase().into(),
                 false => std::borrow::Cow::Borrowed(text.as_ref()),
@@ -241,8 +203,12 @@ impl Model {
                 }
                 body.extend(ids);
             }
-            let around = template.prefix.len() + template.suffix.len();
             let tokens = around + body.len();
+            // Of a tokenizer without special tokens.
+            if tokens == 0 {
+                let reason = format!("text {index} has no token, and so no embedding");
+                return Err(Error::InvalidArgument(reason));
+            }
             if tokens > longest {
                 if options.strict {
                     return Err(Error::TooLong { tokens, max: longest });
@@ -256,12 +222,13 @@ impl Model {
         self.embed_encoded(examples, options, truncated)
     }
 
-    /// [`Model::embed`] for examples that are tokenized already, special tokens included.
+    /// [`Model::embed`] for examples that are tokenized already, special tokens included: `do_lower_case` comes too late for
+    /// them, and with `strict` it is an error that some were cut when they were.
     ///
     /// # Errors
     /// As [`Model::embed`].
     pub fn embed_dataset(&self, data: &Dataset, options: &EmbedOptions) -> Result<Embeddings> {
-        let longest = self.longest_embedded(options)?;
+        let longest = self.longest_embedded(options, SHORTEST)?;
         if let Some(tokens) = (0..data.len()).map(|i| data.get(i).len()).find(|&tokens| tokens > longest) {
             return Err(Error::TooLong { tokens, max: longest });
         }
@@ -272,11 +239,11 @@ impl Model {
         self.embed_encoded((0..data.len()).map(|i| data.get(i)), options, data.truncated())
     }
 
-    fn longest_embedded(&self, options: &EmbedOptions) -> Result<usize> {
+    fn longest_embedded(&self, options: &EmbedOptions, shortest: usize) -> Result<usize> {
         let max = self.config().max_position_embeddings;
         match options.max_seq_length.unwrap_or(max) {
-            length if length < SHORTEST => {
-                Err(Error::InvalidArgument(format!("max_seq_length is {length}; a text takes {SHORTEST} tokens")))
+            length if length < shortest => {
+                Err(Error::InvalidArgument(format!("max_seq_length is {length}; a text takes {shortest} tokens")))
             }
             length if length > max => {
                 let reason = format!("max_seq_length is {length}, but this model reads at most {max} tokens");
@@ -301,7 +268,7 @@ impl Model {
             }
             batch.push(ids);
         }
-        if batch.tokens() > 0 {
+        if batch.sequences() > 0 {
             embeddings.values.extend(self.embed_batch(&batch, options)?);
         }
         Ok(embeddings)

@@ -101,11 +101,11 @@ pub enum Error {
         text: String,
     },
     /// A sequence longer than the model's positions.
-    #[error("the text has {tokens} tokens, but this model reads at most {max} (with its special tokens): shorten it")]
+    #[error("the text has {tokens} tokens, but at most {max} can be read (with its special tokens): shorten it")]
     TooLong {
         /// Its length in tokens, special tokens included.
         tokens: usize,
-        /// The model's `max_position_embeddings`.
+        /// The model's `max_position_embeddings`, or the `max_seq_length` that was asked for.
         max: usize,
     },
     /// Training or evaluation data without a single usable line.

@@ -112,7 +112,7 @@ impl Model {
     /// # Errors
     /// GPU errors.
     pub fn warm_up(&self) -> Result<()> {
-        tune(&self.gpu)?;
+        tune(&self.gpu, false)?;
         let mut batch = PackedBatch::default();
         // Any token will do, and a text of one.
         batch.push(&[0]);

@@ -54,6 +54,23 @@ fn each_pooling_is_that_of_the_hidden_states_and_a_batch_is_its_texts_alone() {
     assert!(model.embed::<&str>(&[], &EmbedOptions::default()).unwrap().is_empty());
 }
 
+/// A tokenizer may add no special tokens, or more than BERT's.
+#[test]
+fn other_templates_are_answered() {
+    let folder = copy_fixture("fillmask");
+    let path = folder.path().join("tokenizer.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    json["post_processor"] = serde_json::Value::Null;
+    fs::write(&path, json.to_string()).unwrap();
+    let model = Model::open(gpu(), folder.path()).unwrap();
+    let options = EmbedOptions { pooling: Pooling::Cls, ..Default::default() };
+    assert_eq!(model.embed(&["the rain"], &options).unwrap().len(), 1);
+    for empty in ["", "\n"] {
+        let error = model.embed(&["the rain", empty, "you"], &options).unwrap_err();
+        assert!(error.to_string().contains("text 1"), "{error}");
+    }
+}
+
 /// More tokens than one pass takes.
 #[test]
 fn many_texts_are_embedded_in_their_order() {
@@ -153,9 +170,12 @@ fn options_are_read_from_the_layout_of_sentence_transformers() {
         ),
         ("1_Pooling/config.json", "{}", "no pooling_mode"),
         ("1_Pooling/config.json", "{", "not JSON"),
+        ("1_Pooling/config.json", r#"{"pooling_mode": "mean"}"#, "query: "),
         ("modules.json", "{}", "not a list"),
         ("modules.json", r#"[{"path": "2_Dense", "type": "sentence_transformers.models.Dense"}]"#, "Dense"),
     ] {
+        // Only where nothing else is the matter: it is read last.
+        write(folder.path(), "config_sentence_transformers.json", r#"{"default_prompt_name": "query: "}"#);
         write(folder.path(), name, text);
         let error = open().unwrap_err().to_string();
         assert!(error.contains(words), "{error}");

@@ -287,6 +287,7 @@ public:
     }
 
     /// A vector for each text; lines of one are joined by the separator token. Options from embed_options(), or the defaults.
+    /// A text that is too long is cut; with options.strict it is an error.
     std::vector<std::vector<float>> embed(const std::vector<std::string_view> &texts,
                                           const retto_embed_options *options = nullptr) const {
         detail::Place error;

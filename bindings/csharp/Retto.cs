@@ -248,7 +248,8 @@ namespace Retto
             };
         }
 
-        /// <summary>A vector for each text; lines of one are joined by the separator token. No options are the defaults.</summary>
+        /// <summary>A vector for each text; lines of one are joined by the separator token. Without options, the defaults. A
+        /// text that is too long is cut, with Strict it is an error.</summary>
         public List<float[]> Embed(IReadOnlyList<string> texts, EmbedOptions options = null)
         {
             var native = (options ?? new EmbedOptions()).ToNative();
@@ -267,7 +268,7 @@ namespace Retto
                 for (var row = 0; row < count; row++)
                 {
                     var vector = new float[dimension];
-                    Marshal.Copy(IntPtr.Add(values, row * dimension * sizeof(float)), vector, 0, dimension);
+                    Marshal.Copy(new IntPtr(values.ToInt64() + (long)row * dimension * sizeof(float)), vector, 0, dimension);
                     result.Add(vector);
                 }
                 return result;

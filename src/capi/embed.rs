@@ -64,7 +64,7 @@ pub unsafe extern "C" fn retto_embed_options_open(
 ) -> retto_status {
     call(error, || {
         // SAFETY: the header says how these are given.
-        let (out, folder) = unsafe { (OutStruct::new(options)?, input::text("folder", folder, folder_length)?) };
+        let (out, folder) = unsafe { (OutStruct::new(options)?, input::path("folder", folder, folder_length)?) };
         let found = EmbedOptions::open(folder)?;
         out.write(&retto_embed_options {
             struct_size: 0,
@@ -74,7 +74,7 @@ pub unsafe extern "C" fn retto_embed_options_open(
                 Pooling::Max => RETTO_POOLING_MAX,
             },
             normalize: u32::from(found.normalize),
-            max_seq_length: found.max_seq_length.unwrap_or(0) as u32,
+            max_seq_length: u32::try_from(found.max_seq_length.unwrap_or(0)).unwrap_or(u32::MAX),
             strict: u32::from(found.strict),
             do_lower_case: u32::from(found.do_lower_case),
         });

@@ -31,9 +31,10 @@ impl Choices {
     pub(super) fn open(adapter: &Adapter, folder: &Path) -> Self {
         let made_for =
             format!("retto {}, {} {} {}", env!("CARGO_PKG_VERSION"), adapter.backend, adapter.name, adapter.driver);
-        // One file an adapter, so that machines with two do not measure at every change.
-        let letters = made_for.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' });
-        let file = folder.join(format!("choices-{}.json", letters.collect::<String>()));
+        // One file an adapter, so that machines with two do not measure at every change; FNV-1a keeps its name short.
+        let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        let hash = made_for.bytes().fold(0xcbf2_9ce4_8422_2325, fnv);
+        let file = folder.join(format!("choices-{hash:016x}.json"));
         let kept = std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<Kept>(&bytes).ok());
         let names = kept.filter(|kept| kept.made_for == made_for).map(|kept| kept.names).unwrap_or_default();
         Self { file, made_for, names: Mutex::new(names) }

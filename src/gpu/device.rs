@@ -306,7 +306,7 @@ impl Gpu {
 #[allow(unsafe_code, reason = "wgpu wants to be told that experiments may be faulty")]
 fn experimental(wanted: bool) -> wgpu::ExperimentalFeatures {
     match wanted {
-        // SAFETY: of what this lets in only cooperative matrices are used, in one kernel, which the tests compare with its twin.
+        // SAFETY: of what this lets in only cooperative matrices are used, in two kernels, which the tests compare with their twin.
         true => unsafe { wgpu::ExperimentalFeatures::enabled() },
         false => wgpu::ExperimentalFeatures::disabled(),
     }

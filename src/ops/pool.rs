@@ -20,6 +20,7 @@ pub(crate) enum Kind {
 
 /// x\[tokens, columns\] to \[sequences, columns\]. No sequence may be empty.
 pub(crate) fn pool(pass: &mut Pass, kind: Kind, x: &Tensor, cu_seqlens: &[u32]) -> Result<Tensor> {
+    debug_assert!(cu_seqlens.windows(2).all(|pair| pair[0] < pair[1]));
     let sequences = cu_seqlens.len() - 1;
     let y = pass.alloc(&[sequences, x.columns()])?;
     let bounds = pass.upload(&[cu_seqlens.len()], cu_seqlens)?;

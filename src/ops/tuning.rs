@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::gemm::{Form, Gemm, Sizes, gemm_with};
-use super::tilings::{Rows, TILINGS, Tiling};
-use crate::error::Result;
+use super::tilings::{Rows, TILINGS, Tiling, choose};
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, Pass, Tensor};
 
 /// Columns and depth of what is measured; the rows are those of the class.
@@ -12,16 +12,17 @@ const EDGE: usize = 768;
 /// A kernel that takes longer for one GEMM is not run again: it has lost.
 const HOPELESS: Duration = Duration::from_millis(250);
 
-/// Chooses a kernel for each number of rows, and for f16, where this `Gpu` was given a folder to keep that in and it is not
-/// known yet. Takes a second or two on a CPU, most of it compiling, and less on a GPU.
+/// Chooses a kernel for each number of rows, and for f16 if that is wanted, where this `Gpu` was given a folder to keep that in
+/// and it is not known yet. Takes a second or two on a CPU, most of it compiling, and less on a GPU.
 ///
-/// Gemms in f32 give the same bits whatever is chosen. In f16 cooperative matrices may add in another order.
-pub(crate) fn tune(gpu: &Gpu) -> Result<()> {
+/// Gemms in f32 give the same bits whatever is chosen. In f16 cooperative matrices may add in another order: checkpoints of
+/// such runs name the kernels, see [`in_use`].
+pub(crate) fn tune(gpu: &Gpu, fp16: bool) -> Result<()> {
     if !gpu.keeps_choices() {
         return Ok(());
     }
     for half in [false, true] {
-        if half && !gpu.has_f16() {
+        if half && !fp16 {
             continue;
         }
         for rows in [Rows::Few, Rows::Some, Rows::Many] {
@@ -34,6 +35,15 @@ pub(crate) fn tune(gpu: &Gpu) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The names of the kernels that GEMMs in f16 take here.
+pub(crate) fn in_use(gpu: &Gpu) -> String {
+    let name = |rows: Rows| {
+        let sizes = Sizes { m: rows.typical() as u32, n: EDGE as u32, k: EDGE as u32 };
+        choose(gpu, Form::Linear, sizes, true).0.name
+    };
+    [Rows::Few, Rows::Some, Rows::Many].map(name).join(", ")
 }
 
 /// `None` where there is only one.
@@ -60,7 +70,13 @@ fn fastest(gpu: &Gpu, rows: Rows, half: bool) -> Result<Option<&'static str>> {
     let arrays = Gemm { a: &a, b: &b, bias: Some(&bias), c: &c, sizes };
     let mut best: Option<(Duration, &'static str)> = None;
     for (tiling, kernel) in candidates {
-        let time = time(gpu, tiling, kernel, &arrays)?;
+        let time = match time(gpu, tiling, kernel, &arrays) {
+            Ok(time) => time,
+            // The rest would fail likewise.
+            Err(error @ (Error::DeviceLost(_) | Error::OutOfMemory { .. })) => return Err(error),
+            // A kernel the driver refuses has lost.
+            Err(_) => continue,
+        };
         if best.is_none_or(|(least, _)| time < least) {
             best = Some((time, tiling.name));
         }
@@ -97,7 +113,6 @@ fn time(gpu: &Gpu, tiling: &Tiling, kernel: &'static Kernel, arrays: &Gemm) -> R
 mod tests {
     use super::*;
     use crate::gpu::GpuOptions;
-    use crate::ops::tilings::choose;
 
     #[test]
     fn what_was_measured_is_kept_taken_and_made_again_when_damaged() {
@@ -111,7 +126,7 @@ mod tests {
             let all = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
             all.filter(|path| path.extension().is_some_and(|end| end == "json")).collect::<Vec<_>>()
         };
-        tune(&open()).unwrap();
+        tune(&open(), true).unwrap();
         let gpu = open();
         let known = gpu.choice(Rows::Many.key(false));
         assert_eq!(files().len(), usize::from(known.is_some()));
@@ -126,12 +141,12 @@ mod tests {
             assert_eq!(taken(), "tiled");
             std::fs::write(&files()[0], "{").unwrap();
             assert_eq!(open().choice(Rows::Many.key(false)), None);
-            tune(&open()).unwrap();
+            tune(&open(), true).unwrap();
             assert!(open().choice(Rows::Many.key(false)).is_some());
         }
         // Without a folder nothing is measured, and nothing kept.
         let gpu = crate::gpu::test_gpu();
-        tune(&gpu).unwrap();
+        tune(&gpu, true).unwrap();
         assert_eq!(gpu.choice(Rows::Many.key(false)), None);
     }
 }

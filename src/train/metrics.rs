@@ -19,8 +19,10 @@ pub struct MetricsFile {
     file: File,
     /// The name it gets when the run is complete.
     finished: PathBuf,
-    /// Whether anything was written yet.
+    /// Whether it is this run's: anything was written yet, or a checkpoint refers to it.
     begun: bool,
+    /// Whether there was no such file.
+    is_new: bool,
 }
 
 /// What the log is called until the run is complete.
@@ -36,9 +38,10 @@ impl MetricsFile {
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let path = folder.join(PART_FILE);
         // An interrupted run's log stays until there is something to write: this run may yet be refused.
+        let is_new = !path.exists();
         let open = File::options().write(true).create(true).truncate(false).open(&path);
         let file = open.map_err(Error::io(&path))?;
-        Ok(Self { path, file, finished: folder.join(METRICS_FILE), begun: false })
+        Ok(Self { path, file, finished: folder.join(METRICS_FILE), begun: false, is_new })
     }
 
     /// Goes on with the log of a run that was taken up again at `step`: what it says of later steps is dropped, since it
@@ -49,8 +52,18 @@ impl MetricsFile {
     pub fn resume(folder: &Path, step: u64) -> Result<Self> {
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let path = folder.join(PART_FILE);
-        let read = |name: &&str| fs::read_to_string(folder.join(name)).ok().filter(|log| !log.is_empty());
-        let earlier = [PART_FILE, METRICS_FILE].iter().find_map(read).unwrap_or_default();
+        let mut earlier = Vec::new();
+        for name in [PART_FILE, METRICS_FILE] {
+            match fs::read(folder.join(name)) {
+                Ok(log) => {
+                    earlier = log;
+                    break;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io(folder.join(name))(error)),
+            }
+        }
+        let earlier = String::from_utf8_lossy(&earlier);
         let kept = |line: &&str| {
             // A line cut off by the interruption does not parse.
             let entry = serde_json::from_str::<serde_json::Value>(line).unwrap_or_default();
@@ -63,7 +76,7 @@ impl MetricsFile {
         let mut file = File::create(&beside).map_err(Error::io(&beside))?;
         file.write_all(kept.as_bytes()).map_err(Error::io(&beside))?;
         fs::rename(&beside, &path).map_err(Error::io(&path))?;
-        Ok(Self { path, file, finished: folder.join(METRICS_FILE), begun: true })
+        Ok(Self { path, file, finished: folder.join(METRICS_FILE), begun: true, is_new: false })
     }
 
     /// Writes what an event has to say: `loss`, `grad_norm`, `learning_rate`, or the `eval_` figures.
@@ -72,7 +85,9 @@ impl MetricsFile {
     /// [`Error::Io`]
     pub fn event(&mut self, event: &TrainEvent) -> Result<()> {
         match event {
-            TrainEvent::Step(_) | TrainEvent::Saved { .. } => Ok(()),
+            TrainEvent::Step(_) => Ok(()),
+            // From here on a resumed run looks here for what was said up to this checkpoint.
+            TrainEvent::Saved { .. } => self.begin(),
             TrainEvent::Log { report, loss } => self.line(json!({
                 "loss": loss,
                 "grad_norm": report.grad_norm,
@@ -107,7 +122,6 @@ impl MetricsFile {
             "epoch": output.epoch,
             "step": output.steps,
         }))?;
-        drop(self.file);
         fs::rename(&self.path, &self.finished).map_err(Error::io(&self.finished))
     }
 
@@ -115,12 +129,26 @@ impl MetricsFile {
         self.text(&value.to_string())
     }
 
-    fn text(&mut self, line: &str) -> Result<()> {
+    fn begin(&mut self) -> Result<()> {
         if !self.begun {
             self.file.set_len(0).map_err(Error::io(&self.path))?;
             self.begun = true;
         }
+        Ok(())
+    }
+
+    fn text(&mut self, line: &str) -> Result<()> {
+        self.begin()?;
         self.file.write_all(format!("{line}\n").as_bytes()).map_err(Error::io(&self.path))
+    }
+}
+
+impl Drop for MetricsFile {
+    fn drop(&mut self) {
+        // Of a run that was refused: a log that is there says that a run has begun.
+        if self.is_new && !self.begun {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -142,11 +170,17 @@ mod tests {
         let mut log = MetricsFile::resume(folder.path(), 2).unwrap();
         log.line(json!({ "loss": 1.5, "step": 3 })).unwrap();
         assert_eq!(fs::read_to_string(&part).unwrap(), [line(1), line(2), line(3)].concat());
-        // A run that was refused leaves an empty log beside a finished one.
+        // A run that was refused leaves the log of a finished one to be gone on from.
         drop(log);
         fs::rename(&part, &whole).unwrap();
         drop(MetricsFile::create(folder.path()).unwrap());
         drop(MetricsFile::resume(folder.path(), 1).unwrap());
         assert_eq!(fs::read_to_string(&part).unwrap(), line(1));
+        // A run that has saved has left the earlier one behind, whether it has said anything or not.
+        let mut log = MetricsFile::create(folder.path()).unwrap();
+        log.event(&TrainEvent::Saved { path: folder.path().into(), step: 1 }).unwrap();
+        drop(log);
+        drop(MetricsFile::resume(folder.path(), 9).unwrap());
+        assert_eq!(fs::read_to_string(&part).unwrap(), "");
     }
 }

@@ -125,6 +125,7 @@ impl MeanLoss {
 pub(crate) fn run_of(
     arguments: &TrainingArguments,
     base: &str,
+    f16_kernels: &str,
     train: &Dataset,
     validation: Option<&Dataset>,
 ) -> BTreeMap<String, String> {
@@ -161,6 +162,9 @@ pub(crate) fn run_of(
         // Of the tokens: the tokenizer and max_seq_length count only where they change them.
         ("the training data", fingerprint(train)),
     ];
+    if a.fp16 {
+        entries.push(("the kernels for f16", f16_kernels.to_owned()));
+    }
     // Evaluation decides about the end of such a run.
     if a.is_judged() {
         entries.extend([

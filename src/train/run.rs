@@ -11,6 +11,7 @@ use super::events::{StepReport, TrainEvent, TrainOutput};
 use super::resume::{self, Best, MeanLoss, State};
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
+use crate::ops::tuning::in_use;
 use crate::text::random::Stream;
 use crate::text::{Dataset, Masking, PackedBatch, Purpose};
 
@@ -70,7 +71,7 @@ impl Trainer {
         let arguments = self.arguments.clone();
         self.check_data(train, validation)?;
         self.check_judged(validation)?;
-        let depends_on = resume::run_of(&arguments, &self.base, train, validation);
+        let depends_on = resume::run_of(&arguments, &self.base, &in_use(&self.model.gpu), train, validation);
         // Before it is taken: refused, the trainer still stands where it was resumed.
         if let Some(state) = &self.resumed {
             resume::check_same_run(&state.run, &depends_on)?;

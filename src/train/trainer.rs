@@ -55,7 +55,7 @@ impl Trainer {
             let reason = format!("fp16 on {}, which has no f16 in shaders: train in f32", model.gpu);
             return Err(Error::Unsupported(reason));
         }
-        tune(&model.gpu)?;
+        tune(&model.gpu, arguments.fp16)?;
         let model = match &arguments.lora {
             Some(lora) => {
                 // The fresh head would stay as random as it is.

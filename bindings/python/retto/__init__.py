@@ -306,7 +306,8 @@ class Model(_Handle):
 
     def embed(self, texts: Sequence[str], like: Optional[PathLike] = None, **options: Any) -> List[List[float]]:
         """A vector for each text; lines of one are joined by the separator token. ``like`` is the folder of a
-        sentence-transformers model, whose settings are taken. Options are the fields of retto_embed_options, and
+        sentence-transformers model, whose settings are taken. A text that is too long is cut; with ``strict=True`` it is an
+        error. Options are the fields of retto_embed_options, and
         ``pooling`` is "mean", "cls" or "max"."""
         given, handle = _texts(texts), c_void_p()
         wanted = _defaults(_c.EmbedOptions, "retto_embed_options_init")

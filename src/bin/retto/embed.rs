@@ -12,7 +12,8 @@ pub(crate) struct Args {
     /// Texts; lines of one are joined by the separator token
     #[arg(required_unless_present = "data", conflicts_with = "data", value_name = "TEXT")]
     texts: Vec<String>,
-    /// Texts from files or folders of all formats that `prepare` reads, or a token cache: a vector for each --unit
+    /// Texts from files or folders of all formats that `prepare` reads, or a token cache: a vector for each --unit, in
+    /// their order; --strict refuses what would be left out or cut
     #[arg(long, num_args = 1.., value_name = "PATH")]
     data: Vec<PathBuf>,
     #[command(flatten)]
@@ -26,9 +27,9 @@ pub(crate) struct Args {
     /// How the vectors of tokens become one [default: as the model's folder says, or mean]
     #[arg(long, value_enum, value_name = "KIND")]
     pooling: Option<PoolingName>,
-    /// Scale vectors to length 1 [default: as the model's folder says, or not]
-    #[arg(long)]
-    normalize: bool,
+    /// Whether vectors are scaled to length 1 [default: as the model's folder says, or not]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    normalize: Option<bool>,
     /// Longest text in tokens; longer ones are cut [default: as the model's folder says, or its longest]
     #[arg(long, value_name = "N")]
     max_seq_length: Option<usize>,
@@ -59,13 +60,20 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
         Some(PoolingName::Max) => options.pooling = Pooling::Max,
         None => {}
     }
-    options.normalize |= args.normalize;
+    options.normalize = args.normalize.unwrap_or(options.normalize);
     options.max_seq_length = args.max_seq_length.or(options.max_seq_length);
     options.strict = args.unit.read.strict;
+    // What the model cannot read it cannot have been made for.
+    let longest = model.config().max_position_embeddings;
+    if args.max_seq_length.is_none() {
+        options.max_seq_length = options.max_seq_length.map(|length| length.min(longest));
+    }
+    if options.do_lower_case && !args.data.is_empty() {
+        return Err("this model wants its texts in lower case, which --data does not do: give them as TEXT".into());
+    }
     let embeddings = if args.data.is_empty() {
         model.embed(&args.texts, &options)?
     } else {
-        let longest = model.config().max_position_embeddings;
         // Checked against the model below, in the words of that option.
         let length = options.max_seq_length.unwrap_or(longest).min(longest);
         let (data, _) = data::load(model.tokenizer(), &args.data, &args.unit.options(length, 0.0, 0))?;
