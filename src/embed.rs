@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::gpu::Pass;
-use crate::model::{Model, Module, read_json};
+use crate::model::{BertConfig, MODULES_FILE, Model, Module, read_json};
 use crate::ops::pool::{self, Kind};
 use crate::text::{Dataset, PackedBatch, SHORTEST};
 
@@ -100,8 +100,7 @@ impl Embeddings {
 impl EmbedOptions {
     /// Those of a model's folder in the layout of sentence-transformers: `modules.json`, the pooling's `config.json`,
     /// `sentence_bert_config.json`. Of a folder without `modules.json` the defaults, which are those that
-    /// sentence-transformers takes for it, too. [`Model::save`] writes no such files: for a model adapted from another one,
-    /// open the options of that one.
+    /// sentence-transformers takes for it, too. [`Model::save`] writes no such files, [`EmbedOptions::save`] does.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::BadCheckpoint`] name the file at fault; [`Error::Unsupported`] for parts, kinds of pooling
@@ -137,6 +136,47 @@ impl EmbedOptions {
         }
         Ok(options)
     }
+
+    /// Writes what [`EmbedOptions::open`] reads beside a model that was saved there, so that sentence-transformers loads the
+    /// folder, too: `1_Pooling/config.json`, `sentence_bert_config.json` and, last, `modules.json`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming what could not be written.
+    pub fn save(&self, folder: impl AsRef<Path>, config: &BertConfig) -> Result<()> {
+        let folder = folder.as_ref();
+        let mut modules = vec![("", "Transformer"), ("1_Pooling", "Pooling")];
+        if self.normalize {
+            modules.push(("2_Normalize", "Normalize"));
+        }
+        for (path, _) in &modules {
+            let place = folder.join(path);
+            std::fs::create_dir_all(&place).map_err(Error::io(&place))?;
+        }
+        let pooling = serde_json::json!({
+            "word_embedding_dimension": config.hidden_size,
+            "pooling_mode_cls_token": self.pooling == Pooling::Cls,
+            "pooling_mode_mean_tokens": self.pooling == Pooling::Mean,
+            "pooling_mode_max_tokens": self.pooling == Pooling::Max,
+            "pooling_mode_mean_sqrt_len_tokens": false,
+        });
+        write_json(&folder.join("1_Pooling"), "config.json", &pooling)?;
+        let longest = self.max_seq_length.unwrap_or(config.max_position_embeddings);
+        let bert = serde_json::json!({ "max_seq_length": longest, "do_lower_case": self.do_lower_case });
+        write_json(folder, "sentence_bert_config.json", &bert)?;
+        let module = |(index, (path, name)): (usize, &(&str, &str))| {
+            let kind = format!("sentence_transformers.models.{name}");
+            serde_json::json!({ "idx": index, "name": index.to_string(), "path": path, "type": kind })
+        };
+        write_json(folder, MODULES_FILE, &modules.iter().enumerate().map(module).collect())
+    }
+}
+
+/// Beside the file and then in its place.
+fn write_json(folder: &Path, name: &str, value: &Value) -> Result<()> {
+    let (path, beside) = (folder.join(name), folder.join(format!(".{name}.next")));
+    let text = serde_json::to_string_pretty(value).map_err(std::io::Error::from).map_err(Error::io(&path))?;
+    std::fs::write(&beside, text + "\n").map_err(Error::io(&beside))?;
+    std::fs::rename(&beside, &path).map_err(Error::io(&path))
 }
 
 /// The older form has a switch for each kind, the newer a name.

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::command::{fails, fixture, json, retto, run, stdout, text};
-use common::{fixtures, gpu};
+use common::{copy_fixture, fixtures, gpu};
 use serde_json::Value;
 
 #[test]
@@ -361,6 +361,16 @@ fn embed_prints_and_writes_vectors() {
     let said = stdout(&run(&["embed", "--model", &base, "the rain", "you", "--output", text(&file)]));
     assert!(said.starts_with(text(&file)) && said.trim_end().ends_with(" x 16"), "{said}");
     assert!(stdout(&run(&["embed", "--model", &base, "the rain"])).trim_end().ends_with("...  the rain"));
+    // What an adapted model was made of says how it embeds.
+    let (encoder, adapted) = (copy_fixture("fillmask"), folder.path().join("adapted"));
+    let options = retto::EmbedOptions { pooling: retto::Pooling::Cls, normalize: true, ..Default::default() };
+    options.save(encoder.path(), &retto::BertConfig::open(encoder.path()).unwrap()).unwrap();
+    let args = ["adapt", "--model", text(encoder.path()), "--train", text(&songs), "--output", text(&adapted)];
+    stdout(&run(&[&args[..], &["--max-steps", "1"]].concat()));
+    let (of_base, of_adapted) =
+        (retto::EmbedOptions::open(encoder.path()).unwrap(), retto::EmbedOptions::open(&adapted).unwrap());
+    assert!(of_base == of_adapted && of_base.pooling == retto::Pooling::Cls);
+
     fails(&["embed", "--model", &base, "--max-seq-length", "3", "--strict", "the rain"], &["at most 3"]);
     fails(&["embed", "--model", &base, "--data", "no/such/file"], &["no/such/file"]);
     assert_eq!(run(&["embed", "--model", &base]).status.code(), Some(2));

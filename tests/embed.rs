@@ -182,6 +182,23 @@ fn options_are_read_from_the_layout_of_sentence_transformers() {
     }
 }
 
+#[test]
+fn options_that_are_saved_are_opened_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model();
+    for (pooling, normalize) in [(Pooling::Mean, true), (Pooling::Cls, false), (Pooling::Max, true)] {
+        let options = EmbedOptions { pooling, normalize, max_seq_length: Some(12), do_lower_case: true, strict: false };
+        options.save(folder.path(), model.config()).unwrap();
+        assert_eq!(EmbedOptions::open(folder.path()).unwrap(), options);
+    }
+    EmbedOptions::default().save(folder.path(), model.config()).unwrap();
+    let longest = Some(model.config().max_position_embeddings);
+    assert_eq!(
+        EmbedOptions::open(folder.path()).unwrap(),
+        EmbedOptions { max_seq_length: longest, ..Default::default() }
+    );
+}
+
 /// Older models have their encoder in a folder of its own.
 #[test]
 fn an_encoder_in_a_folder_of_its_own_is_found() {

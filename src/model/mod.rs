@@ -20,7 +20,7 @@ pub(crate) use checkpoint::Checkpoint;
 pub use config::{BertConfig, HiddenAct};
 pub use lora::LoraConfig;
 pub(crate) use mlm_head::{mean_loss, stats_of};
-pub(crate) use modules::{Module, read_json};
+pub(crate) use modules::{MODULES_FILE, Module, read_json};
 pub use open::{Model, NamedValues};
 pub(crate) use parameters::{Gradients, Parameter};
 pub(crate) use save::{names, staging_in, sync_folder, usual_permissions, write_tensors};

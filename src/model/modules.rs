@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 
 /// The list of a sentence-transformers model's parts.
-const MODULES_FILE: &str = "modules.json";
+pub(crate) const MODULES_FILE: &str = "modules.json";
 
 /// A part.
 pub(crate) struct Module {

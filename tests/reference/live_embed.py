@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import tempfile
 from pathlib import Path
 from typing import Any, Callable
 
@@ -36,4 +37,14 @@ def compare_embeddings(retto: Callable[..., str], summary: Any) -> None:
     assert got.shape == want.shape, (got.shape, want.shape)
     cosines = (got * want).sum(1) / numpy.linalg.norm(got, axis=1) / numpy.linalg.norm(want, axis=1)
     summary.add("minilm: embeddings beside sentence-transformers, 1 - cosine", float((1 - cosines).max()), 1e-4)
+    with tempfile.TemporaryDirectory(prefix="retto-embed-") as room:
+        lines = Path(room) / "lines.txt"
+        lines.write_text("the rain came down upon the roof\n" * 8)
+        adapted = f"{room}/adapted"
+        retto("adapt", "--model", str(folder), "--train", str(lines), "--max-steps", "2", "--output", adapted)
+        want = SentenceTransformer(adapted, device="cpu", local_files_only=True).encode(TEXTS)
+        found = numpy.array(json.loads(retto("embed", "--json", "--model", adapted, "--", *TEXTS)))
+        summary.add("minilm, adapted: the same", float(numpy.abs(found - want).max()), 1e-4)
+        summary.add("minilm, adapted: length 1", float(numpy.abs(numpy.linalg.norm(want, axis=1) - 1).max()), 1e-5)
+        want = model.encode(TEXTS, batch_size=3)
     summary.add("minilm: embeddings, largest difference", float(numpy.abs(got - want).max()), 1e-4)

@@ -11,7 +11,7 @@ use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 use retto::{Gpu, LoraConfig, METRICS_FILE, MetricsFile, Model, SchedulerType, TrainEvent, Trainer, TrainingArguments};
 
 use crate::data::{self, MaskArgs, UnitArgs};
-use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, display, open_model, output};
+use crate::{Result, TRAINING_ARGUMENTS_FILE, carry_embedding, curve, display, open_model, output};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -314,7 +314,10 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     let model = trainer.into_model();
     match args.lora_r {
         Some(_) => model.save_adapter(&args.output, &args.base_name())?,
-        None => model.save(&args.output)?,
+        None => {
+            model.save(&args.output)?;
+            carry_embedding(args.model.as_deref(), model.config(), &args.output)?;
+        }
     }
     metrics.finish(&trained)?;
     args.describe(gpu)?;

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use retto::{Gpu, GpuOptions, Model};
+use retto::{BertConfig, EmbedOptions, Gpu, GpuOptions, Model};
 
 /// Fill blanks with BERT, and adapt it to the words of one domain, on any GPU.
 #[derive(Parser)]
@@ -118,6 +118,16 @@ fn open_model(gpu: &Gpu, folder: Option<&Path>, adapter: Option<&Path>) -> Resul
         Some(adapter) => model.with_adapter(adapter)?,
         None => model,
     })
+}
+
+/// Writes beside a model made of another what says how that one embeds texts, where anything does.
+fn carry_embedding(base: Option<&Path>, config: &BertConfig, output: &Path) -> Result<()> {
+    let Some(base) = base.filter(|base| base.join("modules.json").exists()) else { return Ok(()) };
+    match EmbedOptions::open(base) {
+        Ok(options) => options.save(output, config)?,
+        Err(error) => output::note(format!("note: how {} embeds texts is not carried over: {error}", base.display())),
+    }
+    Ok(())
 }
 
 /// The options of a training run, beside the model it made.

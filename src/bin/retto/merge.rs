@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use retto::Gpu;
 
-use crate::{Result, open_model, output};
+use crate::{Result, carry_embedding, open_model, output};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -20,6 +20,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
-    open_model(gpu, args.model.as_deref(), Some(&args.adapter))?.save(&args.output)?;
+    let model = open_model(gpu, args.model.as_deref(), Some(&args.adapter))?;
+    model.save(&args.output)?;
+    carry_embedding(args.model.as_deref(), model.config(), &args.output)?;
     output::line(format!("{}: {} merged in", args.output.display(), args.adapter.display()))
 }
