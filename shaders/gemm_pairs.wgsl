@@ -6,20 +6,10 @@
 // workgroup is one vector of 8 lanes and computes 16 x 32 of C, each lane 16 rows x 4 columns; the lanes hold a 16 x 8
 // piece of A, one column each, and hand it round by broadcasts.
 //
-// B's rows, as stored, have to be of even length.
-
-override TRANS_A: bool; // A is stored [k, m]
-override TRANS_B: bool; // B is stored [n, k]
-override BIAS: bool; // bias[n] is added
-override ACCUMULATE: bool; // C += instead of C =
-
-struct Sizes { m: u32, n: u32, k: u32 }
+// B's rows, as stored, have to be of even length. gemm_c.wgsl comes before this file.
 
 @group(0) @binding(0) var<storage, read> a: array<f32>;
 @group(0) @binding(1) var<storage, read> b: array<u64>; // pairs of f32
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> c: array<f32>;
-var<immediate> sizes: Sizes;
 
 const ROWS = 16u;
 
@@ -78,22 +68,6 @@ fn add(sum: vec4<f32>, x: f32, block: Block) -> vec4<f32> {
     s = fma(vec4<f32>(subgroupBroadcast(x, 5u)), block.y5, s);
     s = fma(vec4<f32>(subgroupBroadcast(x, 6u)), block.y6, s);
     return fma(vec4<f32>(subgroupBroadcast(x, 7u)), block.y7, s);
-}
-
-fn store(row: u32, column: u32, sum: vec4<f32>) {
-    for (var j = 0u; j < 4u; j++) {
-        if row < sizes.m && column + j < sizes.n {
-            let at = row * sizes.n + column + j;
-            var value = sum[j];
-            if BIAS {
-                value += bias[column + j];
-            }
-            if ACCUMULATE {
-                value += c[at];
-            }
-            c[at] = value;
-        }
-    }
 }
 
 @compute @workgroup_size(8)

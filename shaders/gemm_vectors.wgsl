@@ -5,22 +5,13 @@
 // more rows, the fewer gathers a multiplication: at 64 rows, one in 32. The lanes hold 8 columns of A, one each, and hand
 // them round by broadcasts.
 //
-// B's rows, as stored, have to be a multiple of four long.
+// B's rows, as stored, have to be a multiple of four long. gemm_c.wgsl comes before this file.
 
-override TRANS_A: bool; // A is stored [k, m]
-override TRANS_B: bool; // B is stored [n, k]
-override BIAS: bool; // bias[n] is added
-override ACCUMULATE: bool; // C += instead of C =
 override ROWS: u32; // 16 or 32
 override TWICE: bool; // 2 ROWS rows of C instead of ROWS
 
-struct Sizes { m: u32, n: u32, k: u32 }
-
 @group(0) @binding(0) var<storage, read> a: array<Element>; // f32 or f16, as the host says
 @group(0) @binding(1) var<storage, read> b: array<vec4<Element>>;
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> c: array<f32>;
-var<immediate> sizes: Sizes;
 
 // Four columns of eight rows of op(B).
 struct Block {
@@ -82,22 +73,6 @@ fn load_row(row: u32, k: u32, is_inside: bool) -> Row {
 fn add(sum: vec4<f32>, x: Row, b: Block) -> vec4<f32> {
     let s = fma(x.x3, b.y3, fma(x.x2, b.y2, fma(x.x1, b.y1, fma(x.x0, b.y0, sum))));
     return fma(x.x7, b.y7, fma(x.x6, b.y6, fma(x.x5, b.y5, fma(x.x4, b.y4, s))));
-}
-
-fn store(row: u32, column: u32, sum: vec4<f32>) {
-    for (var j = 0u; j < 4u; j++) {
-        if row < sizes.m && column + j < sizes.n {
-            let at = row * sizes.n + column + j;
-            var value = sum[j];
-            if BIAS {
-                value += bias[column + j];
-            }
-            if ACCUMULATE {
-                value += c[at];
-            }
-            c[at] = value;
-        }
-    }
 }
 
 @compute @workgroup_size(8)

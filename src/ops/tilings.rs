@@ -96,11 +96,18 @@ const COOPERATIVE: &[Constants] = &[
     &cooperative(FORMS[4], 256.0),
 ];
 
+/// A macro, as `concat!` takes no constants.
+macro_rules! common {
+    () => {
+        include_str!("../../shaders/gemm_c.wgsl")
+    };
+}
+
 macro_rules! kernel {
-    ($name:literal, $elements:literal, $source:literal, $variants:expr) => {
+    ($name:literal, $before:expr, $source:literal, $variants:expr) => {
         Kernel {
             file: $name,
-            source: concat!($elements, include_str!(concat!("../../shaders/", $source, ".wgsl"))),
+            source: concat!($before, include_str!(concat!("../../shaders/", $source, ".wgsl"))),
             entry: "gemm",
             variants: $variants,
         }
@@ -112,10 +119,10 @@ static TILED_F16: Kernel = kernel!("gemm_tiled_f16", "enable f16;\nalias Element
 static SUBGROUP: Kernel = kernel!("gemm_subgroup", "alias Element = f32;\n", "gemm_subgroup", PLAIN);
 static SUBGROUP_F16: Kernel =
     kernel!("gemm_subgroup_f16", "enable f16;\nalias Element = f16;\n", "gemm_subgroup", PLAIN);
-static PAIRS: Kernel = kernel!("gemm_pairs", "", "gemm_pairs", PLAIN);
-static VECTOR: Kernel = kernel!("gemm_vectors", "alias Element = f32;\n", "gemm_vectors", VECTORS);
-static VECTOR_F16: Kernel = kernel!("gemm_vectors_f16", "enable f16;\nalias Element = f16;\n", "gemm_vectors", VECTORS);
-
+static PAIRS: Kernel = kernel!("gemm_pairs", common!(), "gemm_pairs", PLAIN);
+static VECTOR: Kernel = kernel!("gemm_vectors", concat!("alias Element = f32;\n", common!()), "gemm_vectors", VECTORS);
+static VECTOR_F16: Kernel =
+    kernel!("gemm_vectors_f16", concat!("enable f16;\nalias Element = f16;\n", common!()), "gemm_vectors", VECTORS);
 static COOPERATIVE_8: Kernel = kernel!(
     "gemm_cooperative_8",
     "enable f16;\nenable wgpu_cooperative_matrix;\nconst EDGE = 8u;\nalias MatrixA = coop_mat8x8<f16, A>;\n\

@@ -138,9 +138,11 @@ fn every_entry_point_is_listed() {
     for file in std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()) {
         let stem = file.file_stem().unwrap().to_string_lossy().into_owned();
         let shared = match stem.as_str() {
-            "random" | "ceiling" => "",
+            "random" | "ceiling" | "gemm_c" => "",
+            "gemm_pairs" => include_str!("../../shaders/gemm_c.wgsl"),
             "gemm_cooperative" => continue,
-            "gemm_tiled" | "gemm_subgroup" | "gemm_vectors" => "alias Element = f32;\n",
+            "gemm_vectors" => concat!("alias Element = f32;\n", include_str!("../../shaders/gemm_c.wgsl")),
+            "gemm_tiled" | "gemm_subgroup" => "alias Element = f32;\n",
             _ => include_str!("../../shaders/random.wgsl"),
         };
         let source = shared.to_owned() + &std::fs::read_to_string(&file).unwrap();
