@@ -33,6 +33,11 @@ impl Kernel {
 }
 
 impl Gpu {
+    /// Makes a kernel's pipeline ahead of its use, which would say what is wrong if anything is.
+    pub(crate) fn compile_ahead(&self, kernel: &Kernel, variant: usize) {
+        let _ = self.pipeline(kernel, variant);
+    }
+
     /// The pipeline of a kernel's variant, compiled at its first use.
     pub(super) fn pipeline(&self, kernel: &Kernel, variant: usize) -> Result<Arc<wgpu::ComputePipeline>> {
         let key = kernel.key(variant);

@@ -10,6 +10,9 @@ use super::mlm_head::MlmHead;
 use super::parameters::{Builder, CopySource, Gradients, Parameter, Source};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pass, Tensor};
+use crate::ops;
+use crate::ops::gemm::{Form, Sizes};
+use crate::ops::tilings::choose;
 use crate::text::PackedBatch;
 
 #[derive(Debug)]
@@ -83,6 +86,26 @@ impl Bert {
         let layers = layers.collect::<Result<Vec<_>>>()?;
         let head = MlmHead::new(&mut builder, &config)?;
         Ok(Self { config, embeddings, layers, head })
+    }
+
+    /// Makes the pipelines that a query takes: beside an upload of weights, the first query need not wait for them.
+    pub(crate) fn compile_ahead(gpu: &Gpu, config: &BertConfig) {
+        let (hidden, wide) = (config.hidden_size as u32, config.intermediate_size as u32);
+        let activation = config.hidden_act.op() as usize;
+        let others = [
+            (&ops::embedding::FORWARD, 0),
+            (&ops::layer_norm::FORWARD, 0),
+            (&ops::layer_norm::FORWARD, 1),
+            (&ops::attention::FORWARD, 0),
+            (&ops::activation::FORWARD, activation),
+            (&ops::rows::GATHER, 0),
+        ];
+        // Of a short text, and of what a batch of them comes to.
+        for (m, n, k) in [(1, hidden, hidden), (1, wide, hidden), (1, hidden, wide), (64, hidden, hidden)] {
+            let (tiling, kernel) = choose(gpu, Form::Linear, Sizes { m, n, k }, false);
+            gpu.compile_ahead(kernel, tiling.first_variant + Form::Linear as usize);
+        }
+        others.into_iter().for_each(|(kernel, variant)| gpu.compile_ahead(kernel, variant));
     }
 
     /// A copy on the same GPU: with buffers of its own for what will be trained, sharing the others. Without low-rank factors.

@@ -132,7 +132,15 @@ impl Model {
         config.tie_word_embeddings = !checkpoint.is_untied(&config);
         let fresh = InitialSource { seed: FRESH_HEAD_SEED, range: config.initializer_range };
         let mut source = CheckpointSource { checkpoint, fresh_head: (!has_mlm_head).then_some(fresh) };
-        let bert = Bert::new(gpu, config, &mut source)?;
+        let bert = std::thread::scope(|threads| {
+            let of_query = config.clone();
+            let ahead = std::thread::Builder::new().name("retto-compile".into());
+            let ahead = ahead.spawn_scoped(threads, move || Bert::compile_ahead(gpu, &of_query));
+            let bert = Bert::new(gpu, config, &mut source);
+            // Whatever went wrong there comes up again where the pipelines are used, and is told then.
+            let _ = ahead.map(std::thread::ScopedJoinHandle::join);
+            bert
+        })?;
         gpu.flush()?;
         Ok(Self { gpu: gpu.clone(), bert, tokenizer, has_mlm_head, lora: None })
     }

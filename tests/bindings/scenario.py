@@ -97,6 +97,14 @@ def main(path, lines, folder):
     raises("RETTO_IO", retto.Model.open, gpu, "no/such/folder")
     raises("RETTO_NO_MASK", base.fill_mask, "no blank")
     raises("RETTO_INVALID_ARGUMENT", retto.Trainer, base, learning_rate=-1.0)
+    retto.Trainer(base, max_seq_length=8)
+    for wrong in ["output_dir_length", "freeze_layers_count", "struct_size"]:
+        try:
+            retto.Trainer(base, **{wrong: 1})
+        except TypeError:
+            pass
+        else:
+            raise AssertionError(wrong)
     for wrong in [{"seed": -1}, {"lr_scheduler_type": "square"}]:
         try:
             retto.Trainer(base, **wrong)

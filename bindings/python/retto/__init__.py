@@ -350,7 +350,8 @@ _POOLINGS = ("mean", "cls", "max")
 def _set(struct: Any, options: dict) -> None:
     names = {name for name, *_ in struct._fields_} - {"struct_size", "reserved"}
     for name, value in options.items():
-        if name not in names or name.endswith(("_length", "_count")):
+        # Lengths of texts and lists are set with them; max_seq_length is none.
+        if name not in names or name.rpartition("_")[0] in names:
             raise TypeError(f"there is no option '{name}'")
         if isinstance(value, bool):
             value = int(value)
