@@ -132,7 +132,8 @@ pub fn text_of(tokens: usize) -> String {
 }
 
 fn fill_peers(shape: &Shape, options: &Options) -> Vec<Peer> {
-    let cache = shape.folder.with_extension("onnx");
+    // Apart for each model, and never beside the bundled one, which is tracked.
+    let cache = Path::new("target/bench-models/onnx").join(shape.folder.file_name().unwrap_or_default());
     let cache = cache.to_string_lossy();
     let transformers = ["--peer", "transformers"];
     let mut peers = vec![
