@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::gpu::Pass;
-use crate::model::{BertConfig, MODULES_FILE, Model, Module, read_json};
+use crate::model::{BertConfig, MODULES_FILE, Model, Module, TOKENS_PER_PASS, read_json};
 use crate::ops::pool::{self, Kind};
 use crate::text::{Dataset, PackedBatch, SHORTEST};
 
@@ -202,9 +202,6 @@ fn pooling_of(config: &Value, path: &Path) -> Result<Pooling> {
         _ => Err(unsupported(format!("several poolings side by side ({})", on.join(", ")))),
     }
 }
-
-/// Tokens embedded in one pass: bounds the workspace, whatever the number of texts.
-const TOKENS_PER_PASS: usize = 8192;
 
 impl Model {
     /// One vector for each text. Lines of a text are joined by the separator token, as the sections of

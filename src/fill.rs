@@ -1,7 +1,7 @@
 //! Fill-mask queries.
 
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::model::{Model, TOKENS_PER_PASS};
 use crate::ops::tuning::tune;
 use crate::text::PackedBatch;
 
@@ -28,9 +28,6 @@ pub struct GoldRank {
     /// 1 for the likeliest token of the vocabulary, 2 for the next; of equals, the smaller id first.
     pub rank: usize,
 }
-
-/// Tokens answered in one pass: bounds the workspace, whatever the number of texts.
-const TOKENS_PER_PASS: usize = 8192;
 
 impl Model {
     /// The `top_k` likeliest tokens for each mask of a text, best first. Masks are answered independently, each with the

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 #[derive(Parser)]
 struct Args {
-    /// Tables: gemm, fill, adapt, cold, growth
+    /// Tables: gemm, fill, adapt, cold, growth; and profile, of Retto alone
     #[arg(long, value_delimiter = ',', default_value = "gemm,fill,adapt,cold,growth")]
     only: Vec<String>,
     /// Models: base, mini, bundled
@@ -71,8 +71,9 @@ fn main() {
             "fill" => shapes.iter().flat_map(|shape| measures::fill(shape, &options)).collect(),
             "adapt" => shapes.iter().flat_map(|shape| measures::adapt(shape, &options)).collect(),
             "cold" => shapes.iter().flat_map(|shape| measures::cold(shape, &options)).collect(),
+            "profile" => shapes.iter().flat_map(|shape| measures::profile(shape, &options)).collect(),
             "growth" => measures::growth(&shape("mini"), &options),
-            other => panic!("no table '{other}': gemm, fill, adapt, cold, growth"),
+            other => panic!("no table '{other}': gemm, fill, adapt, cold, growth, profile"),
         };
         for table in new {
             table.print();

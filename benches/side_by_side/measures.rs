@@ -227,6 +227,36 @@ fn sum(values: &Value) -> f64 {
     values.as_array().into_iter().flatten().filter_map(Value::as_f64).sum()
 }
 
+/// Where Retto's own time goes, by kernel.
+pub fn profile(shape: &Shape, options: &Options) -> Vec<Table> {
+    let mut retto = peer::retto(&shape.folder, &options.runner);
+    let train = json!({ "task": "profile", "file": options.lyrics, "lines": 2000, "batch_size": 32, "steps": 3 });
+    let mut jobs: Vec<(String, Value)> = [12, 32, 128]
+        .map(|tokens| (format!("fill, {tokens} tokens"), json!({ "task": "profile", "texts": [text_of(tokens)] })))
+        .into();
+    jobs.push(("a training step".into(), train));
+    let mut tables = Vec::new();
+    for (name, request) in jobs {
+        let column = ["retto".to_owned()];
+        let mut table = Table::new(format!("{name} by kernel, {}", shape.name), "ms", &column);
+        match retto.ask(&request) {
+            Ok(answer) => {
+                let all = answer["milliseconds"].as_object().into_iter().flatten();
+                let mut all: Vec<(&String, f64)> = all.filter_map(|(k, ms)| Some((k, ms.as_f64()?))).collect();
+                let total: f64 = all.iter().map(|(_, ms)| ms).sum();
+                all.sort_by(|a, b| b.1.total_cmp(&a.1));
+                for (kernel, ms) in all {
+                    let share = format!(" {:.0} %", ms * 100.0 / total);
+                    table.row(kernel, vec![Ok(Cell::noted(Sample::new(vec![ms]), share))]);
+                }
+            }
+            Err(reason) => table.row("all", vec![Err(reason)]),
+        }
+        tables.push(table);
+    }
+    tables
+}
+
 /// Seconds from the start of a process to its first answer.
 pub fn cold(shape: &Shape, options: &Options) -> Vec<Table> {
     let text = text_of(12);

@@ -42,7 +42,7 @@ fn answer(gpu: &Gpu, folder: &Path, model: &mut Option<Model>, request: &Value) 
     let number = |key: &str| request[key].as_u64().ok_or(format!("{key} is missing")).map(|n| n as usize);
     let budget = Duration::from_secs_f64(request["seconds"].as_f64().unwrap_or(1.0));
     let task = request["task"].as_str().unwrap_or_default();
-    if model.is_none() && ["fill", "adapt"].contains(&task) {
+    if model.is_none() && ["fill", "adapt", "profile"].contains(&task) {
         *model = Some(Model::open(gpu, folder)?);
     }
     match task {
@@ -57,6 +57,7 @@ fn answer(gpu: &Gpu, folder: &Path, model: &mut Option<Model>, request: &Value) 
         }
         "fill" => fill(model.as_ref().ok_or("no model")?, request, budget),
         "adapt" => adapt(model.as_ref().ok_or("no model")?, request),
+        "profile" => profile(model.as_ref().ok_or("no model")?, request),
         "memory" => Ok(json!({ "peak_host_bytes": peak_host_bytes(), "gpu_bytes": gpu.memory_in_use() })),
         task => Err(format!("no task '{task}'").into()),
     }
@@ -77,6 +78,29 @@ fn fill(model: &Model, request: &Value, budget: Duration) -> Answer {
     }
     let first: Vec<_> = answers[0][0].iter().map(|fill| (&fill.token_str, fill.score)).collect();
     Ok(json!({ "seconds": seconds, "answers": first }))
+}
+
+/// Milliseconds by kernel of one query, or of one training step where there is a file, each dispatch by itself.
+fn profile(model: &Model, request: &Value) -> Answer {
+    const QUERIES: u32 = 5;
+    let texts: Vec<String> = serde_json::from_value(request["texts"].clone()).unwrap_or_default();
+    let runs = if texts.is_empty() { request["steps"].as_u64().unwrap_or(3) as u32 } else { QUERIES };
+    if !texts.is_empty() {
+        model.fill_mask_batch(&texts, 10)?;
+    }
+    retto::bench::profile::start();
+    if texts.is_empty() {
+        adapt(model, request)?;
+    } else {
+        for _ in 0..QUERIES {
+            model.fill_mask_batch(&texts, 10)?;
+        }
+    }
+    // Training's warm-up step is one more.
+    let runs = if texts.is_empty() { runs + 1 } else { runs };
+    let profile = retto::bench::profile::finish();
+    let each = |(kernel, (_, time)): (String, (u64, Duration))| (kernel, time.as_secs_f64() * 1e3 / f64::from(runs));
+    Ok(json!({ "milliseconds": profile.into_iter().map(each).collect::<std::collections::BTreeMap<_, _>>() }))
 }
 
 /// The same job as the peers': lines of similar length together, dropout as the config says, clipping, AdamW.

@@ -45,7 +45,7 @@ impl PipelineCache {
             && let Some(data) = self.cache.get_data()
         {
             // Nothing is lost but time where this fails.
-            let _ = write(&self.file, &data);
+            let _ = write(&self.file, &[&checksum(&data), &data]);
         }
     }
 }
@@ -58,9 +58,14 @@ fn create(device: &wgpu::Device, data: Option<&[u8]>) -> wgpu::PipelineCache {
     unsafe { device.create_pipeline_cache(&descriptor) }
 }
 
-fn checksum(data: &[u8]) -> [u8; CHECKSUM] {
+/// FNV-1a.
+pub(super) fn hash(data: &[u8]) -> u64 {
     let fnv = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    data.iter().fold(0xcbf2_9ce4_8422_2325, fnv).to_le_bytes()
+    data.iter().fold(0xcbf2_9ce4_8422_2325, fnv)
+}
+
+fn checksum(data: &[u8]) -> [u8; CHECKSUM] {
+    hash(data).to_le_bytes()
 }
 
 /// The data of a file that is as it was written.
@@ -69,12 +74,12 @@ fn checked(bytes: &[u8]) -> Option<&[u8]> {
     (sum == checksum(data)).then_some(data)
 }
 
-/// Another process may read or write it at the same time.
-fn write(path: &Path, data: &[u8]) -> std::io::Result<()> {
+/// Writes the parts of a file that is kept between runs, beside it and then in its place: another process may read or write
+/// it at the same time.
+pub(super) fn write(path: &Path, parts: &[&[u8]]) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(&checksum(data))?;
-    file.write_all(data)?;
+    parts.iter().try_for_each(|part| file.write_all(part))?;
     file.persist(path)?;
     Ok(())
 }

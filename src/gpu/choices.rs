@@ -1,11 +1,11 @@
 //! Which of several ways was measured to be the fastest on this adapter, kept on disk between runs.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::adapter::Adapter;
+use super::cache;
 use super::device::lock;
 
 /// Names by what they were chosen for.
@@ -31,10 +31,8 @@ impl Choices {
     pub(super) fn open(adapter: &Adapter, folder: &Path) -> Self {
         let made_for =
             format!("retto {}, {} {} {}", env!("CARGO_PKG_VERSION"), adapter.backend, adapter.name, adapter.driver);
-        // One file an adapter, so that machines with two do not measure at every change; FNV-1a keeps its name short.
-        let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        let hash = made_for.bytes().fold(0xcbf2_9ce4_8422_2325, fnv);
-        let file = folder.join(format!("choices-{hash:016x}.json"));
+        // One file an adapter, so that machines with two do not measure at every change; the hash keeps its name short.
+        let file = folder.join(format!("choices-{:016x}.json", cache::hash(made_for.as_bytes())));
         let kept = std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<Kept>(&bytes).ok());
         let names = kept.filter(|kept| kept.made_for == made_for).map(|kept| kept.names).unwrap_or_default();
         Self { file, made_for, names: Mutex::new(names) }
@@ -53,11 +51,6 @@ impl Choices {
 
     fn write(&self, names: &Names) -> std::io::Result<()> {
         let kept = Kept { made_for: self.made_for.clone(), names: names.clone() };
-        let folder = self.file.parent().unwrap_or(Path::new("."));
-        // Another process may read or write it at the same time.
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(serde_json::to_string_pretty(&kept)?.as_bytes())?;
-        file.persist(&self.file)?;
-        Ok(())
+        cache::write(&self.file, &[serde_json::to_string_pretty(&kept)?.as_bytes()])
     }
 }

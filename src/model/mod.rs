@@ -21,6 +21,7 @@ pub use config::{BertConfig, HiddenAct};
 pub use lora::LoraConfig;
 pub(crate) use mlm_head::{mean_loss, stats_of};
 pub(crate) use modules::{MODULES_FILE, Module, read_json};
+pub(crate) use open::TOKENS_PER_PASS;
 pub use open::{Model, NamedValues};
 pub(crate) use parameters::{Gradients, Parameter};
 pub(crate) use save::{names, staging_in, sync_folder, usual_permissions, write_tensors};

@@ -52,6 +52,9 @@ macro_rules! bundled {
     };
 }
 
+/// Tokens of a query in one pass: bounds the workspace, whatever the number of texts.
+pub(crate) const TOKENS_PER_PASS: usize = 8192;
+
 /// What the bundled model is called in errors.
 #[cfg(feature = "default-model")]
 const BUNDLED: &str = "(bundled) retto-tiny";

@@ -61,13 +61,11 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
         None => {}
     }
     options.normalize = args.normalize.unwrap_or(options.normalize);
-    options.max_seq_length = args.max_seq_length.or(options.max_seq_length);
     options.strict = args.unit.read.strict;
-    // What the model cannot read it cannot have been made for.
     let longest = model.config().max_position_embeddings;
-    if args.max_seq_length.is_none() {
-        options.max_seq_length = options.max_seq_length.map(|length| length.min(longest));
-    }
+    // What the model cannot read it cannot have been made for; what the user asks for is checked.
+    let made_for = options.max_seq_length.map(|length| length.min(longest));
+    options.max_seq_length = args.max_seq_length.or(made_for);
     if options.do_lower_case && !args.data.is_empty() {
         return Err("this model wants its texts in lower case, which --data does not do: give them as TEXT".into());
     }
