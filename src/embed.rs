@@ -6,22 +6,8 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::gpu::Pass;
-use crate::model::{BertConfig, MODULES_FILE, Model, Module, TOKENS_PER_PASS, read_json};
-use crate::ops::pool::{self, Kind};
+use crate::model::{BertConfig, MODULES_FILE, Model, Module, Pooling, TOKENS_PER_PASS, read_json};
 use crate::text::{Dataset, PackedBatch, SHORTEST};
-
-/// How the vectors of a text's tokens become one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Pooling {
-    /// Their mean, special tokens included, as in sentence-transformers.
-    #[default]
-    Mean,
-    /// That of the first token, \[CLS\].
-    Cls,
-    /// The largest value of each column.
-    Max,
-}
 
 /// How texts are embedded. [`EmbedOptions::open`] reads what a model was made for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -223,8 +209,7 @@ impl Model {
     /// [`Error::BadTokenizer`] for a text it cannot represent; GPU errors.
     pub fn embed<S: AsRef<str>>(&self, texts: &[S], options: &EmbedOptions) -> Result<Embeddings> {
         let template = self.tokenizer.template()?;
-        let around = template.prefix.len() + template.suffix.len();
-        let longest = self.longest_embedded(options, SHORTEST.max(around + 1))?;
+        let longest = self.longest_embedded(options, SHORTEST.max(template.around() + 1))?;
         let mut truncated = 0;
         let mut encoded = Vec::with_capacity(texts.len());
         for (index, text) in texts.iter().enumerate() {
@@ -232,15 +217,7 @@ impl Model {
                 true => text.as_ref().to_lowercase().into(),
                 false => std::borrow::Cow::Borrowed(text.as_ref()),
             };
-            let mut body = Vec::new();
-            for line in text.lines() {
-                let ids = self.tokenizer.encode_body(line)?;
-                if !body.is_empty() && !ids.is_empty() {
-                    body.extend(template.separator);
-                }
-                body.extend(ids);
-            }
-            let tokens = around + body.len();
+            let (ids, tokens) = self.tokenizer.encode_section(&template, &text, longest)?;
             // Of a tokenizer without special tokens.
             if tokens == 0 {
                 let reason = format!("text {index} has no token, and so no embedding");
@@ -251,9 +228,8 @@ impl Model {
                     return Err(Error::TooLong { tokens, max: longest });
                 }
                 truncated += 1;
-                body.truncate(longest - around);
             }
-            encoded.push([&template.prefix[..], &body, &template.suffix].concat());
+            encoded.push(ids);
         }
         let examples = encoded.iter().map(Vec::as_slice);
         self.embed_encoded(examples, options, truncated)
@@ -312,18 +288,10 @@ impl Model {
     }
 
     fn embed_batch(&self, batch: &PackedBatch, options: &EmbedOptions) -> Result<Vec<f32>> {
-        let kind = match options.pooling {
-            Pooling::Mean => Kind::Mean,
-            Pooling::Cls => Kind::First,
-            Pooling::Max => Kind::Max,
-        };
         let mut pass = Pass::new(&self.gpu);
         let hidden_states = self.bert.encode(&mut pass, batch)?;
-        let mut pooled = pool::pool(&mut pass, kind, &hidden_states, &batch.cu_seqlens)?;
-        if options.normalize {
-            pooled = pool::normalize(&mut pass, &pooled)?;
-        }
-        let download = pass.download(&pooled)?;
+        let pooled = options.pooling.forward(&mut pass, &hidden_states, &batch.cu_seqlens, options.normalize)?;
+        let download = pass.download(&pooled.vectors)?;
         pass.submit()?;
         download.wait(&self.gpu)
     }

@@ -45,15 +45,17 @@ mod text;
 mod train;
 
 pub use compare::{CompareOptions, Comparison, Interval, Kind, Kinds, Scores, Showcase, Shown, compare};
-pub use embed::{EmbedOptions, Embeddings, Pooling};
+pub use embed::{EmbedOptions, Embeddings};
 pub use error::{Error, Result};
 pub use fill::{Fill, GoldRank};
 pub use gpu::{Adapter, Gpu, GpuOptions, PowerPreference};
-pub use model::{BertConfig, HiddenAct, LoraConfig, Model, NamedValues};
+pub use model::{
+    BertConfig, DistanceMetric, EmbeddingLoss, EmbeddingObjective, HiddenAct, LoraConfig, Model, NamedValues, Pooling,
+};
 #[cfg(feature = "prepare")]
 pub use text::{Counts, PrepareEvent, PrepareOptions, Prepared, StaticMask, Unit, prepare, read_corpus};
-pub use text::{Dataset, PackedBatch, Tokenizer, WordPieceOptions, read_lines, text_files};
+pub use text::{Dataset, PackedBatch, Tokenizer, Triplets, WordPieceOptions, read_lines, text_files};
 pub use train::{
-    Evaluation, EvaluationOptions, Forecast, METRICS_FILE, MetricsFile, SchedulerType, StepReport, TrainEvent,
-    TrainOutput, Trainer, TrainingArguments,
+    Evaluation, EvaluationOptions, Forecast, METRICS_FILE, MetricsFile, Objective, Retrieval, SchedulerType, StepReport,
+    TrainEvent, TrainOutput, Trainer, TrainingArguments, TripletEvaluation, TripletEvaluationOptions,
 };

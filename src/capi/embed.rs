@@ -7,7 +7,8 @@ use super::handle::{self, Opaque};
 use super::input::{self, Out, OutStruct, Versioned, invalid, retto_string, versioned};
 use super::model::retto_model;
 use super::status::retto_status;
-use crate::embed::{EmbedOptions, Embeddings, Pooling};
+use crate::embed::{EmbedOptions, Embeddings};
+use crate::model::Pooling;
 
 /// How the vectors of a text's tokens become one: their mean, that of the first token, or the largest value of each column.
 pub const RETTO_POOLING_MEAN: u32 = 0;

@@ -6,7 +6,7 @@ use super::failure::{Result, call};
 use super::input::{self, Versioned, invalid, retto_string, versioned};
 use super::status::retto_status;
 use crate::model::LoraConfig;
-use crate::train::{SchedulerType, TrainingArguments};
+use crate::train::{Objective, SchedulerType, TrainingArguments};
 
 /// How the learning rate goes on after the warm-up: linearly to 0, as half a cosine to 0, the same in every step without a
 /// warm-up, or the same after it.
@@ -167,6 +167,7 @@ pub(super) unsafe fn arguments(options: *const retto_training_options) -> Result
         }
     };
     Ok(TrainingArguments {
+        objective: Objective::MaskedLm,
         num_train_epochs: o.num_train_epochs,
         max_steps: some(o.max_steps),
         learning_rate: o.learning_rate,

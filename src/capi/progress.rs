@@ -111,6 +111,8 @@ pub(super) fn of_event(event: &TrainEvent, path: *const c_char) -> retto_progres
             progress.eval_top10_accuracy = evaluation.top10_accuracy;
             progress.eval_masked_tokens = evaluation.masked_tokens as u64;
         }
+        // Embeddings are not trained through this interface.
+        TrainEvent::EvaluatedTriplets { .. } => {}
         TrainEvent::Saved { step, .. } => (progress.kind, progress.step) = (RETTO_PROGRESS_SAVED, *step),
     }
     progress

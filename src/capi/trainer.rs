@@ -13,7 +13,7 @@ use super::options::{self, retto_training_options};
 use super::progress::{self, retto_progress, retto_progress_callback, retto_train_output};
 use super::status::retto_status;
 use crate::text::{Dataset, read_corpus};
-use crate::train::{Run, TrainEvent, TrainOutput, Trainer};
+use crate::train::{Data, Run, TrainEvent, TrainOutput, Trainer};
 
 /// A copy of a model in training. One thread at a time may use it, whichever that is: others get RETTO_BUSY, but from
 /// retto_trainer_cancel. The model it was made of stays as it is, can be queried meanwhile, and may be freed.
@@ -109,7 +109,7 @@ impl Inner {
             if !self.resumed {
                 self.trainer.refuse_earlier_run()?;
             }
-            let run = self.trainer.begin(&train, validation.as_ref())?;
+            let run = self.trainer.begin((&train).into(), validation.as_ref().map(Data::from))?;
             self.lines = Default::default();
             self.run = Some(Box::new(Running { run, train, validation, output: None }));
         }
@@ -131,7 +131,7 @@ impl Running {
         trainer: &mut Trainer,
         observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
-        let flow = trainer.advance(&mut self.run, &self.train, self.validation.as_ref(), observe)?;
+        let flow = trainer.advance(&mut self.run, (&self.train).into(), self.validation.as_ref().map(Data::from), observe)?;
         if flow.is_break() && !self.run.cancelled {
             self.output = Some(trainer.finish(&self.run)?);
         }

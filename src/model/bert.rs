@@ -2,6 +2,7 @@
 
 use super::attention::{self, Attention};
 use super::config::BertConfig;
+use super::embedding_loss::EmbeddingObjective;
 use super::embeddings::{DeviceBatch, Embeddings};
 use super::feed_forward::{self, FeedForward};
 use super::layers::Linear;
@@ -10,10 +11,10 @@ use super::mlm_head::MlmHead;
 use super::parameters::{Builder, CopySource, Gradients, Parameter, Source};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pass, Tensor};
-use crate::ops;
+use crate::ops::{self, layer_norm};
 use crate::ops::gemm::{Form, Sizes};
 use crate::ops::tilings::choose;
-use crate::text::PackedBatch;
+use crate::text::{PackedBatch, TripletBatch};
 
 #[derive(Debug)]
 pub(crate) struct Bert {
@@ -268,25 +269,63 @@ impl Bert {
         options: TrainOptions,
     ) -> Result<Tensor> {
         self.check_labels(batch)?;
+        let (hidden_states, kept) = self.forward_kept(pass, batch, options)?;
+        let word_embeddings = &self.embeddings.word;
+        let PackedBatch { masked_rows, labels: of_rows, .. } = batch;
+        let scale = options.scale(labels);
+        let (stats, dhidden_states) =
+            self.head.train(pass, gradients, word_embeddings, &hidden_states, masked_rows, of_rows, scale)?;
+        drop(hidden_states);
+        self.backward(pass, gradients, batch, kept, dhidden_states)?;
+        Ok(stats)
+    }
+
+    /// [`Bert::train`] for the sum of losses over `triplets`, of the vectors that the encoder's output is pooled to.
+    pub(crate) fn train_embeddings(
+        &self,
+        pass: &mut Pass,
+        gradients: &Gradients,
+        batch: &TripletBatch,
+        objective: &EmbeddingObjective,
+        triplets: usize,
+        options: TrainOptions,
+    ) -> Result<Tensor> {
+        self.check(&batch.packed)?;
+        let (hidden_states, kept) = self.forward_kept(pass, &batch.packed, options)?;
+        let (stats, dhidden_states) = objective.train(pass, &hidden_states, batch, options.scale(triplets))?;
+        drop(hidden_states);
+        self.backward(pass, gradients, &batch.packed, kept, dhidden_states)?;
+        Ok(stats)
+    }
+
+    /// The encoder's output, and what its backward pass needs.
+    fn forward_kept(&self, pass: &mut Pass, batch: &PackedBatch, options: TrainOptions) -> Result<(Tensor, Kept)> {
         let device = DeviceBatch::new(pass, batch, options.dropout_keys)?;
-        let (mut hidden_states, saved_embeddings) = self.embeddings.forward(pass, &device)?;
-        let mut saved_layers = Vec::with_capacity(self.layers.len());
+        let (mut hidden_states, embeddings) = self.embeddings.forward(pass, &device)?;
+        let mut layers = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
             let input = hidden_states.clone();
             let saved;
             (hidden_states, saved) = layer.forward(pass, &device, hidden_states)?;
-            saved_layers.push(if options.gradient_checkpointing {
-                Kept::Input(input)
+            layers.push(if options.gradient_checkpointing {
+                KeptLayer::Input(input)
             } else {
-                Kept::All(Box::new(saved))
+                KeptLayer::All(Box::new(saved))
             });
         }
-        let word_embeddings = &self.embeddings.word;
-        let PackedBatch { masked_rows, labels: of_rows, .. } = batch;
-        let scale = (1.0 / labels.max(1) as f64) as f32 * options.loss_scale;
-        let (stats, mut dhidden_states) =
-            self.head.train(pass, gradients, word_embeddings, &hidden_states, masked_rows, of_rows, scale)?;
-        drop(hidden_states);
+        Ok((hidden_states, Kept { device, embeddings, layers }))
+    }
+
+    /// From the gradient by the encoder's output to those of the parameters, `+=`.
+    fn backward(
+        &self,
+        pass: &mut Pass,
+        gradients: &Gradients,
+        batch: &PackedBatch,
+        kept: Kept,
+        mut dhidden_states: Tensor,
+    ) -> Result<()> {
+        let Kept { device, embeddings, layers } = kept;
         // Below the lowest layer with something to train no gradient is wanted.
         let trained =
             |parameters: Vec<&Parameter>| parameters.iter().any(|parameter| gradients.of(parameter).is_some());
@@ -295,17 +334,17 @@ impl Bert {
             true => 0,
             false => self.layers.iter().position(|layer| trained(layer.all_parameters())).unwrap_or(self.layers.len()),
         };
-        for (layer, kept) in self.layers.iter().zip(saved_layers).skip(lowest).rev() {
+        for (layer, kept) in self.layers.iter().zip(layers).skip(lowest).rev() {
             let saved = match kept {
-                Kept::All(saved) => *saved,
-                Kept::Input(input) => layer.forward(pass, &device, input)?.1,
+                KeptLayer::All(saved) => *saved,
+                KeptLayer::Input(input) => layer.forward(pass, &device, input)?.1,
             };
             dhidden_states = layer.backward(pass, gradients, &device, &saved, &dhidden_states)?;
         }
         if embeddings_trained {
-            self.embeddings.backward(pass, gradients, batch, &device, &saved_embeddings, dhidden_states)?;
+            self.embeddings.backward(pass, gradients, batch, &device, &embeddings, dhidden_states)?;
         }
-        Ok(stats)
+        Ok(())
     }
 }
 
@@ -326,42 +365,49 @@ impl Default for TrainOptions<'_> {
     }
 }
 
-/// What is kept of a layer's forward pass.
-enum Kept {
+impl TrainOptions<'_> {
+    /// What a sum of losses is multiplied with before it is differentiated, for their mean over so many.
+    fn scale(&self, losses: usize) -> f32 {
+        (1.0 / losses.max(1) as f64) as f32 * self.loss_scale
+    }
+}
+
+/// What is kept of a forward pass.
+struct Kept {
+    device: DeviceBatch,
+    embeddings: layer_norm::Saved,
+    layers: Vec<KeptLayer>,
+}
+
+/// What is kept of a layer's.
+enum KeptLayer {
     All(Box<SavedLayer>),
     Input(Tensor),
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::model::Model;
+    use crate::model::{Model, NamedValues};
 
-    /// With dropout the loss is another function of the weights, and the gradient is its: along the gradient the loss rises
-    /// as fast as the gradient is long. (The gradient without dropout is compared with transformers'.)
-    #[test]
-    fn the_gradient_is_that_of_the_network_with_dropout() {
+    /// A small random model with weights large enough that everything matters.
+    pub(crate) fn random_model(adjust: impl FnOnce(&mut BertConfig)) -> Model {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures/fillmask");
         let gpu = crate::gpu::test_gpu();
         let tokenizer = crate::text::Tokenizer::open(folder).unwrap();
         let mut config = BertConfig::new(tokenizer.vocab_size());
         (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) = (24, 2, 3);
         (config.intermediate_size, config.max_position_embeddings, config.initializer_range) = (40, 64, 0.2);
-        (config.hidden_dropout_prob, config.attention_probs_dropout_prob) = (0.1, 0.2);
-        let model = Model::init(&gpu, config, tokenizer, 7).unwrap();
-        let mut batch = PackedBatch::default();
-        batch.push_masked(&[2, 7, 4, 9, 11, 20, 3], &[(2, 8), (4, 11)]);
-        batch.push_masked(&[2, 30, 31, 4, 3], &[(1, 30), (3, 40)]);
-        batch.dropout_seeds = vec![11, 12];
-        let keys = batch.dropout_keys();
-        let options = TrainOptions { dropout_keys: Some(&keys), ..Default::default() };
-        let loss = |model: &Model| model.loss_and_gradients_with(&batch, options).unwrap();
-        let (at, gradient) = loss(&model);
-        let without = model.loss_and_gradients(&batch).unwrap().0;
-        assert!((at - without).abs() > 1e-3, "dropout matters: {at} {without}");
+        adjust(&mut config);
+        Model::init(&gpu, config, tokenizer, 7).unwrap()
+    }
+
+    /// Along its gradient a loss rises as fast as the gradient is long. Returns the loss and the gradient's square.
+    pub(crate) fn assert_rises_along_gradient(model: &Model, loss: &dyn Fn(&Model) -> (f32, NamedValues)) -> (f32, f64) {
+        let (at, gradient) = loss(model);
         let square: f64 = gradient.iter().flat_map(|(_, g)| g).map(|&g| f64::from(g).powi(2)).sum();
-        // A change of the loss by about a hundredth on either side.
-        let h = 0.01 / square;
+        // A change of the loss by about two thousandths on either side: small beside kinks, large beside rounding.
+        let h = 0.002 / square;
         let moved = |by: f64| {
             let moved = model.duplicate(&|_| true).unwrap();
             let mut values = gradient.iter();
@@ -373,11 +419,31 @@ mod tests {
                     let value = model.parameter(key).unwrap();
                     all.extend(value.iter().zip(g).map(|(&w, &g)| (f64::from(w) + by * f64::from(g)) as f32));
                 }
-                parameter.value.write(&gpu, 0, &all).unwrap();
+                parameter.value.write(&model.gpu, 0, &all).unwrap();
             }
             f64::from(loss(&moved).0)
         };
         let rise = (moved(h) - moved(-h)) / (2.0 * h);
         assert!((rise / square - 1.0).abs() < 1e-2, "{rise} {square}");
+        (at, square)
+    }
+
+    /// With dropout the loss is another function of the weights, and the gradient is its. (The gradient without dropout is
+    /// compared with transformers'.)
+    #[test]
+    fn the_gradient_is_that_of_the_network_with_dropout() {
+        let model = random_model(|config| {
+            (config.hidden_dropout_prob, config.attention_probs_dropout_prob) = (0.1, 0.2);
+        });
+        let mut batch = PackedBatch::default();
+        batch.push_masked(&[2, 7, 4, 9, 11, 20, 3], &[(2, 8), (4, 11)]);
+        batch.push_masked(&[2, 30, 31, 4, 3], &[(1, 30), (3, 40)]);
+        batch.dropout_seeds = vec![11, 12];
+        let keys = batch.dropout_keys();
+        let options = TrainOptions { dropout_keys: Some(&keys), ..Default::default() };
+        let loss = |model: &Model| model.loss_and_gradients_with(&batch, options).unwrap();
+        let (at, _) = assert_rises_along_gradient(&model, &loss);
+        let without = model.loss_and_gradients(&batch).unwrap().0;
+        assert!((at - without).abs() > 1e-3, "dropout matters: {at} {without}");
     }
 }

@@ -13,7 +13,7 @@ use super::modules::transformer_folder;
 use super::parameters::{Gradients, InitialSource, Parameter};
 use super::save::FolderLock;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Pass};
+use crate::gpu::{Gpu, Pass, Tensor};
 use crate::text::{PackedBatch, SHORTEST, Tokenizer};
 
 /// BERT's weights on a [`Gpu`], with the tokenizer they were trained with.
@@ -261,11 +261,19 @@ impl Model {
         batch: &PackedBatch,
         options: TrainOptions,
     ) -> Result<(f32, NamedValues)> {
+        self.mean_and_gradients(|pass, gradients| self.bert.train(pass, gradients, batch, batch.labels.len(), options))
+    }
+
+    /// The mean of the losses that `train` computes, and the gradients it adds up, of the parameters that are trained.
+    pub(crate) fn mean_and_gradients(
+        &self,
+        train: impl FnOnce(&mut Pass, &Gradients) -> Result<Tensor>,
+    ) -> Result<(f32, NamedValues)> {
         let gradients = Gradients::new(&self.gpu, &self.bert.all_parameters())?;
         let parameters = self.bert.trained_parameters();
         let mut pass = Pass::new(&self.gpu);
         gradients.clear(&mut pass);
-        let stats = self.bert.train(&mut pass, &gradients, batch, batch.labels.len(), options)?;
+        let stats = train(&mut pass, &gradients)?;
         let stats = pass.download(&stats)?;
         let downloads = parameters.iter().filter_map(|parameter| gradients.of(parameter));
         let downloads = downloads.map(|gradient| pass.download(gradient));
@@ -278,7 +286,7 @@ impl Model {
             let len = values.len() / parameter.keys.len();
             named.extend(parameter.keys.iter().cloned().zip(values.chunks(len).map(<[f32]>::to_vec)));
         }
-        Ok((mean_loss(&stats_of(&stats)[..batch.labels.len()]), named))
+        Ok((mean_loss(stats_of(&stats)), named))
     }
 
     /// The values of one parameter, by its checkpoint key: row-major, shaped as [`Model::parameter_shapes`] says.

@@ -21,6 +21,7 @@ pub(crate) mod pool;
 pub(crate) mod rows;
 pub(crate) mod scale;
 pub(crate) mod tilings;
+pub(crate) mod triplet;
 pub(crate) mod tuning;
 
 #[cfg(test)]

@@ -28,10 +28,15 @@ const OTHERS: &[&Kernel] = &[
     &super::layer_norm::BACKWARD,
     &super::layer_norm::BACKWARD_PARAMETERS,
     &super::pool::POOL,
+    &super::pool::POOL_BACKWARD,
     &super::pool::NORMALIZE,
+    &super::pool::NORMALIZE_BACKWARD,
     &super::rows::GATHER,
     &super::rows::SCATTER,
     &super::scale::SCALE,
+    &super::triplet::CHOOSE,
+    &super::triplet::LOSS,
+    &super::triplet::GRADIENT,
 ];
 
 fn kernels() -> impl Iterator<Item = &'static Kernel> {

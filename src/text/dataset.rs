@@ -82,8 +82,7 @@ impl Dataset {
     /// # Errors
     /// [`Error::BadTokenizer`] where the tokenizer cannot represent a line at all.
     pub fn from_lines<S: AsRef<str>>(tokenizer: &Tokenizer, lines: &[S], max_length: usize) -> Result<Self> {
-        let (mut ids, mut starts, mut hash) = (Vec::new(), vec![0], Hash::default());
-        let (mut truncated, mut longest) = (0, 0);
+        let (mut examples, mut truncated) = (Vec::new(), 0);
         for line in lines {
             let mut example = tokenizer.encode(line.as_ref())?;
             if example.iter().all(|&id| tokenizer.is_special(id)) {
@@ -98,12 +97,20 @@ impl Dataset {
                 }
                 truncated += 1;
             }
-            hash.example(&example);
-            longest = longest.max(example.len());
-            ids.extend(example);
-            starts.push(ids.len() as u64);
+            examples.push(example);
         }
-        Ok(Self { store: Store::Memory { ids, starts }, truncated, longest, hash: hash.0 })
+        Ok(Self::from_examples(&examples, truncated))
+    }
+
+    /// Of examples that are tokenized and, some of them, cut.
+    pub(crate) fn from_examples(examples: &[Vec<u32>], truncated: usize) -> Self {
+        let (mut starts, mut hash) = (vec![0], Hash::default());
+        for example in examples {
+            hash.example(example);
+            starts.push(starts[starts.len() - 1] + example.len() as u64);
+        }
+        let longest = examples.iter().map(Vec::len).max().unwrap_or(0);
+        Self { store: Store::Memory { ids: examples.concat(), starts }, truncated, longest, hash: hash.0 }
     }
 
     /// Maps a token cache. Its offsets are checked here, its ids when a model reads them.

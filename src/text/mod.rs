@@ -15,6 +15,7 @@ pub(crate) mod random;
 mod readers;
 mod settings;
 mod tokenizer;
+mod triplets;
 mod vocabulary;
 
 pub use batch::PackedBatch;
@@ -27,4 +28,6 @@ pub use prepare::{Counts, PrepareEvent, PrepareOptions, Prepared, StaticMask, Un
 pub(crate) use random::{Purpose, shuffle, shuffled};
 pub(crate) use tokenizer::TOKENIZER_FILES;
 pub use tokenizer::Tokenizer;
+pub use triplets::Triplets;
+pub(crate) use triplets::{Triplet, TripletBatch};
 pub use vocabulary::WordPieceOptions;

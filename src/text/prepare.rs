@@ -176,7 +176,7 @@ pub fn prepare(
             "a validation cache takes a validation_split, and the other way round".into(),
         ));
     }
-    let around = template.prefix.len() + template.suffix.len();
+    let around = template.around();
     if options.max_seq_length < SHORTEST.max(around + 1) {
         let reason =
             format!("max_seq_length is {}; it must be at least {}", options.max_seq_length, SHORTEST.max(around + 1));

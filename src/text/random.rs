@@ -30,6 +30,10 @@ pub(crate) enum Purpose {
     Showcases = 9,
     /// What confidence intervals resample.
     Bootstrap = 10,
+    /// Which sections of songs are trained on together.
+    Triplets = 11,
+    /// The same of held-out songs.
+    HeldOutTriplets = 12,
 }
 
 /// Random numbers of one purpose.

@@ -54,6 +54,13 @@ pub(crate) struct Template {
     pub(crate) separator: Option<u32>,
 }
 
+impl Template {
+    /// Special tokens of an example.
+    pub(crate) fn around(&self) -> usize {
+        self.prefix.len() + self.suffix.len()
+    }
+}
+
 impl Tokenizer {
     /// Opens `tokenizer.json`, or `vocab.txt` with what `tokenizer_config.json` says of it, from a folder.
     ///
@@ -136,6 +143,23 @@ impl Tokenizer {
         let (prefix, suffix) = (around[..at].to_vec(), around[at + body.len()..].to_vec());
         let separator = suffix.last().copied().or(self.shared.sep_token_id);
         Ok(Template { prefix, suffix, separator })
+    }
+
+    /// The ids of a text whose lines are joined by the separator token, cut to `longest` by leaving out the last before the closing
+    /// special tokens; and how many they were before. `longest` has to hold the special tokens.
+    pub(crate) fn encode_section(&self, template: &Template, text: &str, longest: usize) -> Result<(Vec<u32>, usize)> {
+        let mut body = Vec::new();
+        for line in text.lines() {
+            let ids = self.encode_body(line)?;
+            if !body.is_empty() && !ids.is_empty() {
+                body.extend(template.separator);
+            }
+            body.extend(ids);
+        }
+        let around = template.around();
+        let tokens = around + body.len();
+        body.truncate(longest.saturating_sub(around));
+        Ok(([&template.prefix[..], &body, &template.suffix].concat(), tokens))
     }
 
     /// A hash of all that decides about the ids of a text.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
-use crate::model::{BertConfig, LoraConfig};
+use crate::model::{BertConfig, EmbeddingObjective, LoraConfig};
 use crate::text::SHORTEST;
 
 /// Options of a training run. Fields and defaults are those of transformers' `TrainingArguments` and `run_mlm.py`.
@@ -14,6 +14,8 @@ use crate::text::SHORTEST;
 /// ```
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct TrainingArguments {
+    /// What is learnt: to fill blanks, or embeddings.
+    pub objective: Objective,
     /// Passes over the training lines; may be a fraction.
     pub num_train_epochs: f64,
     /// Optimizer steps, instead of epochs where given.
@@ -92,6 +94,19 @@ pub struct TrainingArguments {
     pub save_total_limit: Option<usize>,
 }
 
+/// What a run learns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Objective {
+    /// To fill blanks, with [`Trainer::train_dataset`](crate::Trainer::train_dataset).
+    #[default]
+    MaskedLm,
+    /// Embeddings that tell what belongs together, with [`Trainer::train_triplets`](crate::Trainer::train_triplets). The options about
+    /// masks have no effect, and the masked-language-model head is left out: it would not fit the encoder any more.
+    Embedding(EmbeddingObjective),
+}
+
 /// The learning rate's course, as transformers' schedulers of these names have it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -111,6 +126,7 @@ pub enum SchedulerType {
 impl Default for TrainingArguments {
     fn default() -> Self {
         Self {
+            objective: Objective::MaskedLm,
             num_train_epochs: 3.0,
             max_steps: None,
             learning_rate: 5e-5,
@@ -194,6 +210,16 @@ impl TrainingArguments {
             let reason = format!("freeze_layers has {layer}, but there are {layers} layers, counted from 0");
             return Err(Error::InvalidArgument(reason));
         }
+        if let Objective::Embedding(EmbeddingObjective { loss, .. }) = &self.objective {
+            loss.validate()?;
+            if self.lora.is_some() {
+                return Err(Error::Unsupported("embeddings by a low-rank adaptation: train the weights".into()));
+            }
+            if self.batch_tokens.is_some() {
+                let reason = "batch_tokens counts masked examples: give per_device_train_batch_size, in triplets";
+                return Err(Error::InvalidArgument(reason.into()));
+            }
+        }
         if let Some(lora) = &self.lora {
             lora.validate()?;
             if self.freeze_embeddings || !self.freeze_layers.is_empty() {
@@ -211,7 +237,9 @@ impl TrainingArguments {
             Some(layer) => self.freeze_layers.contains(&layer),
             None => self.freeze_embeddings && key.starts_with("bert.embeddings."),
         };
-        self.lora.is_none() && !frozen
+        // Embeddings are made without the head.
+        let used = self.objective == Objective::MaskedLm || key.starts_with("bert.");
+        self.lora.is_none() && !frozen && used
     }
 
     /// Lines in an optimizer step.

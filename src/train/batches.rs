@@ -1,7 +1,8 @@
 //! Which examples make up which batch.
 
 use super::arguments::TrainingArguments;
-use crate::text::{Dataset, Purpose, shuffle, shuffled};
+use super::data::Data;
+use crate::text::{Purpose, shuffle, shuffled};
 
 /// The batches of one epoch: a function of the data, the seed and the epoch.
 pub(crate) struct Plan {
@@ -16,7 +17,7 @@ pub(crate) struct Plan {
 const GROUP: usize = 50;
 
 impl Plan {
-    pub(crate) fn new(data: &Dataset, arguments: &TrainingArguments, epoch: u64) -> Self {
+    pub(crate) fn new(data: Data, arguments: &TrainingArguments, epoch: u64) -> Self {
         let mut order = shuffled(data.len(), arguments.seed, epoch);
         let batch_size = arguments.per_device_train_batch_size;
         if arguments.group_by_length {
@@ -85,7 +86,7 @@ impl Plan {
     }
 
     /// Optimizer steps of a whole run.
-    pub(crate) fn total_steps(data: &Dataset, arguments: &TrainingArguments) -> u64 {
+    pub(crate) fn total_steps(data: Data, arguments: &TrainingArguments) -> u64 {
         let steps = |epoch| match arguments.batch_tokens {
             None => data.len().div_ceil(arguments.examples_per_step()),
             Some(_) => Self::new(data, arguments, epoch).steps(),
@@ -107,7 +108,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::Tokenizer;
+    use crate::text::{Dataset, Tokenizer};
 
     fn data() -> Dataset {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures/tokenizer");
@@ -132,7 +133,7 @@ mod tests {
                 per_device_train_batch_size: 5,
                 ..Default::default()
             };
-            let plan = steps(&Plan::new(&data, &arguments, 3));
+            let plan = steps(&Plan::new((&data).into(), &arguments, 3));
             let batches = plan.concat();
             let mut all = batches.concat();
             all.sort_unstable();
@@ -143,8 +144,8 @@ mod tests {
                 assert!(batch_tokens.map_or(batch.len() <= 5, |budget| tokens(batch) <= budget));
             }
             assert!(plan.iter().rev().skip(1).all(|step| step.len() == gradient_accumulation_steps));
-            assert_ne!(plan, steps(&Plan::new(&data, &arguments, 4)));
-            assert_eq!(plan, steps(&Plan::new(&data, &arguments, 3)));
+            assert_ne!(plan, steps(&Plan::new((&data).into(), &arguments, 4)));
+            assert_eq!(plan, steps(&Plan::new((&data).into(), &arguments, 3)));
             if group_by_length {
                 let spread = |batches: &[Vec<usize>]| -> usize {
                     let of = |batch: &Vec<usize>| {
@@ -154,11 +155,11 @@ mod tests {
                     batches.iter().map(of).sum()
                 };
                 let ungrouped = TrainingArguments { group_by_length: false, ..arguments.clone() };
-                let ungrouped = steps(&Plan::new(&data, &ungrouped, 3)).concat();
+                let ungrouped = steps(&Plan::new((&data).into(), &ungrouped, 3)).concat();
                 assert!(2 * spread(&batches) < spread(&ungrouped) + 1);
             }
-            let total = Plan::total_steps(&data, &TrainingArguments { num_train_epochs: 2.5, ..arguments.clone() });
-            let of = |epoch| Plan::new(&data, &arguments, epoch).steps() as u64;
+            let total = Plan::total_steps((&data).into(), &TrainingArguments { num_train_epochs: 2.5, ..arguments.clone() });
+            let of = |epoch| Plan::new((&data).into(), &arguments, epoch).steps() as u64;
             let expected = match batch_tokens {
                 None => (of(0) * 5).div_ceil(2),
                 Some(_) => of(0) + of(1) + of(2).div_ceil(2),

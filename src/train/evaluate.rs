@@ -1,7 +1,7 @@
 //! How well a model fills blanks in lines it was not trained on.
 
 use super::arguments::longest;
-use super::run::check_longest;
+use super::checks::check_longest;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::text::{Dataset, Masked, Masking, PackedBatch, Purpose};
@@ -108,7 +108,7 @@ impl Model {
         if options.per_device_eval_batch_size == 0 {
             return Err(Error::InvalidArgument("per_device_eval_batch_size is 0; it must be at least 1".into()));
         }
-        check_longest(data, longest(options.max_seq_length, self.config().max_position_embeddings)?)?;
+        check_longest(data.longest(), longest(options.max_seq_length, self.config().max_position_embeddings)?)?;
         if options.static_mask && !data.has_static_masks() {
             let reason = "static_mask is asked for, but the data have no static masks: prepare them with --static-mask";
             return Err(Error::InvalidArgument(reason.into()));

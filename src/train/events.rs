@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::evaluate::Evaluation;
+use super::evaluate_triplets::TripletEvaluation;
 
 /// What one optimizer step did.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,7 +16,7 @@ pub struct StepReport {
     pub max_steps: u64,
     /// Passes over the data so far, with the fraction of the present one.
     pub epoch: f64,
-    /// Mean cross entropy of the masked tokens, in nats, before the step.
+    /// Mean cross entropy of the masked tokens, in nats, before the step; of embeddings the mean loss of the triplets.
     pub loss: f32,
     /// 2-norm of all gradients before clipping.
     pub grad_norm: f32,
@@ -23,7 +24,7 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// Tokens of the step.
     pub tokens: usize,
-    /// Masked tokens of the step. A step without any changes nothing, and reports a loss of 0.
+    /// Masked tokens of the step. A step without any changes nothing, and reports a loss of 0. Of embeddings the triplets.
     pub masked_tokens: usize,
     /// Tokens a second since the run began, evaluation left out.
     pub tokens_per_second: f64,
@@ -48,6 +49,17 @@ pub enum TrainEvent {
     Evaluated {
         /// The figures.
         evaluation: Evaluation,
+        /// Passes over the training data so far.
+        epoch: f64,
+        /// Steps so far.
+        step: u64,
+        /// How long it took.
+        runtime: Duration,
+    },
+    /// The same of triplets.
+    EvaluatedTriplets {
+        /// The figures, retrieval left out.
+        evaluation: TripletEvaluation,
         /// Passes over the training data so far.
         epoch: f64,
         /// Steps so far.

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::arguments::TrainingArguments;
+use super::arguments::{Objective, TrainingArguments};
 use super::batches::Plan;
+use super::data::Data;
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
 use crate::model::BertConfig;
-use crate::text::{Dataset, Purpose};
+use crate::text::{Dataset, Purpose, Triplets};
 
 /// What a run will take.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +33,18 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::train_dataset`].
     pub fn forecast(&self, train: &Dataset) -> Result<Forecast> {
+        self.forecast_on(train.into())
+    }
+
+    /// [`Trainer::forecast`] for [`Trainer::train_triplets`]. Triplets of later epochs are taken to be as long as those of the first.
+    ///
+    /// # Errors
+    /// As [`Trainer::train_triplets`].
+    pub fn forecast_triplets(&self, train: &Triplets) -> Result<Forecast> {
+        self.forecast_on(Data::Triplets(train, self.arguments.seed))
+    }
+
+    fn forecast_on(&self, train: Data) -> Result<Forecast> {
         self.check_data(train, None)?;
         let plan = Plan::new(train, &self.arguments, 0);
         let masking = self.arguments.masking(Purpose::Train);
@@ -44,7 +57,7 @@ impl Trainer {
             let batch = self.batch(train, examples, &masking, &self.arguments, 0);
             let began = Instant::now();
             self.try_batch(&batch)?;
-            seconds_per_token = began.elapsed().as_secs_f64() / batch.tokens().max(1) as f64;
+            seconds_per_token = began.elapsed().as_secs_f64() / batch.packed().tokens().max(1) as f64;
         }
         // By tokens, of which batches have more or fewer.
         let tokens_per_step = train.tokens() as f64 / plan.steps().max(1) as f64;
@@ -60,7 +73,7 @@ impl Trainer {
     }
 
     /// Refuses a run that cannot fit, with what would.
-    pub(super) fn check_memory(&self, train: &Dataset) -> Result<()> {
+    pub(super) fn check_memory(&self, train: Data) -> Result<()> {
         let Some(available) = self.model.gpu.adapter().memory_bytes else { return Ok(()) };
         let state = self.state_bytes();
         let plan = Plan::new(train, &self.arguments, 0);
@@ -102,7 +115,7 @@ impl Trainer {
         bytes(self.model.bert.parameters()) + 4 * bytes(self.model.bert.trained_parameters())
     }
 
-    fn activation_bytes(&self, train: &Dataset, plan: &Plan, arguments: &TrainingArguments) -> u64 {
+    fn activation_bytes(&self, train: Data, plan: &Plan, arguments: &TrainingArguments) -> u64 {
         let batches = (0..plan.steps()).flat_map(|step| plan.step(step));
         let tokens = batches.map(|batch| batch.iter().map(|&i| train.length(i)).sum::<usize>()).max().unwrap_or(0);
         activation_bytes(self.model.config(), arguments, tokens)
@@ -124,7 +137,10 @@ fn activation_bytes(config: &BertConfig, arguments: &TrainingArguments, tokens: 
     };
     // At its widest, the backward pass of a layer holds gradients of these beside.
     let gradients = 6 * hidden + 2 * wide;
-    let rows = (tokens as f64 * arguments.mlm_probability.min(1.0)).ceil() as u64;
+    let rows = match arguments.objective {
+        Objective::MaskedLm => (tokens as f64 * arguments.mlm_probability.min(1.0)).ceil() as u64,
+        Objective::Embedding(_) => 0,
+    };
     let logits = (rows * config.vocab_size as u64).min(1 << 24);
     let low_rank = if arguments.lora.is_some() { 8 * hidden * hidden } else { 0 };
     let floats = tokens * (kept + gradients + 4 * hidden) + logits + rows * 6 * hidden + low_rank;

@@ -105,6 +105,14 @@ impl MetricsFile {
                 "epoch": epoch,
                 "step": step,
             })),
+            TrainEvent::EvaluatedTriplets { evaluation, epoch, step, runtime } => self.line(json!({
+                "eval_loss": evaluation.loss,
+                "eval_accuracy": evaluation.accuracy,
+                "eval_triplets": evaluation.triplets,
+                "eval_runtime": runtime.as_secs_f64(),
+                "epoch": epoch,
+                "step": step,
+            })),
         }
     }
 

@@ -2,16 +2,23 @@
 
 mod arguments;
 mod batches;
+mod checks;
+mod data;
 mod evaluate;
+mod evaluate_triplets;
 mod events;
 mod forecast;
+mod judge;
 mod metrics;
 mod resume;
 mod run;
 mod trainer;
 
-pub use arguments::{SchedulerType, TrainingArguments};
+pub use arguments::{Objective, SchedulerType, TrainingArguments};
+#[cfg(feature = "capi")]
+pub(crate) use data::Data;
 pub use evaluate::{Evaluation, EvaluationOptions};
+pub use evaluate_triplets::{Retrieval, TripletEvaluation, TripletEvaluationOptions};
 pub use events::{StepReport, TrainEvent, TrainOutput};
 pub use forecast::Forecast;
 pub use metrics::{METRICS_FILE, MetricsFile};

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::arguments::TrainingArguments;
+use super::arguments::{Objective, TrainingArguments};
+use super::data::Data;
 use crate::error::{Error, Result};
 use crate::gpu::Tensor;
 use crate::model::{Checkpoint, Model, names, staging_in, sync_folder, usual_permissions, write_tensors};
-use crate::text::Dataset;
 
 const STATE_FILE: &str = "trainer_state.json";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
@@ -126,11 +126,10 @@ pub(crate) fn run_of(
     arguments: &TrainingArguments,
     base: &str,
     f16_kernels: &str,
-    train: &Dataset,
-    validation: Option<&Dataset>,
+    train: Data,
+    validation: Option<Data>,
 ) -> BTreeMap<String, String> {
     let a = arguments;
-    let fingerprint = |data: &Dataset| format!("{} examples, hash {:016x}", data.len(), data.hash());
     let optional = |n: Option<u64>| n.map_or("none".to_owned(), |n| n.to_string());
     let mut entries = vec![
         ("num_train_epochs", a.num_train_epochs.to_string()),
@@ -160,8 +159,12 @@ pub(crate) fn run_of(
         ("fp16", a.fp16.to_string()),
         ("the model to start from", base.to_owned()),
         // Of the tokens: the tokenizer and max_seq_length count only where they change them.
-        ("the training data", fingerprint(train)),
+        ("the training data", train.fingerprint()),
     ];
+    // Without, what was recorded before there was another stays valid.
+    if a.objective != Objective::MaskedLm {
+        entries.push(("objective", format!("{:?}", a.objective)));
+    }
     if a.fp16 {
         entries.push(("the kernels for f16", f16_kernels.to_owned()));
     }
@@ -172,7 +175,7 @@ pub(crate) fn run_of(
             ("early_stopping_threshold", a.early_stopping_threshold.to_string()),
             ("load_best_model_at_end", a.load_best_model_at_end.to_string()),
             ("eval_steps", optional(a.eval_steps)),
-            ("the validation data", validation.map_or("none".into(), fingerprint)),
+            ("the validation data", validation.map_or("none".into(), Data::fingerprint)),
         ]);
     }
     entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()

@@ -4,16 +4,16 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::arguments::{TrainingArguments, longest};
+use super::arguments::{Objective, TrainingArguments, longest};
 use super::batches::Plan;
-use super::evaluate::{Evaluation, EvaluationOptions};
+use super::data::{Batch, Data};
 use super::events::{StepReport, TrainEvent, TrainOutput};
-use super::resume::{self, Best, MeanLoss, State};
+use super::resume::{self, MeanLoss, State};
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
 use crate::ops::tuning::in_use;
 use crate::text::random::Stream;
-use crate::text::{Dataset, Masking, PackedBatch, Purpose};
+use crate::text::{Dataset, Masking, PackedBatch, Purpose, Triplets};
 
 impl Trainer {
     /// Trains on lines, each an example: [`Trainer::train_dataset`] for text.
@@ -48,6 +48,33 @@ impl Trainer {
         &mut self,
         train: &Dataset,
         validation: Option<&Dataset>,
+        observe: impl FnMut(&TrainEvent) -> ControlFlow<()>,
+    ) -> Result<TrainOutput> {
+        self.train_on(train.into(), validation.map(Data::from), observe)
+    }
+
+    /// Trains embeddings on triplets, in a new order every epoch, with [`Objective::Embedding`]; otherwise as
+    /// [`Trainer::train_dataset`]. An example is a triplet. Where the loss has texts of a batch be each other's negatives, batches that
+    /// are accumulated to a step are not as one larger batch.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] with another objective, for pairs where the loss takes negatives, and for fewer songs than a batch has
+    /// triplets, where its texts are each other's negatives; otherwise as [`Trainer::train_dataset`].
+    pub fn train_triplets(
+        &mut self,
+        train: &Triplets,
+        validation: Option<&Triplets>,
+        observe: impl FnMut(&TrainEvent) -> ControlFlow<()>,
+    ) -> Result<TrainOutput> {
+        let seed = self.arguments.seed;
+        let data = |triplets| Data::Triplets(triplets, seed);
+        self.train_on(data(train), validation.map(data), observe)
+    }
+
+    fn train_on(
+        &mut self,
+        train: Data,
+        validation: Option<Data>,
         mut observe: impl FnMut(&TrainEvent) -> ControlFlow<()>,
     ) -> Result<TrainOutput> {
         let mut run = self.begin(train, validation)?;
@@ -66,7 +93,7 @@ impl Trainer {
     }
 
     /// Checks everything that can be checked beforehand, and says where the run begins or goes on.
-    pub(crate) fn begin(&mut self, train: &Dataset, validation: Option<&Dataset>) -> Result<Run> {
+    pub(crate) fn begin(&mut self, train: Data, validation: Option<Data>) -> Result<Run> {
         let began = Instant::now();
         let arguments = self.arguments.clone();
         self.check_data(train, validation)?;
@@ -106,8 +133,8 @@ impl Trainer {
     pub(crate) fn advance(
         &mut self,
         run: &mut Run,
-        train: &Dataset,
-        validation: Option<&Dataset>,
+        train: Data,
+        validation: Option<Data>,
         observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
         run.since = Instant::now();
@@ -120,8 +147,8 @@ impl Trainer {
     fn advance_untimed(
         &mut self,
         run: &mut Run,
-        train: &Dataset,
-        validation: Option<&Dataset>,
+        train: Data,
+        validation: Option<Data>,
         observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
         if let (Some(validation), true) = (validation, std::mem::take(&mut run.state.owes_evaluation)) {
@@ -149,7 +176,7 @@ impl Trainer {
             plan.step(index).map(|part| self.batch(train, part, &run.masking, &run.arguments, epoch)).collect();
         run.plan = Some((epoch, plan));
         let learning_rate = run.arguments.learning_rate_at(run.state.global_step, run.total);
-        let report = self.train_step_accumulated(&batches, learning_rate).map_err(|error| match error {
+        let report = self.step(&batches, learning_rate).map_err(|error| match error {
             // Counted in this run, as everything else here is; a trainer may have been used before.
             Error::Diverged { loss, grad_norm, .. } => {
                 Error::Diverged { step: run.state.global_step + 1, loss, grad_norm }
@@ -157,7 +184,7 @@ impl Trainer {
             other => other,
         })?;
         let epoch_ends = index + 1 == steps_per_epoch;
-        let examples = batches.iter().map(PackedBatch::sequences).sum();
+        let examples = batches.iter().map(Batch::examples).sum();
         run.state.step_of_epoch = index as u64 + 1;
         let report = run.count(report, examples, steps_per_epoch);
         if epoch_ends {
@@ -228,61 +255,24 @@ impl Trainer {
         Ok(run.output())
     }
 
-    /// Refuses data and options that would fail later, or not do what they say.
-    pub(super) fn check_data(&self, train: &Dataset, validation: Option<&Dataset>) -> Result<()> {
-        let arguments = &self.arguments;
-        let length = self.longest()?;
-        if train.is_empty() {
-            return Err(Error::EmptyCorpus { paths: "the training data".into() });
-        }
-        for data in [Some(train), validation].into_iter().flatten() {
-            check_longest(data, length)?;
-            if arguments.static_mask && !data.has_static_masks() {
-                let reason =
-                    "static_mask is asked for, but the data have no static masks: prepare them with --static-mask";
-                return Err(Error::InvalidArgument(reason.into()));
-            }
-        }
-        if let Some(budget) = arguments.batch_tokens.filter(|&budget| budget < train.longest()) {
-            let longest = train.longest();
-            let reason = format!("batch_tokens is {budget}, but the longest example has {longest} tokens");
-            return Err(Error::InvalidArgument(reason));
-        }
-        self.check_memory(train)?;
-        if let Some(validation) = validation {
-            self.model.check_masked(validation, &arguments.evaluation_options())?;
-        }
-        arguments.masking(Purpose::Train).check(&self.model.tokenizer)
-    }
-
-    /// Checkpoints of two runs in one folder could not be told apart.
-    pub(crate) fn refuse_earlier_run(&self) -> Result<()> {
-        let earlier = self.arguments.output_dir.as_deref().map(resume::checkpoints).transpose()?;
-        if let Some((_, latest)) = earlier.and_then(|mut found| found.pop()) {
-            let latest = latest.display();
-            let reason = format!("{latest} is of an earlier run: resume that run, or remove its checkpoints");
-            return Err(Error::InvalidArgument(reason));
-        }
-        Ok(())
-    }
-
-    /// Refuses what only validation data can decide, where there are none.
-    fn check_judged(&self, validation: Option<&Dataset>) -> Result<()> {
-        if self.arguments.is_judged() && validation.is_none() {
-            let reason = "the best model and early stopping are told by validation data, and there are none";
-            return Err(Error::InvalidArgument(reason.into()));
-        }
-        Ok(())
-    }
-
     pub(super) fn batch(
         &self,
-        data: &Dataset,
+        data: Data,
         examples: &[usize],
         masking: &Masking,
         arguments: &TrainingArguments,
         epoch: u64,
-    ) -> PackedBatch {
+    ) -> Batch<'static> {
+        let data = match data {
+            Data::Examples(data) => data,
+            Data::Triplets(triplets, seed) => {
+                let negatives = match &arguments.objective {
+                    Objective::Embedding(objective) => objective.loss.wants_negatives(),
+                    Objective::MaskedLm => false,
+                };
+                return Batch::Triplets(triplets.batch(examples, seed, epoch, negatives));
+            }
+        };
         let mut batch = PackedBatch::default();
         for &example in examples {
             let stored = if arguments.static_mask { data.static_mask(example) } else { None };
@@ -292,64 +282,13 @@ impl Trainer {
             let seed = Stream::new(Purpose::Dropout, arguments.seed, epoch, example as u64).number();
             batch.dropout_seeds.push(seed);
         }
-        batch
-    }
-
-    /// Evaluates the model as it is, and tells of it.
-    fn evaluate_run(
-        &mut self,
-        run: &mut Run,
-        validation: &Dataset,
-        observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>> {
-        let started = Instant::now();
-        let evaluation = self.model.evaluate_dataset(validation, &run.arguments.evaluation_options())?;
-        let runtime = started.elapsed();
-        run.evaluating += runtime;
-        self.judge(run, &evaluation)?;
-        let (epoch, step) = (f64::from_bits(run.state.passes), run.state.global_step);
-        Ok(observe(&TrainEvent::Evaluated { evaluation, epoch, step, runtime }))
-    }
-
-    /// Notes how good the model is now, and keeps it where it is the best so far.
-    fn judge(&mut self, run: &mut Run, evaluation: &Evaluation) -> Result<()> {
-        let (loss, step) = (evaluation.loss, run.state.global_step);
-        let best = run.state.best.as_ref().map(Best::loss);
-        // transformers' EarlyStoppingCallback.
-        match best.is_none_or(|best| best - loss > run.arguments.early_stopping_threshold) {
-            true => run.state.evaluations_without_improvement = 0,
-            false => run.state.evaluations_without_improvement += 1,
-        }
-        if best.is_none_or(|best| loss < best) {
-            run.state.best = Some(Best::new(loss, step));
-            if let (true, Some(folder)) = (run.arguments.load_best_model_at_end, &run.arguments.output_dir) {
-                std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-                resume::save_model(&self.model, &folder.join(BEST))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Goes back to the best weights, where they are not the present ones.
-    fn take_best(&mut self, run: &Run) -> Result<()> {
-        let (true, Some(folder), Some(best)) =
-            (run.arguments.load_best_model_at_end, &run.arguments.output_dir, &run.state.best)
-        else {
-            return Ok(());
-        };
-        if best.step != run.state.global_step {
-            self.load_weights(&folder.join(BEST))?;
-        }
-        Ok(())
+        Batch::Masked(std::borrow::Cow::Owned(batch))
     }
 }
 
-/// Where the best model of a run is kept, in its output.
-const BEST: &str = "checkpoint-best";
-
 /// What a run in progress knows.
 pub(crate) struct Run {
-    arguments: TrainingArguments,
+    pub(super) arguments: TrainingArguments,
     masking: Masking,
     /// Where this call took it up.
     start: State,
@@ -365,7 +304,7 @@ pub(crate) struct Run {
     preparing: Duration,
     /// Time in finished calls of [`Trainer::advance`], and the evaluations in it.
     running: Duration,
-    evaluating: Duration,
+    pub(super) evaluating: Duration,
     /// When the present call of [`Trainer::advance`] began.
     since: Instant,
 }
@@ -430,27 +369,11 @@ impl Run {
     }
 }
 
-/// Refuses examples that were tokenized for a longer model.
-pub(super) fn check_longest(data: &Dataset, length: usize) -> Result<()> {
-    if data.longest() > length {
-        let found = data.longest();
-        let reason =
-            format!("the data have examples of {found} tokens, and {length} are allowed: prepare them for that");
-        return Err(Error::InvalidArgument(reason));
-    }
-    Ok(())
-}
-
 fn join(a: ControlFlow<()>, b: ControlFlow<()>) -> ControlFlow<()> {
     if a.is_break() { a } else { b }
 }
 
 impl TrainingArguments {
-    /// Whether evaluations decide about the run's end or its model.
-    pub(super) fn is_judged(&self) -> bool {
-        self.load_best_model_at_end || self.early_stopping_patience.is_some()
-    }
-
     pub(super) fn masking(&self, purpose: Purpose) -> Masking {
         Masking {
             probability: self.mlm_probability,
@@ -459,20 +382,6 @@ impl TrainingArguments {
             whole_word_mask: self.whole_word_mask,
             seed: self.seed,
             purpose,
-        }
-    }
-
-    /// Validation data are masked as training data are, but always in the same way.
-    pub(super) fn evaluation_options(&self) -> EvaluationOptions {
-        EvaluationOptions {
-            mlm_probability: self.mlm_probability,
-            mask_replace_prob: self.mask_replace_prob,
-            random_replace_prob: self.random_replace_prob,
-            whole_word_mask: self.whole_word_mask,
-            static_mask: self.static_mask,
-            per_device_eval_batch_size: self.per_device_eval_batch_size,
-            max_seq_length: self.max_seq_length,
-            seed: self.seed,
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Training steps: forward, backward, optimizer.
 
+use std::borrow::Cow;
 use std::path::Path;
 
-use super::arguments::TrainingArguments;
+use super::arguments::{Objective, TrainingArguments};
+use super::data::Batch;
 use super::events::StepReport;
 use super::resume::{self, LossScale, Moments, State};
 use crate::error::{Error, Result};
@@ -50,7 +52,9 @@ impl Trainer {
     /// [`Error::NoMlmHead`] for a low-rank adaptation of an encoder without a head; [`Error::OutOfMemory`].
     pub fn new(model: &Model, arguments: TrainingArguments) -> Result<Self> {
         arguments.validate(model.config())?;
-        arguments.masking(Purpose::Train).check(&model.tokenizer)?;
+        if arguments.objective == Objective::MaskedLm {
+            arguments.masking(Purpose::Train).check(&model.tokenizer)?;
+        }
         if arguments.fp16 && !model.gpu.has_f16() {
             let reason = format!("fp16 on {}, which has no f16 in shaders: train in f32", model.gpu);
             return Err(Error::Unsupported(reason));
@@ -107,7 +111,7 @@ impl Trainer {
     }
 
     /// Forward, backward, clip and AdamW, which changes nothing where the norm is not finite. Returns loss and norm.
-    fn attempt(&self, batches: &[PackedBatch], labels: usize, learning_rate: f64) -> Result<(f32, f32)> {
+    fn attempt(&self, batches: &[Batch], losses: usize, learning_rate: f64) -> Result<(f32, f32)> {
         let gpu = self.model.gpu.clone();
         let new_pass = || {
             let mut pass = Pass::new(&gpu);
@@ -117,12 +121,12 @@ impl Trainer {
         let mut pass = new_pass();
         self.gradients.clear(&mut pass);
         let mut stats = Vec::new();
-        for batch in batches.iter().filter(|batch| !batch.labels.is_empty()) {
+        for batch in batches.iter().filter(|batch| batch.losses() > 0) {
             if !stats.is_empty() {
                 // Activations of one batch at a time: a submitted pass leaves its workspaces to the next.
                 std::mem::replace(&mut pass, new_pass()).submit()?;
             }
-            let of_batch = self.forward_backward(&mut pass, batch, labels)?;
+            let of_batch = self.forward_backward(&mut pass, batch, losses)?;
             stats.push(pass.download(&of_batch)?);
         }
         let gradients: Vec<&Tensor> = self.gradients.all().collect();
@@ -142,7 +146,7 @@ impl Trainer {
         }
         let clip = pass.download(&clip)?;
         pass.submit()?;
-        let mut rows = Vec::with_capacity(2 * labels);
+        let mut rows = Vec::with_capacity(2 * losses);
         for stats in stats {
             rows.extend(stats.wait::<f32>(&gpu)?);
         }
@@ -154,26 +158,33 @@ impl Trainer {
         if self.arguments.fp16 { self.loss_scale.value() } else { 1.0 }
     }
 
-    /// Gradients `+=`; returns loss and rank of each label.
-    fn forward_backward(&self, pass: &mut Pass, batch: &PackedBatch, labels: usize) -> Result<Tensor> {
+    /// Gradients `+=`, of the sum of the batch's losses over `losses`; returns loss and rank of each label or triplet.
+    fn forward_backward(&self, pass: &mut Pass, batch: &Batch, losses: usize) -> Result<Tensor> {
         let config = self.model.config();
         let dropout = config.hidden_dropout_prob > 0.0 || config.attention_probs_dropout_prob > 0.0;
-        let keys = (self.arguments.dropout && dropout).then(|| batch.dropout_keys());
+        let keys = (self.arguments.dropout && dropout).then(|| batch.packed().dropout_keys());
         let gradient_checkpointing = self.arguments.gradient_checkpointing;
         let loss_scale = self.scale();
         let options = TrainOptions { gradient_checkpointing, dropout_keys: keys.as_deref(), loss_scale };
-        self.model.bert.train(pass, &self.gradients, batch, labels, options)
+        match (batch, &self.arguments.objective) {
+            (Batch::Masked(batch), _) => self.model.bert.train(pass, &self.gradients, batch, losses, options),
+            (Batch::Triplets(batch), Objective::Embedding(objective)) => {
+                self.model.bert.train_embeddings(pass, &self.gradients, batch, objective, losses, options)
+            }
+            // Refused with the data.
+            (Batch::Triplets(_), Objective::MaskedLm) => Err(Error::InvalidArgument("triplets have no masks".into())),
+        }
     }
 
     /// Computes a batch without a step, and waits for it.
-    pub(super) fn try_batch(&self, batch: &PackedBatch) -> Result<()> {
-        if batch.labels.is_empty() {
+    pub(super) fn try_batch(&self, batch: &Batch) -> Result<()> {
+        if batch.losses() == 0 {
             return Ok(());
         }
         let mut pass = Pass::new(&self.model.gpu);
         pass.half = self.arguments.fp16;
         self.gradients.clear(&mut pass);
-        let stats = self.forward_backward(&mut pass, batch, batch.labels.len())?;
+        let stats = self.forward_backward(&mut pass, batch, batch.losses())?;
         let stats = pass.download(&stats)?;
         pass.submit()?;
         stats.wait::<f32>(&self.model.gpu).map(|_| ())
@@ -222,7 +233,16 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::train_step`].
     pub fn train_step_accumulated(&mut self, batches: &[PackedBatch], learning_rate: f64) -> Result<StepReport> {
-        let labels = batches.iter().map(|batch| batch.labels.len()).sum();
+        if self.arguments.objective != Objective::MaskedLm {
+            return Err(Error::InvalidArgument("this trainer's objective is embeddings: train_triplets".into()));
+        }
+        let batches: Vec<Batch> = batches.iter().map(|batch| Batch::Masked(Cow::Borrowed(batch))).collect();
+        self.step(&batches, learning_rate)
+    }
+
+    /// A step of either objective.
+    pub(super) fn step(&mut self, batches: &[Batch], learning_rate: f64) -> Result<StepReport> {
+        let losses = batches.iter().map(Batch::losses).sum();
         let mut report = StepReport {
             step: self.step + 1,
             max_steps: 0,
@@ -230,17 +250,17 @@ impl Trainer {
             loss: 0.0,
             grad_norm: 0.0,
             learning_rate,
-            tokens: batches.iter().map(PackedBatch::tokens).sum(),
-            masked_tokens: labels,
+            tokens: batches.iter().map(|batch| batch.packed().tokens()).sum(),
+            masked_tokens: losses,
             tokens_per_second: 0.0,
             seconds_left: 0.0,
         };
-        batches.iter().try_for_each(|batch| self.model.bert.check_labels(batch))?;
-        if labels == 0 {
+        batches.iter().try_for_each(|batch| self.model.bert.check_labels(batch.packed()))?;
+        if losses == 0 {
             return Ok(report);
         }
         loop {
-            (report.loss, report.grad_norm) = self.attempt(batches, labels, learning_rate)?;
+            (report.loss, report.grad_norm) = self.attempt(batches, losses, learning_rate)?;
             if report.grad_norm.is_finite() || !report.loss.is_finite() || !self.arguments.fp16 {
                 break;
             }
@@ -255,7 +275,8 @@ impl Trainer {
         }
         self.loss_scale.fitted();
         self.step += 1;
-        self.model.has_mlm_head = true;
+        // An encoder that was trained for embeddings has left its head behind.
+        self.model.has_mlm_head = self.arguments.objective == Objective::MaskedLm;
         Ok(report)
     }
 }

@@ -64,7 +64,7 @@ import torch
 import transformers
 from make_fixtures import FIXTURES, IGNORED, TEXTS, VOCABULARY, WORDS
 from make_fixtures import Batch, evaluate, make_model, sizes, write_model, write_tensors
-from live_embed import compare_embeddings
+from live_embed import compare_embeddings, compare_finetuning
 from live_training import compare_training
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertForMaskedLM, BertModel, BertTokenizerFast, FillMaskPipeline
@@ -390,6 +390,8 @@ def main() -> None:
         compare_adapted(retto, "minilm", minilm, room, summary)
         with summary.step("embeddings"):
             compare_embeddings(retto, summary)
+        with summary.step("training embeddings"):
+            compare_finetuning(retto, summary)
         with summary.step("training"):
             compare_training(retto, room, summary)
         with summary.step("init"):

@@ -61,6 +61,21 @@ pub(crate) enum UnitName {
     Window,
 }
 
+impl ReadArgs {
+    /// Of sections to compare, none of them twice.
+    pub(crate) fn sections(&self, max_seq_length: usize, validation_split: f64, seed: u64) -> PrepareOptions {
+        PrepareOptions {
+            unit: Unit::Section,
+            text_field: self.text_field.clone(),
+            strict: self.strict,
+            dedup: true,
+            validation_split,
+            seed,
+            ..PrepareOptions::new(max_seq_length)
+        }
+    }
+}
+
 impl UnitArgs {
     pub(crate) fn options(&self, max_seq_length: usize, validation_split: f64, seed: u64) -> PrepareOptions {
         PrepareOptions {

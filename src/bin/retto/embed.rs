@@ -1,6 +1,6 @@
 //! `retto embed`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use retto::{EmbedOptions, Embeddings, Gpu, Pooling};
 
@@ -24,12 +24,8 @@ pub(crate) struct Args {
     /// A low-rank adapter of PEFT's format to add to it
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// How the vectors of tokens become one [default: as the model's folder says, or mean]
-    #[arg(long, value_enum, value_name = "KIND")]
-    pooling: Option<PoolingName>,
-    /// Whether vectors are scaled to length 1 [default: as the model's folder says, or not]
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
-    normalize: Option<bool>,
+    #[command(flatten)]
+    vectors: VectorArgs,
     /// Longest text in tokens; longer ones are cut [default: as the model's folder says, or its longest]
     #[arg(long, value_name = "N")]
     max_seq_length: Option<usize>,
@@ -42,7 +38,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum PoolingName {
+pub(crate) enum PoolingName {
     /// Their mean
     Mean,
     /// That of [CLS]
@@ -51,16 +47,35 @@ enum PoolingName {
     Max,
 }
 
+/// How texts become vectors.
+#[derive(clap::Args)]
+pub(crate) struct VectorArgs {
+    /// How the vectors of tokens become one [default: as the model's folder says, or mean]
+    #[arg(long, value_enum, value_name = "KIND")]
+    pooling: Option<PoolingName>,
+    /// Whether vectors are scaled to length 1 [default: as the model's folder says, or not]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    normalize: Option<bool>,
+}
+
+impl VectorArgs {
+    /// What the model's folder says, but for what is asked for.
+    pub(crate) fn options(&self, model: Option<&Path>) -> Result<EmbedOptions> {
+        let mut options = model.map(EmbedOptions::open).transpose()?.unwrap_or_default();
+        match self.pooling {
+            Some(PoolingName::Mean) => options.pooling = Pooling::Mean,
+            Some(PoolingName::Cls) => options.pooling = Pooling::Cls,
+            Some(PoolingName::Max) => options.pooling = Pooling::Max,
+            None => {}
+        }
+        options.normalize = self.normalize.unwrap_or(options.normalize);
+        Ok(options)
+    }
+}
+
 pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     let model = open_model(gpu, args.model.as_deref(), args.adapter.as_deref())?;
-    let mut options = args.model.as_deref().map(EmbedOptions::open).transpose()?.unwrap_or_default();
-    match args.pooling {
-        Some(PoolingName::Mean) => options.pooling = Pooling::Mean,
-        Some(PoolingName::Cls) => options.pooling = Pooling::Cls,
-        Some(PoolingName::Max) => options.pooling = Pooling::Max,
-        None => {}
-    }
-    options.normalize = args.normalize.unwrap_or(options.normalize);
+    let mut options = args.vectors.options(args.model.as_deref())?;
     options.strict = args.unit.read.strict;
     let longest = model.config().max_position_embeddings;
     // What the model cannot read it cannot have been made for; what the user asks for is checked.

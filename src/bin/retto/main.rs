@@ -9,11 +9,13 @@ mod devices;
 mod embed;
 mod eval;
 mod fill;
+mod finetune;
 mod init;
 mod merge;
 mod output;
 mod prepare;
 mod report;
+mod training;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -51,6 +53,8 @@ enum Command {
     Prepare(prepare::Args),
     /// Train a model on songs
     Adapt(Box<adapt::Args>),
+    /// Train a model's embeddings: texts that belong together near each other, others apart
+    Finetune(Box<finetune::Args>),
     /// Add a low-rank adapter to a model's weights, and write the model
     Merge(merge::Args),
     /// Show two models' answers side by side
@@ -72,6 +76,7 @@ fn main() -> ExitCode {
         Command::Embed(args) => gpu().and_then(|gpu| embed::run(&gpu, &args)),
         Command::Init(args) => gpu().and_then(|gpu| init::run(&gpu, &args)),
         Command::Adapt(args) => gpu().and_then(|gpu| adapt::run(&gpu, &args)),
+        Command::Finetune(args) => gpu().and_then(|gpu| finetune::run(&gpu, &args)),
         Command::Merge(args) => gpu().and_then(|gpu| merge::run(&gpu, &args)),
         Command::Compare(args) => gpu().and_then(|gpu| compare::run(&gpu, &args)),
         Command::Eval(args) => gpu().and_then(|gpu| eval::run(&gpu, &args)),

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 pub(crate) use encoding::Encoding;
+pub(crate) use records::Texts;
 
 use crate::error::{Error, Result};
 
@@ -142,8 +143,7 @@ pub(crate) fn check(path: &Path, text_field: &str) -> Result<Source> {
 impl Source {
     /// Hands the file's pieces to `sink`. `bytes_read` counts the file's own bytes, compressed ones where it is.
     pub(crate) fn read(&self, text_field: &str, bytes_read: &Rc<Cell<u64>>, sink: &mut Sink) -> Result<()> {
-        let reader = open(&self.path, self.compression, bytes_read)?;
-        let mut lines = Lines { reader, path: &self.path, encoding: self.encoding, number: 0, bytes: Vec::new() };
+        let mut lines = Lines::open(&self.path, self.compression, self.encoding, bytes_read)?;
         match self.format {
             Format::Plain => plain::read(&mut lines, sink)?,
             Format::Lrc => lrc::read(&mut lines, sink)?,
@@ -157,6 +157,24 @@ impl Source {
     }
 }
 
+/// Whether a file is JSON Lines of texts that belong together, by its first record.
+pub(crate) fn is_triplets(path: &Path) -> Result<bool> {
+    let (Some(Format::JsonLines), compression) = kind(path) else { return Ok(false) };
+    let mut lines = Lines::open(path, compression, Encoding::Utf8, &Rc::default())?;
+    while let Some(line) = lines.next(LONGEST_RECORD)? {
+        if !line.trim().is_empty() {
+            return Ok(serde_json::from_str(&line).is_ok_and(|record| records::is_triplet(&record)));
+        }
+    }
+    Ok(false)
+}
+
+/// The triplets of a file of them.
+pub(crate) fn read_triplets(path: &Path, each: &mut dyn FnMut(Texts)) -> Result<()> {
+    let (_, compression) = kind(path);
+    records::read_triplets(&mut Lines::open(path, compression, Encoding::Utf8, &Rc::default())?, each)
+}
+
 /// A file's lines, decoded.
 struct Lines<'p> {
     reader: Box<dyn BufRead>,
@@ -166,7 +184,12 @@ struct Lines<'p> {
     bytes: Vec<u8>,
 }
 
-impl Lines<'_> {
+impl<'p> Lines<'p> {
+    fn open(path: &'p Path, compression: Compression, encoding: Encoding, bytes_read: &Rc<Cell<u64>>) -> Result<Self> {
+        let reader = open(path, compression, bytes_read)?;
+        Ok(Self { reader, path, encoding, number: 0, bytes: Vec::new() })
+    }
+
     /// The next line without its end, or `None` after the last; an old Macintosh's line ends are left in it.
     fn next(&mut self, longest: usize) -> Result<Option<String>> {
         self.bytes.clear();

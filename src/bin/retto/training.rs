@@ -1,0 +1,346 @@
+//! What the commands that train have in common: their options, the loop with its progress, and what is left beside a model.
+
+use std::io::IsTerminal;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+use retto::{
+    Forecast, Gpu, METRICS_FILE, MetricsFile, SchedulerType, TrainEvent, TrainOutput, Trainer, TrainingArguments,
+};
+
+use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, display, output};
+
+#[derive(clap::Args)]
+pub(crate) struct TrainArgs {
+    /// The model to start from [default: the bundled model]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// Where the trained model and metrics.jsonl are written
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+    /// Held-out data, evaluated after every epoch or every --eval-steps
+    #[arg(long, num_args = 1.., value_name = "PATH")]
+    pub(crate) validation: Vec<PathBuf>,
+    /// Instead: hold out this share of the songs of the training data
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE", conflicts_with = "validation")]
+    pub(crate) validation_split: f64,
+    /// Passes over the training text; may be a fraction
+    #[arg(long, default_value_t = 3.0, value_name = "N")]
+    num_train_epochs: f64,
+    /// Optimizer steps, instead of epochs
+    #[arg(long, value_name = "N")]
+    max_steps: Option<u64>,
+    /// Highest learning rate of the schedule
+    #[arg(long, default_value_t = 5e-5, value_name = "RATE")]
+    learning_rate: f64,
+    /// How the learning rate goes on after the warm-up
+    #[arg(long, value_enum, default_value_t = Scheduler::Linear, value_name = "NAME")]
+    lr_scheduler_type: Scheduler,
+    /// Share of the steps in which the learning rate rises from 0
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    warmup_ratio: f64,
+    /// AdamW's weight decay; not for biases and LayerNorms
+    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
+    weight_decay: f64,
+    /// Gradients are clipped to this norm; 0 for no clipping
+    #[arg(long, default_value_t = 1.0, value_name = "NORM")]
+    max_grad_norm: f64,
+    /// Examples in a batch
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    per_device_train_batch_size: usize,
+    /// Batches of so many lines in an optimizer step: a larger step in the memory of a smaller one
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    gradient_accumulation_steps: usize,
+    /// Examples evaluated at a time
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    per_device_eval_batch_size: usize,
+    /// Longest example in tokens; longer lines are cut [default: the model's longest]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_seq_length: Option<usize>,
+    /// Layers that are not trained: numbers from 0, or ranges like 0-5
+    #[arg(long, value_delimiter = ',', value_parser = layers, value_name = "LAYERS")]
+    freeze_layers: Vec<std::ops::RangeInclusive<usize>>,
+    /// Do not train the embeddings, nor a decoder that is tied to them
+    #[arg(long)]
+    freeze_embeddings: bool,
+    /// Compute activations twice instead of keeping them: less memory, more time, the same result
+    #[arg(long)]
+    gradient_checkpointing: bool,
+    /// What linear layers multiply in; sums, weights and everything else are f32
+    #[arg(long, value_enum, default_value_t = Precision::F32, value_name = "PRECISION")]
+    precision: Precision,
+    /// Train without the dropout that the model's config asks for
+    #[arg(long)]
+    no_dropout: bool,
+    /// Steps between two evaluations [default: after every epoch]
+    #[arg(long, value_name = "N")]
+    eval_steps: Option<u64>,
+    /// End early when so many evaluations in a row brought no better loss
+    #[arg(long, value_name = "N")]
+    early_stopping_patience: Option<u64>,
+    /// How much lower a loss has to be to count as better for that
+    #[arg(long, default_value_t = 0.0, value_name = "LOSS")]
+    early_stopping_threshold: f64,
+    /// Write the model of the best evaluation, not of the last step
+    #[arg(long)]
+    load_best_model_at_end: bool,
+    /// Steps between two lines of metrics.jsonl
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    logging_steps: u64,
+    /// Steps between two checkpoints, written to checkpoint-N in the output; Ctrl-C writes one in any case
+    #[arg(long, value_name = "N")]
+    save_steps: Option<u64>,
+    /// Keep only so many of the latest checkpoints
+    #[arg(long, value_name = "N")]
+    save_total_limit: Option<usize>,
+    /// Go on from the latest checkpoint in the output, with its weights instead of --model's; start where there is none
+    #[arg(long)]
+    resume: bool,
+    /// Seed of all that is drawn: masks, triplets, order
+    #[arg(long, default_value_t = 42, value_name = "N")]
+    pub(crate) seed: u64,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Precision {
+    F32,
+    /// With the loss scaled so that gradients fit; not on every adapter
+    F16,
+}
+
+/// transformers' names.
+#[derive(Clone, Copy, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Scheduler {
+    /// Falls linearly to 0
+    Linear,
+    /// Falls to 0 as half a cosine does
+    Cosine,
+    /// The same in every step, without warm-up
+    Constant,
+    /// Stays at its highest
+    ConstantWithWarmup,
+}
+
+/// `3` or `0-5`
+fn layers(text: &str) -> std::result::Result<std::ops::RangeInclusive<usize>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let number = |text: &str| text.trim().parse::<usize>().map_err(|error| format!("'{text}': {error}"));
+    let range = number(first)?..=number(last)?;
+    if range.is_empty() || *range.end() > 10_000 { Err(format!("{text} is no range of layers")) } else { Ok(range) }
+}
+
+impl TrainArgs {
+    /// The options of every training; `TrainingArguments`' own defaults for others.
+    pub(crate) fn arguments(&self) -> TrainingArguments {
+        TrainingArguments {
+            num_train_epochs: self.num_train_epochs,
+            max_steps: self.max_steps,
+            learning_rate: self.learning_rate,
+            lr_scheduler_type: match self.lr_scheduler_type {
+                Scheduler::Linear => SchedulerType::Linear,
+                Scheduler::Cosine => SchedulerType::Cosine,
+                Scheduler::Constant => SchedulerType::Constant,
+                Scheduler::ConstantWithWarmup => SchedulerType::ConstantWithWarmup,
+            },
+            warmup_ratio: self.warmup_ratio,
+            weight_decay: self.weight_decay,
+            max_grad_norm: self.max_grad_norm,
+            freeze_layers: self.freeze_layers.iter().flat_map(Clone::clone).collect(),
+            freeze_embeddings: self.freeze_embeddings,
+            gradient_checkpointing: self.gradient_checkpointing,
+            dropout: !self.no_dropout,
+            fp16: matches!(self.precision, Precision::F16),
+            eval_steps: self.eval_steps,
+            early_stopping_patience: self.early_stopping_patience,
+            early_stopping_threshold: self.early_stopping_threshold,
+            load_best_model_at_end: self.load_best_model_at_end,
+            per_device_train_batch_size: self.per_device_train_batch_size,
+            gradient_accumulation_steps: self.gradient_accumulation_steps,
+            per_device_eval_batch_size: self.per_device_eval_batch_size,
+            max_seq_length: self.max_seq_length,
+            logging_steps: self.logging_steps,
+            seed: self.seed,
+            output_dir: Some(self.output.clone()),
+            // Without any, an interruption still saves one.
+            save_steps: self.save_steps.or(Some(u64::MAX)),
+            save_total_limit: self.save_total_limit,
+            ..TrainingArguments::default()
+        }
+    }
+
+    /// The model's name, for those who read what was made of it.
+    pub(crate) fn base_name(&self) -> String {
+        self.model.as_ref().map_or("retto-tiny".into(), |model| model.display().to_string())
+    }
+
+    /// Takes up an interrupted run where that is asked for, and its log.
+    pub(crate) fn begin(&self, trainer: &mut Trainer) -> Result<MetricsFile> {
+        let resumed = if self.resume { trainer.resume_from_checkpoint()? } else { None };
+        let metrics = match resumed {
+            Some(step) => MetricsFile::resume(&self.output, step)?,
+            None => MetricsFile::create(&self.output)?,
+        };
+        if let Some(step) = resumed {
+            output::note(format!("resuming at step {step}"));
+        }
+        Ok(metrics)
+    }
+
+    /// Trains by `train`, which is handed the observer: progress and the log. Ctrl-C ends the run after its step.
+    pub(crate) fn run(
+        &self,
+        metrics: &mut MetricsFile,
+        train: impl FnOnce(&mut dyn FnMut(&TrainEvent) -> ControlFlow<()>) -> retto::Result<TrainOutput>,
+    ) -> Result<TrainOutput> {
+        let interrupted = interruption()?;
+        let mut progress = Progress::new();
+        let mut failed = None;
+        let trained = train(&mut |event| {
+            progress.show(event);
+            match metrics.event(event) {
+                Ok(()) if interrupted.load(Ordering::Relaxed) => ControlFlow::Break(()),
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        });
+        progress.bar.finish_and_clear();
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        let trained = trained?;
+        if trained.cancelled {
+            let step = trained.steps;
+            return Err(format!("interrupted at step {step} and saved: the same command with --resume goes on").into());
+        }
+        Ok(trained)
+    }
+
+    /// Beside the model: the rest of the log, the options of the run, and its losses as a picture. Then the run in a line.
+    pub(crate) fn finish(
+        &self,
+        gpu: &Gpu,
+        metrics: MetricsFile,
+        trained: &TrainOutput,
+        arguments: &TrainingArguments,
+        train: &[PathBuf],
+    ) -> Result<()> {
+        metrics.finish(trained)?;
+        let mut values = serde_json::to_value(arguments)?;
+        values["model"] = self.base_name().into();
+        values["train"] = display(train).into();
+        values["validation"] = display(&self.validation).into();
+        values["adapter"] = gpu.to_string().into();
+        if self.save_steps.is_none() {
+            values["save_steps"] = serde_json::Value::Null;
+        }
+        std::fs::write(self.output.join(TRAINING_ARGUMENTS_FILE), format!("{values:#}\n"))?;
+        if let Some(svg) = curve::draw(&self.output.join(METRICS_FILE))? {
+            std::fs::write(self.output.join(curve::FILE), svg)?;
+        }
+        if trained.stopped_early {
+            output::note(format!("note: evaluations stopped improving, so the run ended at step {}", trained.steps));
+        }
+        if let (true, Some((loss, step))) = (self.load_best_model_at_end, trained.best) {
+            let best = format!("the best evaluation was at step {step}, with a loss of {loss:.4}: its model is written");
+            output::note(best);
+        }
+        output::line(format!(
+            "{}: {} steps, {} tokens, mean loss {:.4}, {:.0} s",
+            self.output.display(),
+            trained.steps,
+            trained.tokens,
+            trained.train_loss,
+            trained.runtime.as_secs_f64()
+        ))
+    }
+}
+
+/// What a run will take, in words.
+pub(crate) fn announce(forecast: &Forecast) {
+    let of = forecast.adapter_bytes.map_or(String::new(), |bytes| format!(" of {}", HumanBytes(bytes)));
+    output::note(format!(
+        "about {} for {} steps, and {}{of} of GPU memory: {} for weights and optimizer, {} for activations",
+        HumanDuration(forecast.duration),
+        forecast.steps,
+        HumanBytes(forecast.state_bytes + forecast.activation_bytes),
+        HumanBytes(forecast.state_bytes),
+        HumanBytes(forecast.activation_bytes),
+    ));
+}
+
+/// Set by the first Ctrl-C. The second does not wait.
+pub(crate) fn interruption() -> Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&interrupted);
+    ctrlc::set_handler(move || {
+        if seen.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })?;
+    Ok(interrupted)
+}
+
+/// A bar on a terminal; a line at every log entry elsewhere.
+struct Progress {
+    bar: ProgressBar,
+    terminal: bool,
+}
+
+impl Progress {
+    fn new() -> Self {
+        // Hidden by indicatif itself where stderr is not a terminal.
+        let bar = ProgressBar::new(0);
+        let template = "{wide_bar} {pos}/{len}  {msg}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        Self { bar, terminal: std::io::stderr().is_terminal() }
+    }
+
+    fn show(&mut self, event: &TrainEvent) {
+        match event {
+            TrainEvent::Step(report) => {
+                self.bar.set_length(report.max_steps);
+                self.bar.set_position(report.step);
+                self.bar.set_message(format!(
+                    "loss {:.3}  {:.0} tokens/s  {} left",
+                    report.loss,
+                    report.tokens_per_second,
+                    HumanDuration(
+                        // Years are as good as any longer time.
+                        Duration::try_from_secs_f64(report.seconds_left.ceil()).unwrap_or(Duration::from_secs(1 << 32))
+                    )
+                ));
+            }
+            TrainEvent::Log { report, loss } if !self.terminal => {
+                output::note(format!(
+                    "step {}/{}  epoch {:.2}  loss {loss:.4}  {:.0} tokens/s  {:.0} s left",
+                    report.step, report.max_steps, report.epoch, report.tokens_per_second, report.seconds_left
+                ));
+            }
+            TrainEvent::Evaluated { evaluation, epoch, .. } => {
+                let line = format!(
+                    "epoch {epoch:.2}: held-out loss {:.4}, top-1 {:.4}, top-10 {:.4}",
+                    evaluation.loss, evaluation.top1_accuracy, evaluation.top10_accuracy
+                );
+                self.bar.suspend(|| output::note(&line));
+            }
+            TrainEvent::EvaluatedTriplets { evaluation, epoch, .. } => {
+                let line = format!(
+                    "epoch {epoch:.2}: held-out loss {:.4}, accuracy {:.4}",
+                    evaluation.loss, evaluation.accuracy
+                );
+                self.bar.suspend(|| output::note(&line));
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What is refused before a run begins.
+
+use super::arguments::Objective;
+use super::data::Data;
+use super::evaluate_triplets::require_negatives;
+use super::resume;
+use super::trainer::Trainer;
+use crate::error::{Error, Result};
+use crate::text::Purpose;
+
+impl Trainer {
+    /// Refuses data and options that would fail later, or not do what they say.
+    pub(super) fn check_data(&self, train: Data, validation: Option<Data>) -> Result<()> {
+        let arguments = &self.arguments;
+        let length = self.longest()?;
+        if train.is_empty() {
+            return Err(Error::EmptyCorpus { paths: "the training data".into() });
+        }
+        for data in [Some(train), validation].into_iter().flatten() {
+            check_longest(data.longest(), length)?;
+            match (data, &arguments.objective) {
+                (Data::Examples(data), Objective::MaskedLm) if arguments.static_mask && !data.has_static_masks() => {
+                    let reason =
+                        "static_mask is asked for, but the data have no static masks: prepare them with --static-mask";
+                    return Err(Error::InvalidArgument(reason.into()));
+                }
+                (Data::Examples(_), Objective::MaskedLm) => {}
+                (Data::Triplets(triplets, _), Objective::Embedding(objective)) => {
+                    require_negatives(&objective.loss, triplets)?;
+                }
+                (Data::Examples(_), Objective::Embedding(_)) => {
+                    return Err(Error::InvalidArgument("embeddings are trained on triplets: train_triplets".into()));
+                }
+                (Data::Triplets(..), Objective::MaskedLm) => {
+                    return Err(Error::InvalidArgument("triplets train embeddings: set Objective::Embedding".into()));
+                }
+            }
+        }
+        if let (Data::Triplets(triplets, _), Objective::Embedding(objective)) = (train, &arguments.objective)
+            && !objective.loss.wants_negatives()
+            && triplets.len() < arguments.per_device_train_batch_size
+        {
+            let (have, batch) = (triplets.len(), arguments.per_device_train_batch_size);
+            let what = if triplets.songs().is_some() { "songs of two sections" } else { "triplets" };
+            let reason = format!(
+                "a batch of {batch} triplets, which are each other's negatives, takes as many {what}, and there are {have}: lower \
+                 per_device_train_batch_size"
+            );
+            return Err(Error::InvalidArgument(reason));
+        }
+        if let Some(budget) = arguments.batch_tokens.filter(|&budget| budget < train.longest()) {
+            let longest = train.longest();
+            let reason = format!("batch_tokens is {budget}, but the longest example has {longest} tokens");
+            return Err(Error::InvalidArgument(reason));
+        }
+        self.check_memory(train)?;
+        let Data::Examples(_) = train else { return Ok(()) };
+        if let Some(Data::Examples(validation)) = validation {
+            self.model.check_masked(validation, &arguments.evaluation_options())?;
+        }
+        arguments.masking(Purpose::Train).check(&self.model.tokenizer)
+    }
+
+    /// Checkpoints of two runs in one folder could not be told apart.
+    pub(crate) fn refuse_earlier_run(&self) -> Result<()> {
+        let earlier = self.arguments.output_dir.as_deref().map(resume::checkpoints).transpose()?;
+        if let Some((_, latest)) = earlier.and_then(|mut found| found.pop()) {
+            let latest = latest.display();
+            let reason = format!("{latest} is of an earlier run: resume that run, or remove its checkpoints");
+            return Err(Error::InvalidArgument(reason));
+        }
+        Ok(())
+    }
+
+    /// Refuses what only validation data can decide, where there are none.
+    pub(super) fn check_judged(&self, validation: Option<Data>) -> Result<()> {
+        if self.arguments.is_judged() && validation.is_none() {
+            let reason = "the best model and early stopping are told by validation data, and there are none";
+            return Err(Error::InvalidArgument(reason.into()));
+        }
+        Ok(())
+    }
+}
+
+/// Refuses examples that were tokenized for a longer model.
+pub(super) fn check_longest(found: usize, length: usize) -> Result<()> {
+    if found > length {
+        let reason =
+            format!("the data have examples of {found} tokens, and {length} are allowed: prepare them for that");
+        return Err(Error::InvalidArgument(reason));
+    }
+    Ok(())
+}
