@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::fill::Fill;
+use crate::interval::{Interval, RESAMPLES};
 use crate::model::Model;
 use crate::text::{Dataset, PackedBatch, Purpose, Tokenizer, random};
 
@@ -24,17 +25,6 @@ impl Default for CompareOptions {
     fn default() -> Self {
         Self { mlm_probability: 0.15, max_blanks: 2000, showcases: 3, top_k: 10, seed: 42 }
     }
-}
-
-/// A figure with its 95 % confidence interval.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
-pub struct Interval {
-    /// The figure.
-    pub value: f64,
-    /// 2.5 % of the resampled figures are lower.
-    pub low: f64,
-    /// 2.5 % are higher.
-    pub high: f64,
 }
 
 /// How well blanks are filled.
@@ -141,9 +131,6 @@ type Answer = (f64, usize);
 
 /// Sequences asked about in one pass.
 const TOGETHER: usize = 64;
-/// Resampled figures of an interval.
-const RESAMPLES: usize = 1000;
-
 /// Takes words out of held-out examples, one at a time and the same for both models, and compares what they put there.
 /// Intervals are of a paired bootstrap over songs: blanks of one song are not independent of each other.
 ///
@@ -345,10 +332,7 @@ fn scores(base: &[Answer], adapted: &[Answer], groups: &[std::ops::Range<usize>]
     let resampled: Vec<[[f64; 4]; 3]> =
         (0..RESAMPLES).map(|_| mean(&mut (0..sums.len()).map(|_| random.below(sums.len())))).collect();
     let interval = |side: usize, figure: usize| {
-        let mut values: Vec<f64> = resampled.iter().map(|sample| sample[side][figure]).collect();
-        values.sort_by(f64::total_cmp);
-        let at = |share: f64| values[((RESAMPLES - 1) as f64 * share).round() as usize];
-        Interval { value: value[side][figure], low: at(0.025), high: at(0.975) }
+        Interval::new(value[side][figure], resampled.iter().map(|sample| sample[side][figure]).collect())
     };
     [0, 1, 2].map(|side| Scores {
         loss: interval(side, 0),

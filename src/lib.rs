@@ -34,21 +34,27 @@ pub mod bench;
 #[cfg(feature = "capi")]
 mod capi;
 mod compare;
+mod downstream;
 mod embed;
 mod error;
 mod fill;
 mod gpu;
+mod interval;
 mod mapped;
 mod model;
 mod ops;
 mod text;
 mod train;
 
-pub use compare::{CompareOptions, Comparison, Interval, Kind, Kinds, Scores, Showcase, Shown, compare};
+pub use compare::{CompareOptions, Comparison, Kind, Kinds, Scores, Showcase, Shown, compare};
+pub use downstream::{
+    Downstream, DownstreamEvent, DownstreamFigures, DownstreamOptions, DownstreamRun, DownstreamStage, downstream,
+};
 pub use embed::{EmbedOptions, Embeddings};
 pub use error::{Error, Result};
 pub use fill::{Fill, GoldRank};
 pub use gpu::{Adapter, Gpu, GpuOptions, PowerPreference};
+pub use interval::Interval;
 pub use model::{
     BertConfig, DistanceMetric, EmbeddingLoss, EmbeddingObjective, HiddenAct, LoraConfig, Model, NamedValues, Pooling,
 };
@@ -56,6 +62,6 @@ pub use model::{
 pub use text::{Counts, PrepareEvent, PrepareOptions, Prepared, StaticMask, Unit, prepare, read_corpus};
 pub use text::{Dataset, PackedBatch, Tokenizer, Triplets, WordPieceOptions, read_lines, text_files};
 pub use train::{
-    Evaluation, EvaluationOptions, Forecast, METRICS_FILE, MetricsFile, Objective, Retrieval, SchedulerType, StepReport,
-    TrainEvent, TrainOutput, Trainer, TrainingArguments, TripletEvaluation, TripletEvaluationOptions,
+    Evaluation, EvaluationOptions, Forecast, METRICS_FILE, MetricsFile, Objective, Retrieval, SchedulerType,
+    StepReport, TrainEvent, TrainOutput, Trainer, TrainingArguments, TripletEvaluation, TripletEvaluationOptions,
 };

@@ -131,7 +131,8 @@ impl Running {
         trainer: &mut Trainer,
         observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
-        let flow = trainer.advance(&mut self.run, (&self.train).into(), self.validation.as_ref().map(Data::from), observe)?;
+        let flow =
+            trainer.advance(&mut self.run, (&self.train).into(), self.validation.as_ref().map(Data::from), observe)?;
         if flow.is_break() && !self.run.cancelled {
             self.output = Some(trainer.finish(&self.run)?);
         }

@@ -11,9 +11,9 @@ use super::mlm_head::MlmHead;
 use super::parameters::{Builder, CopySource, Gradients, Parameter, Source};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pass, Tensor};
-use crate::ops::{self, layer_norm};
 use crate::ops::gemm::{Form, Sizes};
 use crate::ops::tilings::choose;
+use crate::ops::{self, layer_norm};
 use crate::text::{PackedBatch, TripletBatch};
 
 #[derive(Debug)]
@@ -403,7 +403,10 @@ pub(super) mod tests {
     }
 
     /// Along its gradient a loss rises as fast as the gradient is long. Returns the loss and the gradient's square.
-    pub(crate) fn assert_rises_along_gradient(model: &Model, loss: &dyn Fn(&Model) -> (f32, NamedValues)) -> (f32, f64) {
+    pub(crate) fn assert_rises_along_gradient(
+        model: &Model,
+        loss: &dyn Fn(&Model) -> (f32, NamedValues),
+    ) -> (f32, f64) {
         let (at, gradient) = loss(model);
         let square: f64 = gradient.iter().flat_map(|(_, g)| g).map(|&g| f64::from(g).powi(2)).sum();
         // A change of the loss by about two thousandths on either side: small beside kinks, large beside rounding.

@@ -88,7 +88,13 @@ impl EmbeddingLoss {
 
     /// Loss and rank of each triplet's positive, \[triplets, 2\] (a rank of 0 is right), and the gradient of the sum of losses
     /// times `factor` by the vectors\[sequences, hidden\]. Vectors have to be of length 1 where the loss goes by cosines.
-    fn compute(&self, pass: &mut Pass, vectors: &Tensor, batch: &TripletBatch, factor: f32) -> Result<(Tensor, Tensor)> {
+    fn compute(
+        &self,
+        pass: &mut Pass,
+        vectors: &Tensor,
+        batch: &TripletBatch,
+        factor: f32,
+    ) -> Result<(Tensor, Tensor)> {
         match self {
             Self::Triplet { distance_metric, triplet_margin, semi_hard } => {
                 let metric = match distance_metric {
@@ -139,12 +145,14 @@ fn ranking(pass: &mut Pass, vectors: &Tensor, batch: &TripletBatch, by: f32, fac
     cross_entropy(pass, arrays)?;
     let dscores = scores;
     let danchor = pass.alloc(anchor.shape())?;
-    let arrays = Gemm { a: &dscores, b: &candidate, bias: None, c: &danchor, sizes: sizes(anchors, hidden, candidates) };
+    let arrays =
+        Gemm { a: &dscores, b: &candidate, bias: None, c: &danchor, sizes: sizes(anchors, hidden, candidates) };
     gemm(pass, Form::InputGradient, &arrays)?;
     let danchor = scale(pass, &danchor, by)?;
     let dcandidate = pass.alloc(candidate.shape())?;
     pass.clear(&dcandidate);
-    let arrays = Gemm { a: &dscores, b: &scaled, bias: None, c: &dcandidate, sizes: sizes(candidates, hidden, anchors) };
+    let arrays =
+        Gemm { a: &dscores, b: &scaled, bias: None, c: &dcandidate, sizes: sizes(candidates, hidden, anchors) };
     gemm(pass, Form::WeightGradient, &arrays)?;
     let dvectors = pass.alloc(vectors.shape())?;
     scatter(pass, &danchor, &of_anchors, &dvectors)?;
@@ -175,8 +183,8 @@ impl EmbeddingObjective {
 mod tests {
     use super::*;
     use crate::model::Model;
-    use crate::model::bert::tests::{assert_rises_along_gradient, random_model};
     use crate::model::bert::TrainOptions;
+    use crate::model::bert::tests::{assert_rises_along_gradient, random_model};
     use crate::text::PackedBatch;
 
     /// Three triplets.

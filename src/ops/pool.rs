@@ -35,7 +35,13 @@ pub(crate) fn pool(pass: &mut Pass, kind: Kind, x: &Tensor, cu_seqlens: &[u32]) 
 
 /// The gradient of [`pool`] by x\[tokens, columns\], from dy\[sequences, columns\]; written. Of several rows with a column's
 /// maximum the first takes all of it, as torch has it on a CPU.
-pub(crate) fn pool_backward(pass: &mut Pass, kind: Kind, x: &Tensor, cu_seqlens: &[u32], dy: &Tensor) -> Result<Tensor> {
+pub(crate) fn pool_backward(
+    pass: &mut Pass,
+    kind: Kind,
+    x: &Tensor,
+    cu_seqlens: &[u32],
+    dy: &Tensor,
+) -> Result<Tensor> {
     let dx = pass.alloc(x.shape())?;
     let bounds = pass.upload(&[cu_seqlens.len()], cu_seqlens)?;
     let params = Extent { rows: dy.rows() as u32, columns: x.columns() as u32 };

@@ -155,8 +155,7 @@ mod tests {
             let x = f64s(&unit(&random(7 * 3, 1), 3));
             // A row that is a negative twice, one that is a positive, too, and a triplet without.
             for negatives in [vec![4, 4], vec![6, 2], vec![u32::MAX, 1]] {
-                let total =
-                    |x: &[f64]| 0.3 * twin(metric, x, 3, &negatives).iter().map(|of| of[0]).sum::<f64>();
+                let total = |x: &[f64]| 0.3 * twin(metric, x, 3, &negatives).iter().map(|of| of[0]).sum::<f64>();
                 assert!(total(&x) > 0.0);
                 assert_gradient("x", total, &x, &twin_gradient(metric, &x, 3, &negatives, 0.3));
             }

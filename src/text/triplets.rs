@@ -175,11 +175,7 @@ impl Triplets {
     /// # Errors
     /// [`Error::Io`]; [`Error::BadData`] for a line that is no such object or has an empty text; as [`Triplets::from_texts`].
     #[cfg(feature = "prepare")]
-    pub fn read_json_lines(
-        tokenizer: &Tokenizer,
-        paths: &[std::path::PathBuf],
-        max_length: usize,
-    ) -> Result<Self> {
+    pub fn read_json_lines(tokenizer: &Tokenizer, paths: &[std::path::PathBuf], max_length: usize) -> Result<Self> {
         let mut texts = Vec::new();
         paths.iter().try_for_each(|path| super::readers::read_triplets(path, &mut |triplet| texts.push(triplet)))?;
         Self::from_texts(tokenizer, texts, max_length)
@@ -279,8 +275,7 @@ impl Triplets {
     /// The batch of these triplets of an epoch. Negatives are left out where they are not wanted and were drawn, not given.
     pub(crate) fn batch(&self, examples: &[usize], seed: u64, epoch: u64, negatives: bool) -> TripletBatch {
         let drawn: Vec<Triplet> = examples.iter().map(|&example| self.get(example, seed, epoch)).collect();
-        let mut batch =
-            TripletBatch { packed: PackedBatch::default(), triplets: drawn.len(), groups: Vec::new() };
+        let mut batch = TripletBatch { packed: PackedBatch::default(), triplets: drawn.len(), groups: Vec::new() };
         let negatives = negatives || self.songs().is_none();
         for role in 0..3 {
             for (triplet, &example) in drawn.iter().zip(examples) {

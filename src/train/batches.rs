@@ -158,7 +158,8 @@ mod tests {
                 let ungrouped = steps(&Plan::new((&data).into(), &ungrouped, 3)).concat();
                 assert!(2 * spread(&batches) < spread(&ungrouped) + 1);
             }
-            let total = Plan::total_steps((&data).into(), &TrainingArguments { num_train_epochs: 2.5, ..arguments.clone() });
+            let total =
+                Plan::total_steps((&data).into(), &TrainingArguments { num_train_epochs: 2.5, ..arguments.clone() });
             let of = |epoch| Plan::new((&data).into(), &arguments, epoch).steps() as u64;
             let expected = match batch_tokens {
                 None => (of(0) * 5).div_ceil(2),

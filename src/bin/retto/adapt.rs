@@ -81,8 +81,8 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     let longest = model.config().max_position_embeddings;
     // Checked against the model by the trainer, in the words of that option.
     let options = |split| {
-        let length = training.max_seq_length.unwrap_or(longest).min(longest);
-        args.unit.options(length, split, training.seed)
+        let length = training.optimizer.max_seq_length.unwrap_or(longest).min(longest);
+        args.unit.options(length, split, training.optimizer.seed)
     };
     let arguments = args.arguments();
     let mut trainer = Trainer::new(&model, arguments.clone())?;
@@ -95,8 +95,8 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     let mut metrics = training.begin(&mut trainer)?;
     output::note(format!("training on {} examples with {gpu}", train.len()));
     announce(&trainer.forecast(&train)?);
-    let trained =
-        training.run(&mut metrics, |observe| trainer.train_dataset(&train, validation.as_ref(), |event| observe(event)))?;
+    let trained = training
+        .run(&mut metrics, |observe| trainer.train_dataset(&train, validation.as_ref(), |event| observe(event)))?;
     let model = trainer.into_model();
     match args.lora_r {
         Some(_) => model.save_adapter(&training.output, &training.base_name())?,

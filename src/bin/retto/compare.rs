@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use retto::{CompareOptions, Comparison, Fill, GoldRank, Gpu, Interval, Kind, METRICS_FILE, Model, Scores};
 
 use crate::data::{self, UnitArgs};
+use crate::downstream_report;
 use crate::report::{self, Context};
 use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, display, open_model, output};
 
@@ -33,6 +34,9 @@ pub(crate) struct Args {
     /// Write a page of it all, for a browser
     #[arg(long, value_name = "FILE", requires = "data")]
     html: Option<PathBuf>,
+    /// Add to that page what `retto downstream --output FILE` found of the two models
+    #[arg(long, value_name = "FILE", requires = "html")]
+    downstream: Option<PathBuf>,
     /// The model before its adaptation [default: the bundled model]
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
@@ -107,6 +111,8 @@ fn on_data(gpu: &Gpu, base: &Model, adapted: &Model, args: &Args) -> Result<()> 
             .open(path)
             .map_err(|error| named(path, error))?;
     }
+    // Read first, as well.
+    let downstream = args.downstream.as_deref().map(downstream_report::read).transpose()?;
     let options = CompareOptions {
         mlm_probability: args.mlm_probability,
         max_blanks: args.max_blanks,
@@ -128,6 +134,7 @@ fn on_data(gpu: &Gpu, base: &Model, adapted: &Model, args: &Args) -> Result<()> 
             training: training.and_then(|json| serde_json::from_slice(&json).ok()),
             // A model that was not adapted here has no log.
             curve: curve::draw(&args.adapted.join(METRICS_FILE)).ok().flatten(),
+            downstream,
         };
         std::fs::write(path, report::page(&comparison, &context)).map_err(|error| named(path, error))?;
     }

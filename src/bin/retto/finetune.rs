@@ -15,7 +15,7 @@ use crate::{Result, open_model, output};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Songs in files or folders of all formats that `prepare` reads, or a token cache of sections: triplets are drawn from their
-    /// sections. Or JSON Lines with anchor, positive and negative
+    /// sections. Or JSON Lines with anchor, positive and negative. --strict refuses what would be left out or cut
     #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
     train: Vec<PathBuf>,
     #[command(flatten)]
@@ -113,10 +113,14 @@ pub(crate) fn load(
             return Err(format!("{cut} {what}texts are longer than {longest} tokens").into());
         }
         if cut > 0 {
-            output::note(format!("note: {cut} {what}texts are longer than {longest} tokens, and only their beginning is used"));
+            output::note(format!(
+                "note: {cut} {what}texts are longer than {longest} tokens, and only their beginning is used"
+            ));
         }
         if let Some((songs, alone)) = triplets.songs().filter(|(_, alone)| *alone > 0) {
-            output::note(format!("note: {alone} of {songs} {what}songs have one section, and are only other songs' negatives"));
+            output::note(format!(
+                "note: {alone} of {songs} {what}songs have one section, and are only other songs' negatives"
+            ));
         }
     }
     Ok((triplets, held_out))
@@ -136,7 +140,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     let longest = model.config().max_position_embeddings;
     // What the model cannot read it cannot have been made for; what the user asks for is checked by the trainer.
     let made_for = options.max_seq_length.map(|length| length.min(longest));
-    options.max_seq_length = training.max_seq_length.or(made_for);
+    options.max_seq_length = training.optimizer.max_seq_length.or(made_for);
     let arguments = TrainingArguments {
         objective: Objective::Embedding(args.loss.objective(&options)),
         max_seq_length: options.max_seq_length,
@@ -144,7 +148,8 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     };
     let mut trainer = Trainer::new(&model, arguments.clone())?;
     let length = options.max_seq_length.unwrap_or(longest);
-    let open = |paths: &[PathBuf], split| load(model.tokenizer(), paths, &args.read, length, split, training.seed);
+    let open =
+        |paths: &[PathBuf], split| load(model.tokenizer(), paths, &args.read, length, split, training.optimizer.seed);
     let (train, split) = open(&args.train, training.validation_split)?;
     let validation = if training.validation.is_empty() { split } else { Some(open(&training.validation, 0.0)?.0) };
     let config = model.config().clone();

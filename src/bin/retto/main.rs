@@ -6,6 +6,8 @@ mod compare;
 mod curve;
 mod data;
 mod devices;
+mod downstream;
+mod downstream_report;
 mod embed;
 mod eval;
 mod fill;
@@ -59,6 +61,8 @@ enum Command {
     Merge(merge::Args),
     /// Show two models' answers side by side
     Compare(compare::Args),
+    /// Train the same task from two models, and compare what comes of it
+    Downstream(Box<downstream::Args>),
     /// Measure how well held-out lines are filled
     Eval(eval::Args),
 }
@@ -79,6 +83,7 @@ fn main() -> ExitCode {
         Command::Finetune(args) => gpu().and_then(|gpu| finetune::run(&gpu, &args)),
         Command::Merge(args) => gpu().and_then(|gpu| merge::run(&gpu, &args)),
         Command::Compare(args) => gpu().and_then(|gpu| compare::run(&gpu, &args)),
+        Command::Downstream(args) => gpu().and_then(|gpu| downstream::run(&gpu, &args)),
         Command::Eval(args) => gpu().and_then(|gpu| eval::run(&gpu, &args)),
     };
     match result {

@@ -4,6 +4,8 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use retto::{Comparison, Fill, Interval, Kind, Scores, Showcase};
 use serde_json::Value;
 
+use crate::downstream_report;
+
 /// What the page shows beside the comparison.
 pub(crate) struct Context {
     pub(crate) base: String,
@@ -16,6 +18,8 @@ pub(crate) struct Context {
     pub(crate) training: Option<Value>,
     /// Its losses as SVG.
     pub(crate) curve: Option<String>,
+    /// What `retto downstream` wrote of the two.
+    pub(crate) downstream: Option<Value>,
 }
 
 const STYLE: &str = "
@@ -28,7 +32,7 @@ body { margin: 0 auto; max-width: 60rem; padding: 1rem; font: 16px/1.5 system-ui
   background: var(--paper); overflow-wrap: break-word }
 h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2rem } h3 { font-size: 1rem; margin: 1.5rem 0 .3rem }
 .soft { color: var(--soft) } .good { color: var(--good) } .bad { color: var(--bad) }
-#kinds .n { white-space: nowrap } .wide { overflow-x: auto } svg { max-width: 100%; height: auto }
+#kinds .n, #runs .n { white-space: nowrap } .wide { overflow-x: auto } svg { max-width: 100%; height: auto }
 table { border-collapse: collapse; width: 100% } th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line);
   text-align: left; vertical-align: top } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: 0 1.5rem }
@@ -37,63 +41,72 @@ table { border-collapse: collapse; width: 100% } th, td { padding: .3rem .6rem; 
 
 pub(crate) fn page(comparison: &Comparison, context: &Context) -> String {
     let Comparison { blanks, groups, words_of_several_tokens, kinds, .. } = comparison;
+    let body = html! {
+        h1 { "Base and adapted model compared" }
+        p.soft {
+            "Base: " (context.base) ". Adapted: " (context.adapted) ". Held-out text: " (context.data) ". "
+            (blanks) " blanks from " (groups) " songs, one word at a time; the same for both models. "
+            (words_of_several_tokens) " words of several tokens were passed over."
+        }
+        h2 { "In figures" }
+        div.wide { (figures(comparison)) }
+        p.soft { "In brackets: 95 % confidence intervals, resampled over songs; those of the difference are paired." }
+        h2 { "How the blanks divide" }
+        div.wide {
+            table #kinds {
+                thead { tr { th { "Kind" } th.n { "Blanks" } th.n { "Share" } } }
+                tbody {
+                    @for (name, count) in [
+                        ("Both right: the word is the first answer of both", kinds.both_right),
+                        ("Both wrong: the word is in neither's first ten", kinds.both_wrong),
+                        ("Gained: adapted right, base wrong", kinds.gained),
+                        ("Lost: base right, adapted wrong", kinds.lost),
+                        ("None of these", kinds.other),
+                    ] {
+                        tr {
+                            td { (name) }
+                            td.n { (count) }
+                            td.n { (format!("{:.1} %", 100.0 * count as f64 / (*blanks).max(1) as f64)) }
+                        }
+                    }
+                }
+            }
+        }
+        @if let Some(curve) = &context.curve {
+            h2 { "Losses while adapting" }
+            (PreEscaped(curve))
+        }
+        @if let Some(downstream) = &context.downstream {
+            (downstream_report::section(downstream))
+        }
+        h2 { "Examples, drawn by lot" }
+        @for kind in [Kind::Gained, Kind::Lost, Kind::BothRight, Kind::BothWrong] {
+            @for (number, case) in comparison.showcases.iter().filter(|case| case.kind == kind).enumerate() {
+                (showcase(case, number + 1))
+            }
+        }
+        h2 { "Settings" }
+        p.soft { "Compared on " (context.adapter) " with retto " (env!("CARGO_PKG_VERSION")) "." }
+        (settings("Comparison", &context.options))
+        @if let Some(training) = &context.training {
+            (settings("Adaptation", training))
+        }
+    };
+    frame("Base and adapted model compared", body)
+}
+
+/// A whole page.
+pub(crate) fn frame(title: &str, body: Markup) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "Base and adapted model compared" }
+                title { (title) }
                 style { (PreEscaped(STYLE)) }
             }
-            body {
-                h1 { "Base and adapted model compared" }
-                p.soft {
-                    "Base: " (context.base) ". Adapted: " (context.adapted) ". Held-out text: " (context.data) ". "
-                    (blanks) " blanks from " (groups) " songs, one word at a time; the same for both models. "
-                    (words_of_several_tokens) " words of several tokens were passed over."
-                }
-                h2 { "In figures" }
-                div.wide { (figures(comparison)) }
-                p.soft { "In brackets: 95 % confidence intervals, resampled over songs; those of the difference are paired." }
-                h2 { "How the blanks divide" }
-                div.wide {
-                    table #kinds {
-                        thead { tr { th { "Kind" } th.n { "Blanks" } th.n { "Share" } } }
-                        tbody {
-                            @for (name, count) in [
-                                ("Both right: the word is the first answer of both", kinds.both_right),
-                                ("Both wrong: the word is in neither's first ten", kinds.both_wrong),
-                                ("Gained: adapted right, base wrong", kinds.gained),
-                                ("Lost: base right, adapted wrong", kinds.lost),
-                                ("None of these", kinds.other),
-                            ] {
-                                tr {
-                                    td { (name) }
-                                    td.n { (count) }
-                                    td.n { (format!("{:.1} %", 100.0 * count as f64 / (*blanks).max(1) as f64)) }
-                                }
-                            }
-                        }
-                    }
-                }
-                @if let Some(curve) = &context.curve {
-                    h2 { "Losses while adapting" }
-                    (PreEscaped(curve))
-                }
-                h2 { "Examples, drawn by lot" }
-                @for kind in [Kind::Gained, Kind::Lost, Kind::BothRight, Kind::BothWrong] {
-                    @for (number, case) in comparison.showcases.iter().filter(|case| case.kind == kind).enumerate() {
-                        (showcase(case, number + 1))
-                    }
-                }
-                h2 { "Settings" }
-                p.soft { "Compared on " (context.adapter) " with retto " (env!("CARGO_PKG_VERSION")) "." }
-                (settings("Comparison", &context.options))
-                @if let Some(training) = &context.training {
-                    (settings("Adaptation", training))
-                }
-            }
+            body { (body) }
         }
     };
     page.into_string()
@@ -108,12 +121,19 @@ fn figures(comparison: &Comparison) -> Markup {
         ("Mean reciprocal rank", |s| s.mrr, true),
         ("Loss (nats)", |s| s.loss, false),
     ];
+    let row = |(name, pick, more_is_better): (&'static str, Pick, bool)| {
+        (name, [base, adapted, difference].map(pick), more_is_better)
+    };
+    table("figures", rows.map(row))
+}
+
+/// Figures of base, adapted and their difference, and whether more is better.
+pub(crate) fn table(id: &str, rows: impl IntoIterator<Item = (&'static str, [Interval; 3], bool)>) -> Markup {
     html! {
-        table #figures {
+        table id=(id) {
             thead { tr { th {} th.n { "Base" } th.n { "Adapted" } th.n { "Difference" } } }
             tbody {
-                @for (name, pick, more_is_better) in rows {
-                    @let change = pick(difference);
+                @for (name, [base, adapted, change], more_is_better) in rows {
                     @let certain = change.low > 0.0 || change.high < 0.0;
                     @let class = match (certain, (change.value > 0.0) == more_is_better) {
                         (false, _) => "n",
@@ -122,8 +142,8 @@ fn figures(comparison: &Comparison) -> Markup {
                     };
                     tr {
                         th { (name) }
-                        td.n { (interval(pick(base), false)) }
-                        td.n { (interval(pick(adapted), false)) }
+                        td.n { (interval(base, false)) }
+                        td.n { (interval(adapted, false)) }
                         td class=(class) { (interval(change, true)) }
                     }
                 }
@@ -132,7 +152,7 @@ fn figures(comparison: &Comparison) -> Markup {
     }
 }
 
-fn interval(interval: Interval, signed: bool) -> String {
+pub(crate) fn interval(interval: Interval, signed: bool) -> String {
     let Interval { value, low, high } = interval;
     if signed { format!("{value:+.3} [{low:+.3}, {high:+.3}]") } else { format!("{value:.3} [{low:.3}, {high:.3}]") }
 }
@@ -173,7 +193,7 @@ fn answers(side: &str, answers: &[Fill], rank: usize, gold: &str) -> Markup {
     }
 }
 
-fn settings(title: &str, values: &Value) -> Markup {
+pub(crate) fn settings(title: &str, values: &Value) -> Markup {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     html! {
         details {

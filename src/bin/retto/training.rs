@@ -14,20 +14,9 @@ use retto::{
 
 use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, display, output};
 
+/// How a training goes about it.
 #[derive(clap::Args)]
-pub(crate) struct TrainArgs {
-    /// The model to start from [default: the bundled model]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: Option<PathBuf>,
-    /// Where the trained model and metrics.jsonl are written
-    #[arg(long, value_name = "DIR")]
-    pub(crate) output: PathBuf,
-    /// Held-out data, evaluated after every epoch or every --eval-steps
-    #[arg(long, num_args = 1.., value_name = "PATH")]
-    pub(crate) validation: Vec<PathBuf>,
-    /// Instead: hold out this share of the songs of the training data
-    #[arg(long, default_value_t = 0.0, value_name = "SHARE", conflicts_with = "validation")]
-    pub(crate) validation_split: f64,
+pub(crate) struct OptimizerArgs {
     /// Passes over the training text; may be a fraction
     #[arg(long, default_value_t = 3.0, value_name = "N")]
     num_train_epochs: f64,
@@ -76,6 +65,28 @@ pub(crate) struct TrainArgs {
     /// Train without the dropout that the model's config asks for
     #[arg(long)]
     no_dropout: bool,
+    /// Seed of all that is drawn: masks, triplets, order
+    #[arg(long, default_value_t = 42, value_name = "N")]
+    pub(crate) seed: u64,
+}
+
+/// A training run and what comes of it.
+#[derive(clap::Args)]
+pub(crate) struct TrainArgs {
+    /// The model to start from [default: the bundled model]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// Where the trained model and metrics.jsonl are written
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+    /// Held-out data, evaluated after every epoch or every --eval-steps
+    #[arg(long, num_args = 1.., value_name = "PATH")]
+    pub(crate) validation: Vec<PathBuf>,
+    /// Instead: hold out this share of the songs of the training data
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE", conflicts_with = "validation")]
+    pub(crate) validation_split: f64,
+    #[command(flatten)]
+    pub(crate) optimizer: OptimizerArgs,
     /// Steps between two evaluations [default: after every epoch]
     #[arg(long, value_name = "N")]
     eval_steps: Option<u64>,
@@ -100,9 +111,6 @@ pub(crate) struct TrainArgs {
     /// Go on from the latest checkpoint in the output, with its weights instead of --model's; start where there is none
     #[arg(long)]
     resume: bool,
-    /// Seed of all that is drawn: masks, triplets, order
-    #[arg(long, default_value_t = 42, value_name = "N")]
-    pub(crate) seed: u64,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -134,8 +142,8 @@ fn layers(text: &str) -> std::result::Result<std::ops::RangeInclusive<usize>, St
     if range.is_empty() || *range.end() > 10_000 { Err(format!("{text} is no range of layers")) } else { Ok(range) }
 }
 
-impl TrainArgs {
-    /// The options of every training; `TrainingArguments`' own defaults for others.
+impl OptimizerArgs {
+    /// These options; `TrainingArguments`' own defaults for others.
     pub(crate) fn arguments(&self) -> TrainingArguments {
         TrainingArguments {
             num_train_epochs: self.num_train_epochs,
@@ -155,21 +163,30 @@ impl TrainArgs {
             gradient_checkpointing: self.gradient_checkpointing,
             dropout: !self.no_dropout,
             fp16: matches!(self.precision, Precision::F16),
-            eval_steps: self.eval_steps,
-            early_stopping_patience: self.early_stopping_patience,
-            early_stopping_threshold: self.early_stopping_threshold,
-            load_best_model_at_end: self.load_best_model_at_end,
             per_device_train_batch_size: self.per_device_train_batch_size,
             gradient_accumulation_steps: self.gradient_accumulation_steps,
             per_device_eval_batch_size: self.per_device_eval_batch_size,
             max_seq_length: self.max_seq_length,
-            logging_steps: self.logging_steps,
             seed: self.seed,
+            ..TrainingArguments::default()
+        }
+    }
+}
+
+impl TrainArgs {
+    /// The options of every run; `TrainingArguments`' own defaults for others.
+    pub(crate) fn arguments(&self) -> TrainingArguments {
+        TrainingArguments {
+            eval_steps: self.eval_steps,
+            early_stopping_patience: self.early_stopping_patience,
+            early_stopping_threshold: self.early_stopping_threshold,
+            load_best_model_at_end: self.load_best_model_at_end,
+            logging_steps: self.logging_steps,
             output_dir: Some(self.output.clone()),
             // Without any, an interruption still saves one.
             save_steps: self.save_steps.or(Some(u64::MAX)),
             save_total_limit: self.save_total_limit,
-            ..TrainingArguments::default()
+            ..self.optimizer.arguments()
         }
     }
 
@@ -249,7 +266,8 @@ impl TrainArgs {
             output::note(format!("note: evaluations stopped improving, so the run ended at step {}", trained.steps));
         }
         if let (true, Some((loss, step))) = (self.load_best_model_at_end, trained.best) {
-            let best = format!("the best evaluation was at step {step}, with a loss of {loss:.4}: its model is written");
+            let best =
+                format!("the best evaluation was at step {step}, with a loss of {loss:.4}: its model is written");
             output::note(best);
         }
         output::line(format!(

@@ -1,0 +1,96 @@
+//! What `retto downstream` found, as a part of a page. It is made from the JSON, so that a page may be made later.
+
+use std::path::Path;
+
+use maud::{Markup, html};
+use retto::Interval;
+use serde_json::Value;
+
+use crate::Result;
+use crate::report::{frame, settings, table};
+
+/// The figures by their names in JSON, and whether more is better.
+const ROWS: [(&str, &str, bool); 5] = [
+    ("Loss of held-out triplets", "loss", false),
+    ("Triplets told right", "accuracy", true),
+    ("Section of the same song nearest", "recall_at_1", true),
+    ("One of the ten nearest", "recall_at_10", true),
+    ("Mean reciprocal rank", "mrr", true),
+];
+
+/// What `--output` wrote.
+pub(crate) fn read(path: &Path) -> Result<Value> {
+    let text = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let results: Value = serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    if interval(&results["results"]["after"]["difference"]["loss"]).is_none() {
+        return Err(format!("{}: not what `retto downstream --output` writes", path.display()).into());
+    }
+    Ok(results)
+}
+
+fn interval(value: &Value) -> Option<Interval> {
+    let number = |name: &str| value[name].as_f64();
+    Some(Interval { value: number("value")?, low: number("low")?, high: number("high")? })
+}
+
+fn stage(id: &str, stage: &Value) -> Markup {
+    let rows = ROWS.into_iter().filter_map(|(name, figure, more_is_better)| {
+        let of = |side: &str| interval(&stage[side][figure]);
+        Some((name, [of("base")?, of("adapted")?, of("difference")?], more_is_better))
+    });
+    table(id, rows)
+}
+
+pub(crate) fn section(results: &Value) -> Markup {
+    let found = &results["results"];
+    let runs = found["runs"].as_array().map_or(&[][..], Vec::as_slice);
+    html! {
+        h2 { "A task built on both" }
+        p.soft {
+            "Both models were trained to tell sections of one song from those of others, " (runs.len()) " times each, with the same seeds \
+             and the same " (found["train_triplets"]) " triplets an epoch; then asked about " (found["triplets"]) " triplets and "
+            (found["queries"]) " sections of " (found["groups"]) " songs they had not seen."
+        }
+        h3 { "Before that training" }
+        div.wide { (stage("before", &found["before"])) }
+        h3 { "After it" }
+        div.wide { (stage("after", &found["after"])) }
+        p.soft { "In brackets: 95 % confidence intervals, resampled over songs and seeds; those of the difference are paired." }
+        details {
+            summary { "Each seed" }
+            div.wide {
+                table #runs {
+                    thead { tr { th { "Seed" } th.n { "Base: loss" } th.n { "right" } th.n { "Adapted: loss" } th.n { "right" } } }
+                    tbody {
+                        @for run in runs {
+                            tr {
+                                td { (run["seed"]) }
+                                @for side in ["base", "adapted"] {
+                                    @for figure in [0, 1] {
+                                        td.n { (format!("{:.4}", run[side][figure].as_f64().unwrap_or(f64::NAN))) }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        (settings("Task", &results["settings"]))
+    }
+}
+
+pub(crate) fn page(results: &Value) -> String {
+    let title = "A task built on the base and on the adapted model";
+    let settings = &results["settings"];
+    let text = |name: &str| settings[name].as_str().unwrap_or_default().to_owned();
+    let body = html! {
+        h1 { (title) }
+        p.soft {
+            "Base: " (text("base")) ". Adapted: " (text("adapted")) ". Songs: " (text("data")) ". Trained on " (text("adapter"))
+            " with retto " (env!("CARGO_PKG_VERSION")) "."
+        }
+        (section(results))
+    };
+    frame(title, body)
+}

@@ -1,0 +1,284 @@
+//! Whether a task that builds on a model goes better when it builds on the adapted one.
+
+use crate::error::{Error, Result};
+use crate::interval::{Interval, RESAMPLES};
+use crate::model::Model;
+use crate::text::random::Stream;
+use crate::text::{Purpose, Triplets};
+use crate::train::{Objective, StepReport, Trainer, TrainingArguments, TripletEvaluationOptions};
+
+/// Options of [`downstream`].
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct DownstreamOptions {
+    /// How both models are trained: the same but for the seed, which is the first of them. Its objective has to be
+    /// [`Objective::Embedding`]; `output_dir`, and what depends on one or on validation data, is not used.
+    pub arguments: TrainingArguments,
+    /// Trainings of each model, with as many seeds one after another: of what is drawn as triplets, their order, and dropout.
+    pub seeds: usize,
+}
+
+impl Default for DownstreamOptions {
+    fn default() -> Self {
+        let arguments =
+            TrainingArguments { objective: Objective::Embedding(Default::default()), ..TrainingArguments::default() };
+        Self { arguments, seeds: 5 }
+    }
+}
+
+/// What [`downstream`] tells while it runs.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum DownstreamEvent {
+    /// A step of a training is done.
+    Step {
+        /// Trainings before this one.
+        trained: usize,
+        /// Trainings in all: twice the seeds.
+        trainings: usize,
+        /// The step.
+        report: StepReport,
+    },
+}
+
+/// How well held-out texts are told apart, or how two models differ in that.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct DownstreamFigures {
+    /// Mean loss of the held-out triplets.
+    pub loss: Interval,
+    /// The share of them that are right: see [`TripletEvaluation`](crate::TripletEvaluation).
+    pub accuracy: Interval,
+    /// See [`Retrieval`](crate::Retrieval); `None` for given triplets, which know no songs.
+    pub recall_at_1: Option<Interval>,
+    /// Likewise.
+    pub recall_at_10: Option<Interval>,
+    /// Likewise.
+    pub mrr: Option<Interval>,
+}
+
+/// Both models at one point.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct DownstreamStage {
+    /// The model before its adaptation.
+    pub base: DownstreamFigures,
+    /// The model after it.
+    pub adapted: DownstreamFigures,
+    /// Adapted less base, triplet by triplet and section by section.
+    pub difference: DownstreamFigures,
+}
+
+/// The trainings with one seed: held-out loss and accuracy after them.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct DownstreamRun {
+    /// The seed.
+    pub seed: u64,
+    /// Loss and accuracy of the base model.
+    pub base: [f64; 2],
+    /// Those of the adapted one.
+    pub adapted: [f64; 2],
+}
+
+/// What [`downstream`] found.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[non_exhaustive]
+pub struct Downstream {
+    /// Triplets of an epoch of training.
+    pub train_triplets: usize,
+    /// Held-out triplets.
+    pub triplets: usize,
+    /// Held-out sections that were searched for.
+    pub queries: usize,
+    /// Songs (or, of given triplets, triplets) that the held-out ones are from; intervals are over these.
+    pub groups: usize,
+    /// Before the trainings.
+    pub before: DownstreamStage,
+    /// After them: means over the seeds.
+    pub after: DownstreamStage,
+    /// Each seed.
+    pub runs: Vec<DownstreamRun>,
+}
+
+/// Loss, accuracy, recall at 1 and 10, reciprocal rank.
+const FIGURES: usize = 5;
+
+/// Sums of one song: of its triplets the first two figures, of its sections the others.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    figures: [f64; FIGURES],
+    triplets: f64,
+    queries: f64,
+}
+
+/// Trains the same task from both models, with the same seeds, triplets and order, and compares how well held-out texts are then told
+/// apart. Intervals are of a paired bootstrap over the held-out songs and, after the trainings, over the seeds: triplets of one song are
+/// not independent of each other, nor is what one training came to.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for models of different tokenizers, no seeds, or another objective; as [`Trainer::train_triplets`].
+pub fn downstream(
+    base: &Model,
+    adapted: &Model,
+    train: &Triplets,
+    held_out: &Triplets,
+    options: &DownstreamOptions,
+    mut observe: impl FnMut(&DownstreamEvent),
+) -> Result<Downstream> {
+    if base.tokenizer.hash() != adapted.tokenizer.hash() {
+        let reason = "the models have different tokenizers, so they would not read the same";
+        return Err(Error::InvalidArgument(reason.into()));
+    }
+    let Objective::Embedding(objective) = options.arguments.objective else {
+        return Err(Error::InvalidArgument("the task is one of embeddings: set Objective::Embedding".into()));
+    };
+    if options.seeds == 0 {
+        return Err(Error::InvalidArgument("seeds is 0; it must be at least 1".into()));
+    }
+    let first = options.arguments.seed;
+    let evaluation = TripletEvaluationOptions {
+        objective,
+        per_device_eval_batch_size: options.arguments.per_device_eval_batch_size,
+        seed: first,
+        retrieval: true,
+    };
+    let score = |model: &Model| sums(model, held_out, &evaluation);
+    let before = [vec![score(base)?], vec![score(adapted)?]];
+    let groups = before[0][0].len();
+    let mut after = [Vec::new(), Vec::new()];
+    let mut runs = Vec::new();
+    for seed in (0..options.seeds as u64).map(|index| first.wrapping_add(index)) {
+        let mut found = [[0.0; 2]; 2];
+        for (side, model) in [base, adapted].into_iter().enumerate() {
+            let arguments = TrainingArguments {
+                seed,
+                output_dir: None,
+                save_steps: None,
+                load_best_model_at_end: false,
+                early_stopping_patience: None,
+                ..options.arguments.clone()
+            };
+            let mut trainer = Trainer::new(model, arguments)?;
+            let (trained, trainings) = (after[0].len() + after[1].len(), 2 * options.seeds);
+            trainer.train_triplets(train, None, |event| {
+                if let crate::TrainEvent::Step(report) = event {
+                    observe(&DownstreamEvent::Step { trained, trainings, report: report.clone() });
+                }
+                std::ops::ControlFlow::Continue(())
+            })?;
+            let sums = score(trainer.model())?;
+            let means = means(&[&sums], &mut (0..groups));
+            found[side] = [means[0], means[1]];
+            after[side].push(sums);
+        }
+        runs.push(DownstreamRun { seed, base: found[0], adapted: found[1] });
+    }
+    let total = |pick: fn(&Sums) -> f64| before[0][0].iter().map(pick).sum::<f64>() as usize;
+    Ok(Downstream {
+        train_triplets: train.len(),
+        triplets: total(|sums| sums.triplets),
+        queries: total(|sums| sums.queries),
+        groups,
+        before: stage(&before, first),
+        after: stage(&after, first),
+        runs,
+    })
+}
+
+/// By song, those without a held-out triplet or section left out.
+fn sums(model: &Model, data: &Triplets, options: &TripletEvaluationOptions) -> Result<Vec<Sums>> {
+    let (triplets, queries) = model.score_triplets(data, options)?;
+    let mut sums: std::collections::BTreeMap<usize, Sums> = std::collections::BTreeMap::new();
+    for score in &triplets {
+        let of = sums.entry(score.group).or_default();
+        of.triplets += 1.0;
+        of.figures[0] += score.loss;
+        of.figures[1] += f64::from(score.right);
+    }
+    for query in queries.iter().flatten() {
+        let of = sums.entry(query.song).or_default();
+        of.queries += 1.0;
+        of.figures[2] += f64::from(query.rank == 1);
+        of.figures[3] += f64::from(query.rank <= 10);
+        of.figures[4] += 1.0 / query.rank as f64;
+    }
+    Ok(sums.into_values().collect())
+}
+
+/// Means over the songs picked, and over the trainings.
+fn means(trainings: &[&Vec<Sums>], songs: &mut dyn Iterator<Item = usize>) -> [f64; FIGURES] {
+    let mut means = [0.0; FIGURES];
+    let songs: Vec<usize> = songs.collect();
+    for training in trainings {
+        let mut total = Sums::default();
+        for &song in &songs {
+            let of = &training[song];
+            (total.triplets, total.queries) = (total.triplets + of.triplets, total.queries + of.queries);
+            total.figures.iter_mut().zip(of.figures).for_each(|(total, of)| *total += of);
+        }
+        for (figure, (mean, sum)) in means.iter_mut().zip(total.figures).enumerate() {
+            let count = if figure < 2 { total.triplets } else { total.queries };
+            *mean += sum / count / trainings.len() as f64;
+        }
+    }
+    means
+}
+
+fn stage([base, adapted]: &[Vec<Vec<Sums>>; 2], seed: u64) -> DownstreamStage {
+    let (trainings, songs) = (base.len(), base[0].len());
+    // Base, adapted and their difference, over the same songs and seeds.
+    let figures = |of: &[usize], picked: &[usize]| {
+        let side = |side: &[Vec<Sums>]| {
+            let side: Vec<&Vec<Sums>> = of.iter().map(|&training| &side[training]).collect();
+            means(&side, &mut picked.iter().copied())
+        };
+        let (base, adapted) = (side(base), side(adapted));
+        [base, adapted, std::array::from_fn(|figure| adapted[figure] - base[figure])]
+    };
+    let all = |n: usize| (0..n).collect::<Vec<_>>();
+    let value = figures(&all(trainings), &all(songs));
+    let mut random = Stream::new(Purpose::Bootstrap, seed, 1, 0);
+    let mut draw = |n: usize| (0..n).map(|_| random.below(n)).collect::<Vec<_>>();
+    let resampled: Vec<_> = (0..RESAMPLES).map(|_| figures(&draw(trainings), &draw(songs))).collect();
+    let side = |side: usize| {
+        let interval = |figure: usize| {
+            Interval::new(value[side][figure], resampled.iter().map(|sample| sample[side][figure]).collect())
+        };
+        let searched = |figure: usize| value[0][figure].is_finite().then(|| interval(figure));
+        DownstreamFigures {
+            loss: interval(0),
+            accuracy: interval(1),
+            recall_at_1: searched(2),
+            recall_at_10: searched(3),
+            mrr: searched(4),
+        }
+    };
+    DownstreamStage { base: side(0), adapted: side(1), difference: side(2) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn song(loss: f64, right: f64, found: f64) -> Sums {
+        Sums { figures: [4.0 * loss, 4.0 * right, 3.0 * found, 3.0, 3.0 * found], triplets: 4.0, queries: 3.0 }
+    }
+
+    #[test]
+    fn intervals_hold_the_figures_and_pair_the_models() {
+        let songs: Vec<Sums> =
+            (0..100).map(|i| song(1.0 + (i % 5) as f64, f64::from(i % 2), f64::from(i % 4) / 4.0)).collect();
+        let better: Vec<Sums> =
+            songs.iter().map(|of| song(of.figures[0] / 4.0 - 0.5, of.figures[1] / 4.0, 1.0)).collect();
+        let base = vec![songs.clone(), songs.clone()];
+        // The second training of the adapted model does as badly as the base: seeds are a part of the spread.
+        let DownstreamStage { base: b, adapted: a, difference: d } = stage(&[base, vec![better, songs]], 1);
+        assert!((b.loss.value - 3.0).abs() < 1e-12 && (a.loss.value - 2.75).abs() < 1e-12);
+        assert!((d.loss.value + 0.25).abs() < 1e-12, "{d:?}");
+        assert!((d.loss.low + 0.5).abs() < 1e-9 && d.loss.high.abs() < 1e-9, "{d:?}");
+        assert_eq!((d.accuracy.value, d.accuracy.low, d.accuracy.high), (0.0, 0.0, 0.0));
+        assert!(b.accuracy.low < 0.5 && b.accuracy.high > 0.5 && b.accuracy.low > 0.35);
+        let (found, ten) = (b.recall_at_1.unwrap(), b.recall_at_10.unwrap());
+        assert!((found.value - 0.375).abs() < 1e-12 && (ten.value - 1.0).abs() < 1e-12);
+        // Given triplets have nothing to search for.
+        let given = vec![vec![Sums { figures: [1.0, 1.0, 0.0, 0.0, 0.0], triplets: 1.0, queries: 0.0 }; 3]];
+        assert_eq!(stage(&[given.clone(), given], 1).base.mrr, None);
+    }
+}

@@ -1,0 +1,405 @@
+//! Training of embeddings behaves: it learns, repeats to the bit, goes on where it was interrupted, and says what it cannot do. That its
+//! losses are sentence-transformers' own is compared live (`make reference`), and by the ops' twins.
+
+mod common;
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use common::command::{fails, json, run, stdout, text};
+use common::{fresh_model, gpu};
+use retto::{
+    Dataset, DistanceMetric, DownstreamOptions, EmbedOptions, EmbeddingLoss, EmbeddingObjective, Error, LoraConfig,
+    Model, Objective, Pooling, PrepareOptions, TrainEvent, TrainOutput, Trainer, TrainingArguments,
+    TripletEvaluationOptions, Triplets, Unit, downstream, prepare,
+};
+use serde_json::Value;
+
+const RANKING: EmbeddingLoss = EmbeddingLoss::MultipleNegativesRanking { scale: 20.0 };
+
+fn triplet_loss(semi_hard: bool) -> EmbeddingLoss {
+    EmbeddingLoss::Triplet { distance_metric: DistanceMetric::Euclidean, triplet_margin: 2.0, semi_hard }
+}
+
+fn objective(loss: EmbeddingLoss) -> EmbeddingObjective {
+    EmbeddingObjective { loss, ..Default::default() }
+}
+
+fn arguments(loss: EmbeddingLoss) -> TrainingArguments {
+    TrainingArguments {
+        objective: Objective::Embedding(objective(loss)),
+        learning_rate: 2e-3,
+        num_train_epochs: 2.0,
+        per_device_train_batch_size: 4,
+        ..Default::default()
+    }
+}
+
+/// Songs of three verses, each song with a word of its own, so that there is something to learn.
+fn write_songs(folder: &Path, count: usize) -> PathBuf {
+    let words = ["rain", "town", "river", "again", "you", "and"];
+    let song = |i: usize| {
+        let own = format!("{} {}", words[i % 6], words[(i / 6 + i + 1) % 6]);
+        format!("the {own} in the town\n\nyou and {own}\nand again\n\n{own} the {own} and you\n")
+    };
+    let path = folder.join("songs.txt");
+    fs::write(&path, (0..count).map(song).collect::<Vec<_>>().join("\n\n")).unwrap();
+    path
+}
+
+fn songs(model: &Model, count: usize) -> Triplets {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let options = PrepareOptions { unit: Unit::Section, dedup: true, ..PrepareOptions::new(32) };
+    prepare(model.tokenizer(), &[write_songs(folder.path(), count)], &cache, None, &options, |_| {}).unwrap();
+    Triplets::from_sections(Dataset::open(&cache, model.tokenizer()).unwrap()).unwrap()
+}
+
+fn given(model: &Model) -> Triplets {
+    let texts = [
+        ("the rain", "you and the rain", Some("town")),
+        ("the town", "in the town", Some("rain and rain")),
+        ("you and you", "again you", Some("rain in the town")),
+        ("the river", "river river", Some("you")),
+    ];
+    Triplets::from_texts(model.tokenizer(), texts, 16).unwrap()
+}
+
+/// Names of the encoder's parameters: the head is not trained, and not saved.
+fn keys(model: &Model) -> impl Iterator<Item = String> {
+    model.parameter_shapes().into_iter().map(|(key, _)| key).filter(|key| key.starts_with("bert."))
+}
+
+/// A hash of all their bits: what differs is of no use to a reader.
+fn bits(model: &Model) -> Vec<(String, u64)> {
+    let hash = |key: String| {
+        let bits = model
+            .parameter(&key)
+            .unwrap()
+            .iter()
+            .fold(0u64, |hash, value| (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0100_0000_01b3));
+        (key, bits)
+    };
+    keys(model).map(hash).collect()
+}
+
+fn train(trainer: &mut Trainer, data: &Triplets, stop_at: u64) -> (TrainOutput, Vec<f32>) {
+    let mut losses = Vec::new();
+    let output = trainer.train_triplets(data, None, |event| match event {
+        TrainEvent::Step(report) => {
+            losses.push(report.loss);
+            if report.step == stop_at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        }
+        _ => ControlFlow::Continue(()),
+    });
+    (output.unwrap(), losses)
+}
+
+#[test]
+fn given_triplets_are_learnt_by_heart() {
+    let base = fresh_model();
+    let data = given(&base);
+    for loss in [triplet_loss(false), triplet_loss(true), RANKING] {
+        let evaluate = |model: &Model| {
+            let options = TripletEvaluationOptions { objective: objective(loss), ..Default::default() };
+            model.evaluate_triplets(&data, &options).unwrap()
+        };
+        let before = evaluate(&base);
+        let arguments =
+            TrainingArguments { max_steps: Some(80), dropout: false, learning_rate: 5e-3, ..arguments(loss) };
+        let mut trainer = Trainer::new(&base, arguments).unwrap();
+        let (output, losses) = train(&mut trainer, &data, u64::MAX);
+        let after = evaluate(trainer.model());
+        assert_eq!((output.steps, output.samples, before.triplets, before.retrieval), (80, 320, 4, None));
+        assert!(losses[79] < 0.2 * losses[0], "{loss:?}: {} -> {}", losses[0], losses[79]);
+        assert!(after.loss < 0.2 * before.loss && after.accuracy == 1.0, "{loss:?}: {before:?} {after:?}");
+        // All in one batch: the first step's loss is what the evaluation found, in f64 on the host.
+        if loss != triplet_loss(true) {
+            assert!((f64::from(losses[0]) - before.loss).abs() < 1e-5 * before.loss, "{} {before:?}", losses[0]);
+        }
+    }
+}
+
+#[test]
+fn the_encoder_is_trained_and_its_head_left_behind() {
+    let base = fresh_model();
+    let arguments = TrainingArguments { weight_decay: 0.1, ..arguments(RANKING) };
+    let mut trainer = Trainer::new(&base, arguments).unwrap();
+    train(&mut trainer, &songs(&base, 8), 3);
+    let model = trainer.into_model();
+    assert!(base.has_mlm_head() && !model.has_mlm_head());
+    assert!(matches!(model.fill_mask("the [MASK]", 1), Err(Error::NoMlmHead)));
+    for (key, _) in base.parameter_shapes() {
+        let same = base.parameter(&key).unwrap() == model.parameter(&key).unwrap();
+        assert_eq!(same, key.starts_with("cls."), "{key}");
+    }
+}
+
+#[test]
+fn a_run_repeats_to_the_bit_and_goes_on_where_it_was_interrupted() {
+    let base = fresh_model();
+    let data = songs(&base, 18);
+    for (loss, pooling) in
+        [(triplet_loss(false), Pooling::Mean), (triplet_loss(true), Pooling::Max), (RANKING, Pooling::Cls)]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |save_steps| TrainingArguments {
+            objective: Objective::Embedding(EmbeddingObjective { loss, pooling, normalize: false }),
+            gradient_accumulation_steps: 2,
+            output_dir: Some(folder.path().into()),
+            save_steps,
+            ..arguments(loss)
+        };
+        // Five batches an epoch, the last of two songs: three steps.
+        let mut whole = Trainer::new(&base, of(None)).unwrap();
+        let (want, losses) = train(&mut whole, &data, u64::MAX);
+        assert_eq!(want.steps, 6);
+        let mut cut = Trainer::new(&base, of(Some(100))).unwrap();
+        assert!(train(&mut cut, &data, 4).0.cancelled);
+        let mut resumed = Trainer::new(&base, of(Some(100))).unwrap();
+        assert_eq!(resumed.resume_from_checkpoint().unwrap(), Some(4));
+        assert_eq!(train(&mut resumed, &data, u64::MAX).1, losses[4..], "{loss:?}");
+        assert_eq!(bits(resumed.model()), bits(whole.model()), "{loss:?}");
+        // With another loss, or other songs, it is another run.
+        let mut other = of(Some(100));
+        other.objective = Objective::Embedding(EmbeddingObjective { loss, pooling, normalize: true });
+        let mut other = Trainer::new(&base, other).unwrap();
+        other.resume_from_checkpoint().unwrap();
+        let error = other.train_triplets(&data, None, |_| ControlFlow::Continue(())).unwrap_err().to_string();
+        assert!(error.contains("cannot resume: objective"), "{error}");
+        let mut other = Trainer::new(&base, of(Some(100))).unwrap();
+        other.resume_from_checkpoint().unwrap();
+        let error =
+            other.train_triplets(&songs(&base, 17), None, |_| ControlFlow::Continue(())).unwrap_err().to_string();
+        assert!(error.contains("the training data was 18 triplets"), "{error}");
+    }
+}
+
+/// A triplet has its own negative, so batches may be cut anyhow; recomputed activations are the same.
+#[test]
+fn accumulated_batches_are_as_one_and_checkpointing_changes_nothing() {
+    let base = fresh_model();
+    let data = songs(&base, 8);
+    let distance_metric = DistanceMetric::Cosine;
+    let cosine = EmbeddingLoss::Triplet { distance_metric, triplet_margin: 0.5, semi_hard: false };
+    let with = |per_device_train_batch_size, gradient_accumulation_steps, gradient_checkpointing| {
+        let arguments = TrainingArguments {
+            per_device_train_batch_size,
+            gradient_accumulation_steps,
+            gradient_checkpointing,
+            // Between differences of vectors a bias of all of them would have no gradient.
+            ..arguments(cosine)
+        };
+        let mut trainer = Trainer::new(&base, arguments).unwrap();
+        let (_, losses) = train(&mut trainer, &data, u64::MAX);
+        (losses, trainer.into_model())
+    };
+    let ((whole, model), (parts, in_parts)) = (with(8, 1, false), with(2, 4, false));
+    assert!(whole.iter().zip(&parts).all(|(a, b)| (a - b).abs() < 1e-5 * a), "{whole:?} {parts:?}");
+    // The gradient of a key's bias is zero but for rounding, which AdamW's first steps amplify.
+    for key in keys(&model).filter(|key| !key.ends_with("key.bias")) {
+        let pairs = model.parameter(&key).unwrap().into_iter().zip(in_parts.parameter(&key).unwrap());
+        let far = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(far < 1e-4, "{key}: {far}");
+    }
+    let (again, recomputed) = with(8, 1, true);
+    assert_eq!((again, bits(&recomputed)), (whole, bits(&model)));
+}
+
+#[test]
+fn what_does_not_go_together_is_refused_by_name() {
+    let base = fresh_model();
+    let (songs, given) = (songs(&base, 6), given(&base));
+    let pairs = Triplets::from_texts(base.tokenizer(), [("the rain", "the town", None); 4], 16).unwrap();
+    let lines = Dataset::from_lines(base.tokenizer(), &["the rain and you"], 16).unwrap();
+    let fails = |arguments: &TrainingArguments, data: &Triplets, words: &str| {
+        let mut trainer = Trainer::new(&base, arguments.clone()).unwrap();
+        let error = trainer.train_triplets(data, None, |_| ControlFlow::Continue(())).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+        let error = trainer.forecast_triplets(data).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    };
+    let of = |loss, per_device_train_batch_size| TrainingArguments { per_device_train_batch_size, ..arguments(loss) };
+    fails(&TrainingArguments::default(), &songs, "set Objective::Embedding");
+    fails(&of(triplet_loss(false), 4), &pairs, "takes a negative with each pair");
+    fails(&of(RANKING, 7), &songs, "takes as many songs of two sections, and there are 6");
+    fails(&of(triplet_loss(true), 5), &given, "takes as many triplets, and there are 4");
+    fails(&TrainingArguments { max_seq_length: Some(3), ..arguments(RANKING) }, &given, "3 are allowed");
+    let mut trainer = Trainer::new(&base, arguments(RANKING)).unwrap();
+    let error = trainer.train_dataset(&lines, None, |_| ControlFlow::Continue(())).unwrap_err().to_string();
+    assert!(error.contains("embeddings are trained on triplets"), "{error}");
+    assert!(trainer.train_step(&retto::PackedBatch::default(), 1e-3).is_err());
+    train(&mut Trainer::new(&base, of(RANKING, 4)).unwrap(), &pairs, u64::MAX);
+    let refused = |arguments: TrainingArguments, words: &str| {
+        let error = Trainer::new(&base, arguments).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    };
+    refused(TrainingArguments { lora: Some(LoraConfig::default()), ..arguments(RANKING) }, "low-rank");
+    refused(TrainingArguments { batch_tokens: Some(64), ..arguments(RANKING) }, "batch_tokens");
+    refused(arguments(EmbeddingLoss::MultipleNegativesRanking { scale: f64::NAN }), "scale");
+    let endless = EmbeddingLoss::Triplet {
+        distance_metric: DistanceMetric::Cosine,
+        triplet_margin: f64::INFINITY,
+        semi_hard: false,
+    };
+    refused(arguments(endless), "triplet_margin");
+    let options = DownstreamOptions { arguments: TrainingArguments::default(), seeds: 1 };
+    assert!(downstream(&base, &base, &songs, &songs, &options, |_| {}).is_err());
+    let options = DownstreamOptions { seeds: 0, ..Default::default() };
+    assert!(downstream(&base, &base, &songs, &songs, &options, |_| {}).is_err());
+}
+
+#[test]
+fn the_command_trains_evaluates_and_writes_what_embed_opens() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| text(&folder.path().join(name)).to_owned();
+    let (base, tuned, songs) = (path("base"), path("tuned"), text(&write_songs(folder.path(), 30)).to_owned());
+    fresh_model().save(&base).unwrap();
+    let args = ["finetune", "--model", &base, "--train", &songs, "--validation-split", "0.2", "--output", &tuned];
+    let more =
+        ["--objective", "multiple-negatives-ranking", "--pooling", "cls", "--normalize", "--learning-rate", "2e-3"];
+    let steps = ["--num-train-epochs", "3", "--max-seq-length", "24", "--logging-steps", "1"];
+    let output = run(&[&args[..], &more, &steps].concat());
+    assert!(stdout(&output).contains("9 steps"), "{}", stdout(&output));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("held-out loss"));
+    let options = EmbedOptions::open(&tuned).unwrap();
+    assert_eq!((options.pooling, options.normalize, options.max_seq_length), (Pooling::Cls, true, Some(24)));
+    let config: Value = serde_json::from_slice(&fs::read(format!("{tuned}/config.json")).unwrap()).unwrap();
+    assert_eq!(config["architectures"], serde_json::json!(["BertModel"]));
+    let log = fs::read_to_string(format!("{tuned}/metrics.jsonl")).unwrap();
+    let entries: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let found = |name: &str| entries.iter().filter_map(|entry| entry[name].as_f64()).collect::<Vec<_>>();
+    assert_eq!((found("loss").len(), found("eval_loss").len(), found("eval_accuracy").len()), (9, 3, 3));
+    assert!(found("eval_loss")[2] < found("eval_loss")[0], "{log}");
+    let vectors = json(&["embed", "--model", &tuned, "--json", "the rain", "you"]);
+    let first: f64 = vectors[0].as_array().unwrap().iter().map(|x| x.as_f64().unwrap().powi(2)).sum();
+    assert!((first - 1.0).abs() < 1e-5);
+    let settings: Value = serde_json::from_slice(&fs::read(format!("{tuned}/training_args.json")).unwrap()).unwrap();
+    assert_eq!(settings["objective"]["embedding"]["pooling"], "cls");
+    // A model in this layout is gone on with as it says.
+    let (again, triplets) = (path("again"), path("triplets.jsonl"));
+    let lines = r#"{"anchor": "the rain", "positive": ["you", "and"], "negative": "town"}"#.to_owned() + "\n\n";
+    fs::write(&triplets, lines.repeat(3)).unwrap();
+    stdout(&run(&["finetune", "--model", &tuned, "--train", &triplets, "--max-steps", "1", "--output", &again]));
+    assert_eq!(EmbedOptions::open(&again).unwrap(), options);
+
+    let bad = |name: &str, content: &str, more: &[&str], words: &[&str]| {
+        let data = path(name);
+        fs::write(&data, content).unwrap();
+        fails(&[&["finetune", "--model", &base, "--train", &data, "--output", &path("bad")], more].concat(), words);
+    };
+    bad("one.txt", "the rain\n\nthe town\n", &[], &["a triplet takes two songs"]);
+    bad("alone.txt", "the rain\n\n\nthe town\n", &[], &["none of 2 songs has two different sections"]);
+    let two = "the rain\n\nthe town\n\n\nyou\n\nagain\n";
+    bad("few.txt", two, &["--semi-hard"], &["a batch of 8 triplets", "there are 2"]);
+    bad("long.txt", &two.replace("rain", &"rain ".repeat(80)), &["--strict"], &["1 texts are longer than 64 tokens"]);
+    bad("a.jsonl", r#"{"anchor": "the rain", "positive": " "}"#, &[], &["a.jsonl", "line 1", "'positive'"]);
+    bad(
+        "b.jsonl",
+        "{\"anchor\": \"you\", \"positive\": \"you\"}\n{\"anchor\": \"you\"}\n",
+        &[],
+        &["line 2", "'positive'"],
+    );
+    bad("c.jsonl", r#"{"anchor": "you", "positive": "town"}"#, &[], &["takes a negative with each pair"]);
+    bad("d.jsonl", r#"{"text": "you"}"#, &["--train", &triplets], &["triplets.jsonl gives triplets"]);
+    bad("e.jsonl", &lines_of(3), &["--validation-split", "0.5"], &["know no songs to hold out"]);
+    assert!(!Path::new(&path("bad")).join("config.json").exists());
+}
+
+fn lines_of(count: usize) -> String {
+    "{\"anchor\": \"you\", \"positive\": \"town\", \"negative\": \"rain\"}\n".repeat(count)
+}
+
+#[test]
+fn two_models_are_compared_by_a_task_built_on_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| text(&folder.path().join(name)).to_owned();
+    let (base, adapted, songs) = (path("base"), path("adapted"), text(&write_songs(folder.path(), 30)).to_owned());
+    fresh_model().save(&base).unwrap();
+    let adapt = ["adapt", "--model", &base, "--train", &songs, "--validation-split", "0.2", "--output", &adapted];
+    stdout(&run(&[&adapt[..], &["--max-steps", "10", "--learning-rate", "5e-3"]].concat()));
+    let (results, page) = (path("results.json"), path("page.html"));
+    let args = ["downstream", "--base", &base, "--adapted", &adapted, "--data", &songs, "--validation-split", "0.2"];
+    let steps = ["--max-steps", "6", "--learning-rate", "2e-3", "--seeds", "2", "--triplet-margin", "1"];
+    let files = ["--json", "--output", &results, "--html", &page];
+    let printed = json(&[&args[..], &steps, &files].concat());
+    let written: Value = serde_json::from_slice(&fs::read(&results).unwrap()).unwrap();
+    assert_eq!(printed, written);
+    let found = &printed["results"];
+    assert_eq!((&found["groups"], &found["triplets"], &found["queries"]), (&6.into(), &24.into(), &18.into()));
+    assert_eq!(found["train_triplets"], 24);
+    let value = |stage: &str, side: &str, figure: &str| found[stage][side][figure]["value"].as_f64().unwrap();
+    for figure in ["loss", "accuracy", "recall_at_1", "recall_at_10", "mrr"] {
+        for stage in ["before", "after"] {
+            let difference = value(stage, "adapted", figure) - value(stage, "base", figure);
+            assert!((difference - value(stage, "difference", figure)).abs() < 1e-9, "{stage} {figure}");
+        }
+    }
+    assert!(value("after", "base", "loss") < value("before", "base", "loss"));
+    // Each seed is a training of its own, as `finetune` does it: the mean of the runs is the figure.
+    let runs = found["runs"].as_array().unwrap();
+    let of = |run: usize| runs[run]["base"][0].as_f64().unwrap();
+    assert!(runs.len() == 2 && of(0) != of(1));
+    assert!(((of(0) + of(1)) / 2.0 - value("after", "base", "loss")).abs() < 1e-9);
+    assert_eq!(json(&[&args[..], &steps, &["--json"]].concat())["results"], *found, "the same seeds");
+    let same = [
+        "downstream",
+        "--base",
+        &base,
+        "--adapted",
+        &base,
+        "--data",
+        &songs,
+        "--max-steps",
+        "2",
+        "--seeds",
+        "1",
+        "--json",
+    ];
+    assert_eq!(json(&same)["results"]["after"]["difference"]["loss"]["value"], 0.0);
+
+    let report = path("report.html");
+    stdout(&run(&[
+        "compare",
+        "--base",
+        &base,
+        "--adapted",
+        &adapted,
+        "--data",
+        &songs,
+        "--html",
+        &report,
+        "--downstream",
+        &results,
+    ]));
+    for page in [page, report] {
+        let page = fs::read_to_string(page).unwrap();
+        for stage in ["before", "after"] {
+            let figure = format!("{:.3} [", value(stage, "adapted", "mrr"));
+            assert!(page.contains(&format!("id=\"{stage}\"")) && page.contains(&figure), "{stage}");
+        }
+    }
+    fails(
+        &[
+            "compare",
+            "--base",
+            &base,
+            "--adapted",
+            &adapted,
+            "--data",
+            &songs,
+            "--html",
+            &path("x"),
+            "--downstream",
+            &songs,
+        ],
+        &["songs.txt"],
+    );
+    fails(&[&args[..], &["--max-seq-length", "65"]].concat(), &["65", "64 tokens"]);
+    fails(&[&args[..], &["--html", &path("none/x.html")]].concat(), &["none/x.html"]);
+    fails(&["downstream", "--adapted", &adapted, "--data", &songs], &["different tokenizers"]);
+    // The model that was trained on is as it was.
+    let opened = Model::open(gpu(), &base).unwrap();
+    assert_eq!(bits(&opened), bits(&fresh_model()));
+}
