@@ -7,7 +7,10 @@ mod common;
 use std::path::Path;
 
 use common::{Tensors, copy_model, difference, fixtures, gpu};
-use retto::{Model, PackedBatch, Trainer, TrainingArguments};
+use retto::{
+    DistanceMetric, EmbeddingLoss, EmbeddingObjective, Model, PackedBatch, Pooling, Trainer, TrainingArguments,
+    Triplets,
+};
 
 /// The reference's batch: packed as it is stored.
 fn batch(reference: &Tensors) -> PackedBatch {
@@ -135,6 +138,63 @@ fn compare_steps(name: &str, model: &Model, batch: &PackedBatch, reference: &Ten
         }
     }
     println!("{name}: {steps} AdamW steps: largest difference of a parameter {worst:.1e}");
+}
+
+/// sentence-transformers' losses through the network: each loss, and the gradient of every parameter.
+#[test]
+fn losses_of_embeddings() {
+    let reference = Tensors::read(&fixtures().join("embedding/reference.safetensors"));
+    let cases: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(fixtures().join("embedding/cases.json")).unwrap()).unwrap();
+    let model = Model::open(gpu(), fixtures().join("fillmask")).unwrap();
+    let texts = |negatives: bool| {
+        let triplets = cases["triplets"].as_array().unwrap().iter();
+        let texts = triplets.map(|triplet| {
+            let text = |role: usize| triplet[role].as_str().unwrap();
+            (text(0), text(1), negatives.then(|| text(2)))
+        });
+        Triplets::from_texts(model.tokenizer(), texts, 128).unwrap()
+    };
+    for (index, case) in cases["cases"].as_array().unwrap().iter().enumerate() {
+        let number = |name: &str| case[name].as_f64().unwrap();
+        let loss = match case["loss"].as_str().unwrap() {
+            "triplet" => EmbeddingLoss::Triplet {
+                distance_metric: match case["distance_metric"].as_str().unwrap() {
+                    "cosine" => DistanceMetric::Cosine,
+                    _ => DistanceMetric::Euclidean,
+                },
+                triplet_margin: number("triplet_margin"),
+                semi_hard: false,
+            },
+            _ => EmbeddingLoss::MultipleNegativesRanking { scale: number("scale") },
+        };
+        let pooling = match case["pooling"].as_str().unwrap() {
+            "cls" => Pooling::Cls,
+            "max" => Pooling::Max,
+            _ => Pooling::Mean,
+        };
+        let objective = EmbeddingObjective { loss, pooling, normalize: case["normalize"].as_bool().unwrap() };
+        let data = texts(case["negatives"].as_bool().unwrap_or(true));
+        let (got, gradients) = model.embedding_loss_and_gradients(&data, &objective).unwrap();
+        let want = reference.f32(&format!("{index}.loss"))[0];
+        assert!((got - want).abs() <= 2e-6 * want.max(1.0), "{case}: a loss of {got}, not {want}");
+        let of_encoder = gradients.iter().filter(|(key, _)| key.starts_with("bert."));
+        let names: Vec<_> = of_encoder.clone().map(|(key, _)| key.clone()).collect();
+        let mut sorted = names.clone();
+        sorted.sort();
+        assert_eq!(sorted, reference.names(&format!("{index}.grad.")), "{case}");
+        for (key, gradient) in of_encoder {
+            let want = |key: &str| reference.f32(&format!("{index}.grad.{key}"));
+            let (error, mut largest) = difference(gradient, want(key));
+            // Where the true gradient is zero (softmax cancels that of a key's bias, the difference of two vectors what was
+            // added to both), what is left is rounding, measured against the same layer's weight.
+            if let Some(layer) = key.strip_suffix("bias") {
+                largest = largest.max(largest_of(want(&format!("{layer}weight"))));
+            }
+            assert!(error <= 1e-4 * largest.max(1e-6), "{case}: gradient of {key}: {error:e} of {largest:e}");
+        }
+        assert!(gradients.iter().filter(|(key, _)| key.starts_with("cls.")).all(|(_, g)| g.iter().all(|&g| g == 0.0)));
+    }
 }
 
 #[test]

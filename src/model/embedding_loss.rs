@@ -8,7 +8,7 @@ use crate::ops::gemm::{Form, Gemm, Sizes, gemm};
 use crate::ops::rows::{gather, scatter};
 use crate::ops::scale::scale;
 use crate::ops::triplet::{self, Metric};
-use crate::text::TripletBatch;
+use crate::text::{TripletBatch, Triplets};
 
 /// How far two vectors are apart, as sentence-transformers' `TripletDistanceMetric` has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -84,6 +84,16 @@ impl EmbeddingLoss {
             true => Ok(()),
             false => Err(Error::InvalidArgument(format!("{name} is {value}; it must be above 0, and 1e6 at most"))),
         }
+    }
+
+    /// Refuses options out of range, and pairs where a triplet's own negative is taken.
+    pub(crate) fn check(&self, data: &Triplets) -> Result<()> {
+        self.validate()?;
+        if self.wants_negatives() && !data.has_negatives() {
+            let reason = "a triplet loss takes a negative with each pair: give them, or have them picked (semi_hard), or train by ranking";
+            return Err(Error::InvalidArgument(reason.into()));
+        }
+        Ok(())
     }
 
     /// Loss and rank of each triplet's positive, \[triplets, 2\] (a rank of 0 is right), and the gradient of the sum of losses

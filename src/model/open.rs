@@ -7,6 +7,7 @@ use super::checkpoint::{Checkpoint, CheckpointSource};
 use super::config::BertConfig;
 #[cfg(feature = "default-model")]
 use super::config::CONFIG_FILE;
+use super::embedding_loss::EmbeddingObjective;
 use super::lora::LoraConfig;
 use super::mlm_head::{RowStats, mean_loss, stats_of};
 use super::modules::transformer_folder;
@@ -14,7 +15,7 @@ use super::parameters::{Gradients, InitialSource, Parameter};
 use super::save::FolderLock;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pass, Tensor};
-use crate::text::{PackedBatch, SHORTEST, Tokenizer};
+use crate::text::{PackedBatch, SHORTEST, Tokenizer, Triplets};
 
 /// BERT's weights on a [`Gpu`], with the tokenizer they were trained with.
 ///
@@ -262,6 +263,24 @@ impl Model {
         options: TrainOptions,
     ) -> Result<(f32, NamedValues)> {
         self.mean_and_gradients(|pass, gradients| self.bert.train(pass, gradients, batch, batch.labels.len(), options))
+    }
+
+    /// The mean loss of all triplets as one batch, as the first epoch of seed 0 draws them, and its gradient, as
+    /// [`Model::loss_and_gradients`] gives that of labels: nothing for the masked-language-model head. For checking.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for pairs without negatives where the loss takes them; as [`Model::hidden_states`].
+    pub fn embedding_loss_and_gradients(
+        &self,
+        data: &Triplets,
+        objective: &EmbeddingObjective,
+    ) -> Result<(f32, NamedValues)> {
+        objective.loss.check(data)?;
+        let all: Vec<usize> = (0..data.len()).collect();
+        let batch = data.batch(&all, 0, 0, objective.loss.wants_negatives());
+        self.mean_and_gradients(|pass, gradients| {
+            self.bert.train_embeddings(pass, gradients, &batch, objective, batch.triplets, TrainOptions::default())
+        })
     }
 
     /// The mean of the losses that `train` computes, and the gradients it adds up, of the parameters that are trained.

@@ -2,7 +2,6 @@
 
 use super::arguments::Objective;
 use super::data::Data;
-use super::evaluate_triplets::require_negatives;
 use super::resume;
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
@@ -26,7 +25,7 @@ impl Trainer {
                 }
                 (Data::Examples(_), Objective::MaskedLm) => {}
                 (Data::Triplets(triplets, _), Objective::Embedding(objective)) => {
-                    require_negatives(&objective.loss, triplets)?;
+                    objective.loss.check(triplets)?;
                 }
                 (Data::Examples(_), Objective::Embedding(_)) => {
                     return Err(Error::InvalidArgument("embeddings are trained on triplets: train_triplets".into()));

@@ -104,8 +104,7 @@ impl Model {
         options: &TripletEvaluationOptions,
     ) -> Result<(Vec<TripletScore>, Option<Vec<QueryScore>>)> {
         let EmbeddingObjective { loss, pooling, normalize } = options.objective;
-        loss.validate()?;
-        require_negatives(&loss, data)?;
+        loss.check(data)?;
         if options.per_device_eval_batch_size == 0 {
             return Err(Error::InvalidArgument("per_device_eval_batch_size is 0; it must be at least 1".into()));
         }
@@ -124,15 +123,6 @@ impl Model {
         let songs = if options.retrieval { data.sections_by_song() } else { None };
         Ok((scores, songs.map(|songs| vectors.queries(&songs.collect::<Vec<_>>()))))
     }
-}
-
-/// Refuses pairs where the loss takes a triplet's own negative.
-pub(super) fn require_negatives(loss: &EmbeddingLoss, data: &Triplets) -> Result<()> {
-    if loss.wants_negatives() && !data.has_negatives() {
-        let reason = "a triplet loss takes a negative with each pair: give them, or have them picked (semi_hard), or train by ranking";
-        return Err(Error::InvalidArgument(reason.into()));
-    }
-    Ok(())
 }
 
 /// Embeddings, by which distances are taken.
