@@ -143,6 +143,9 @@ pub enum Error {
         /// Its gradient norm.
         grad_norm: f32,
     },
+    /// Of several devices that train together another one failed, or did not answer. A checkpoint written before is whole.
+    #[error("training on several devices ended: {0}")]
+    RankFailed(String),
 }
 
 /// The crate's result.

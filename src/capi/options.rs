@@ -168,6 +168,7 @@ pub(super) unsafe fn arguments(options: *const retto_training_options) -> Result
     };
     Ok(TrainingArguments {
         objective: Objective::MaskedLm,
+        ddp_timeout: TrainingArguments::default().ddp_timeout,
         num_train_epochs: o.num_train_epochs,
         max_steps: some(o.max_steps),
         learning_rate: o.learning_rate,

@@ -70,7 +70,7 @@ impl From<&Error> for retto_status {
             Error::NoAdapter | Error::AdapterNotFound { .. } => RETTO_NO_ADAPTER,
             Error::DeviceLimit { .. } => RETTO_DEVICE_LIMIT,
             Error::OutOfMemory { .. } | Error::WouldNotFit { .. } => RETTO_GPU_OUT_OF_MEMORY,
-            Error::DeviceLost(_) => RETTO_DEVICE_LOST,
+            Error::DeviceLost(_) | Error::RankFailed(_) => RETTO_DEVICE_LOST,
             Error::Gpu(_) => RETTO_GPU_ERROR,
             Error::Io { .. } => RETTO_IO,
             Error::BadCheckpoint { .. } => RETTO_BAD_CHECKPOINT,

@@ -15,7 +15,7 @@ pub use device::Gpu;
 pub(crate) use kernel::{Constants, Kernel};
 #[cfg(test)]
 pub(crate) use pass::GUARD;
-pub(crate) use pass::{Pass, spread};
+pub(crate) use pass::{Download, Pass, spread};
 pub(crate) use tensor::{Tensor, Upload};
 
 /// The adapter of the unit tests, which fail without one: `RETTO_DEVICE` names it, else it is the default.

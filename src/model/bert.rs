@@ -158,6 +158,11 @@ impl Bert {
         self.linears().into_iter().flat_map(|linear| &linear.loras).flat_map(Lora::parameters).collect()
     }
 
+    /// All parameters and low-rank factors of each layer.
+    pub(crate) fn layer_parameters(&self) -> Vec<Vec<&Parameter>> {
+        self.layers.iter().map(Layer::all_parameters).collect()
+    }
+
     /// All parameters and low-rank factors, in the order of their indices.
     pub(crate) fn all_parameters(&self) -> Vec<&Parameter> {
         [self.parameters(), self.lora_parameters()].concat()
@@ -258,8 +263,8 @@ impl Bert {
     }
 
     /// Forward and backward of the sum of losses over `labels`: the mean, where that is the number of the batch's labels, or
-    /// the batch's part in the mean of several batches with so many labels in all. Gradients `+=`; returns loss and rank of
-    /// each label.
+    /// the batch's part in the mean of several batches with so many labels in all. Gradients `+=`, and `done` is told of those
+    /// that are recorded; returns loss and rank of each label.
     pub(crate) fn train(
         &self,
         pass: &mut Pass,
@@ -267,6 +272,7 @@ impl Bert {
         batch: &PackedBatch,
         labels: usize,
         options: TrainOptions,
+        done: Done,
     ) -> Result<Tensor> {
         self.check_labels(batch)?;
         let (hidden_states, kept) = self.forward_kept(pass, batch, options)?;
@@ -276,11 +282,12 @@ impl Bert {
         let (stats, dhidden_states) =
             self.head.train(pass, gradients, word_embeddings, &hidden_states, masked_rows, of_rows, scale)?;
         drop(hidden_states);
-        self.backward(pass, gradients, batch, kept, dhidden_states)?;
+        self.backward(pass, gradients, batch, kept, dhidden_states, done)?;
         Ok(stats)
     }
 
     /// [`Bert::train`] for the sum of losses over `triplets`, of the vectors that the encoder's output is pooled to.
+    #[expect(clippy::too_many_arguments, reason = "what it reads, and nothing it could be grouped with")]
     pub(crate) fn train_embeddings(
         &self,
         pass: &mut Pass,
@@ -289,12 +296,13 @@ impl Bert {
         objective: &EmbeddingObjective,
         triplets: usize,
         options: TrainOptions,
+        done: Done,
     ) -> Result<Tensor> {
         self.check(&batch.packed)?;
         let (hidden_states, kept) = self.forward_kept(pass, &batch.packed, options)?;
         let (stats, dhidden_states) = objective.train(pass, &hidden_states, batch, options.scale(triplets))?;
         drop(hidden_states);
-        self.backward(pass, gradients, &batch.packed, kept, dhidden_states)?;
+        self.backward(pass, gradients, &batch.packed, kept, dhidden_states, done)?;
         Ok(stats)
     }
 
@@ -324,6 +332,7 @@ impl Bert {
         batch: &PackedBatch,
         kept: Kept,
         mut dhidden_states: Tensor,
+        done: Done,
     ) -> Result<()> {
         let Kept { device, embeddings, layers } = kept;
         // Below the lowest layer with something to train no gradient is wanted.
@@ -340,6 +349,7 @@ impl Bert {
                 KeptLayer::Input(input) => layer.forward(pass, &device, input)?.1,
             };
             dhidden_states = layer.backward(pass, gradients, &device, &saved, &dhidden_states)?;
+            done(pass, &layer.all_parameters())?;
         }
         if embeddings_trained {
             self.embeddings.backward(pass, gradients, batch, &device, &embeddings, dhidden_states)?;
@@ -347,6 +357,9 @@ impl Bert {
         Ok(())
     }
 }
+
+/// Told of parameters whose gradients this batch adds nothing more to, while the rest of the backward pass is not yet recorded.
+pub(crate) type Done<'d> = &'d mut dyn FnMut(&mut Pass, &[&Parameter]) -> Result<()>;
 
 /// How [`Bert::train`] goes about it.
 #[derive(Clone, Copy, Debug)]

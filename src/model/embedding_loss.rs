@@ -219,7 +219,15 @@ mod tests {
 
     fn loss(model: &Model, batch: &TripletBatch, objective: EmbeddingObjective) -> (f32, crate::model::NamedValues) {
         let train = |pass: &mut Pass, gradients: &_| {
-            model.bert.train_embeddings(pass, gradients, batch, &objective, batch.triplets, TrainOptions::default())
+            model.bert.train_embeddings(
+                pass,
+                gradients,
+                batch,
+                &objective,
+                batch.triplets,
+                TrainOptions::default(),
+                &mut |_, _| Ok(()),
+            )
         };
         model.mean_and_gradients(train).unwrap()
     }

@@ -17,12 +17,12 @@ mod parameters;
 mod pooling;
 mod save;
 
-pub(crate) use bert::TrainOptions;
+pub(crate) use bert::{Bert, Done, TrainOptions};
 pub(crate) use checkpoint::Checkpoint;
 pub use config::{BertConfig, HiddenAct};
 pub use embedding_loss::{DistanceMetric, EmbeddingLoss, EmbeddingObjective};
 pub use lora::LoraConfig;
-pub(crate) use mlm_head::{mean_loss, stats_of};
+pub(crate) use mlm_head::stats_of;
 pub(crate) use modules::{MODULES_FILE, Module, read_json};
 pub(crate) use open::TOKENS_PER_PASS;
 pub use open::{Model, NamedValues};

@@ -11,7 +11,7 @@ use super::embedding_loss::EmbeddingObjective;
 use super::lora::LoraConfig;
 use super::mlm_head::{RowStats, mean_loss, stats_of};
 use super::modules::transformer_folder;
-use super::parameters::{Gradients, InitialSource, Parameter};
+use super::parameters::{ForeignSource, Gradients, InitialSource, Parameter};
 use super::save::FolderLock;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pass, Tensor};
@@ -178,6 +178,17 @@ impl Model {
         Ok(self.with_network(bert, None))
     }
 
+    /// The same model on another GPU. A low-rank adapter has become part of the weights.
+    pub(crate) fn on(&self, gpu: &Gpu) -> Result<Self> {
+        if self.lora.is_some() {
+            return self.merge()?.on(gpu);
+        }
+        let mut source = ForeignSource { from: &self.gpu, parameters: self.bert.parameters() };
+        let bert = Bert::new(gpu, self.config().clone(), &mut source)?;
+        gpu.flush()?;
+        Ok(Self { gpu: gpu.clone(), ..self.with_network(bert, None) })
+    }
+
     /// Another network in this one's place.
     pub(crate) fn with_network(&self, bert: Bert, lora: Option<LoraConfig>) -> Self {
         let (gpu, tokenizer) = (self.gpu.clone(), self.tokenizer.clone());
@@ -262,7 +273,9 @@ impl Model {
         batch: &PackedBatch,
         options: TrainOptions,
     ) -> Result<(f32, NamedValues)> {
-        self.mean_and_gradients(|pass, gradients| self.bert.train(pass, gradients, batch, batch.labels.len(), options))
+        self.mean_and_gradients(|pass, gradients| {
+            self.bert.train(pass, gradients, batch, batch.labels.len(), options, &mut |_, _| Ok(()))
+        })
     }
 
     /// The mean loss of all triplets as one batch, as the first epoch of seed 0 draws them, and its gradient, as
@@ -279,7 +292,15 @@ impl Model {
         let all: Vec<usize> = (0..data.len()).collect();
         let batch = data.batch(&all, 0, 0, objective.loss.wants_negatives());
         self.mean_and_gradients(|pass, gradients| {
-            self.bert.train_embeddings(pass, gradients, &batch, objective, batch.triplets, TrainOptions::default())
+            self.bert.train_embeddings(
+                pass,
+                gradients,
+                &batch,
+                objective,
+                batch.triplets,
+                TrainOptions::default(),
+                &mut |_, _| Ok(()),
+            )
         })
     }
 

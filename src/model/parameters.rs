@@ -189,6 +189,24 @@ impl Source for CopySource<'_> {
     }
 }
 
+/// The values of a model on another GPU, by way of the host.
+pub(crate) struct ForeignSource<'p> {
+    pub(crate) from: &'p Gpu,
+    pub(crate) parameters: Vec<&'p Parameter>,
+}
+
+impl Source for ForeignSource<'_> {
+    fn load(&mut self, gpu: &Gpu, spec: &Spec, index: usize) -> Result<Tensor> {
+        let mut pass = Pass::new(self.from);
+        let download = pass.download(&self.parameters[index].value)?;
+        pass.submit()?;
+        let values: Vec<f32> = download.wait(self.from)?;
+        let mut upload = Tensor::upload(gpu, &spec.shape, &spec.keys[0])?;
+        upload.write(0, &values)?;
+        upload.finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -86,6 +86,8 @@ pub struct TrainingArguments {
     pub logging_steps: u64,
     /// Seed of masks and order.
     pub seed: u64,
+    /// Seconds after which a device that another one does not answer gives up; for training on several.
+    pub ddp_timeout: u64,
     /// Where checkpoints of the run are written and looked for.
     pub output_dir: Option<PathBuf>,
     /// Steps between two checkpoints, `checkpoint-N` in `output_dir`; a run that is cancelled writes one, too. None without.
@@ -160,6 +162,7 @@ impl Default for TrainingArguments {
             load_best_model_at_end: false,
             logging_steps: 500,
             seed: 42,
+            ddp_timeout: 1800,
             output_dir: None,
             save_steps: None,
             save_total_limit: None,

@@ -85,6 +85,38 @@ impl Plan {
         (begin..(begin + self.accumulation).min(self.ends.len())).map(|batch| self.batch(batch))
     }
 
+    /// The batches of a step for one of several ranks: each takes every so-many-th example, in as few batches as hold them.
+    /// Together the ranks have the step's examples, whatever their number.
+    pub(crate) fn share(
+        &self,
+        data: Data,
+        arguments: &TrainingArguments,
+        index: usize,
+        (rank, ranks): (usize, usize),
+    ) -> Vec<Vec<usize>> {
+        if ranks == 1 {
+            return self.step(index).map(<[usize]>::to_vec).collect();
+        }
+        let own = self.step(index).flatten().skip(rank).step_by(ranks).copied();
+        let (mut batches, mut tokens): (Vec<Vec<usize>>, usize) = (Vec::new(), 0);
+        for example in own {
+            let length = data.length(example);
+            let fits = |batch: &Vec<usize>| match arguments.batch_tokens {
+                Some(budget) => tokens + length <= budget,
+                None => batch.len() < arguments.per_device_train_batch_size,
+            };
+            match batches.last_mut().filter(|batch| fits(batch)) {
+                Some(batch) => batch.push(example),
+                None => {
+                    batches.push(vec![example]);
+                    tokens = 0;
+                }
+            }
+            tokens += length;
+        }
+        batches
+    }
+
     /// Optimizer steps of a whole run.
     pub(crate) fn total_steps(data: Data, arguments: &TrainingArguments) -> u64 {
         let steps = |epoch| match arguments.batch_tokens {
@@ -144,6 +176,23 @@ mod tests {
                 assert!(batch_tokens.map_or(batch.len() <= 5, |budget| tokens(batch) <= budget));
             }
             assert!(plan.iter().rev().skip(1).all(|step| step.len() == gradient_accumulation_steps));
+            let whole = Plan::new((&data).into(), &arguments, 3);
+            for ranks in [1, 2, 3, 7] {
+                for (index, step) in plan.iter().enumerate() {
+                    let of = |rank| whole.share((&data).into(), &arguments, index, (rank, ranks));
+                    let shares: Vec<Vec<Vec<usize>>> = (0..ranks).map(of).collect();
+                    for batch in shares.iter().flatten() {
+                        assert!(batch_tokens.map_or(batch.len() <= 5, |budget| tokens(batch) <= budget));
+                    }
+                    let sizes = shares.iter().map(|share| share.concat().len());
+                    assert!(sizes.clone().max().unwrap() - sizes.min().unwrap() <= 1);
+                    let sorted = |mut examples: Vec<usize>| {
+                        examples.sort_unstable();
+                        examples
+                    };
+                    assert_eq!(sorted(shares.concat().concat()), sorted(step.concat()));
+                }
+            }
             assert_ne!(plan, steps(&Plan::new((&data).into(), &arguments, 4)));
             assert_eq!(plan, steps(&Plan::new((&data).into(), &arguments, 3)));
             if group_by_length {

@@ -100,12 +100,4 @@ impl Batch<'_> {
             Self::Triplets(batch) => batch.triplets,
         }
     }
-
-    /// Examples in it.
-    pub(super) fn examples(&self) -> usize {
-        match self {
-            Self::Masked(batch) => batch.sequences(),
-            Self::Triplets(batch) => batch.triplets,
-        }
-    }
 }

@@ -57,6 +57,23 @@ pub struct Evaluation {
     pub masked_tokens: usize,
 }
 
+impl Evaluation {
+    /// From the sums of [`Model::evaluate_part`].
+    pub(super) fn new(&[loss, top1, top10, masked_tokens]: &[f64; 4]) -> Result<Self> {
+        if masked_tokens == 0.0 {
+            return Err(nothing_masked());
+        }
+        let loss = loss / masked_tokens;
+        Ok(Self {
+            loss,
+            perplexity: loss.exp(),
+            top1_accuracy: top1 / masked_tokens,
+            top10_accuracy: top10 / masked_tokens,
+            masked_tokens: masked_tokens as usize,
+        })
+    }
+}
+
 impl Model {
     /// Masks held-out lines, always in the same way, and measures how they are filled.
     ///
@@ -73,11 +90,21 @@ impl Model {
     /// [`Error::NoMlmHead`]; [`Error::InvalidArgument`] for an option out of range, examples that are too long, or so few
     /// that no token was masked; GPU errors.
     pub fn evaluate_dataset(&self, data: &Dataset, options: &EvaluationOptions) -> Result<Evaluation> {
+        Evaluation::new(&self.evaluate_part(data, options, (0, 1))?)
+    }
+
+    /// Of every so-many-th batch: the sum of losses, how many are first and among the first ten, and how many there are.
+    pub(super) fn evaluate_part(
+        &self,
+        data: &Dataset,
+        options: &EvaluationOptions,
+        (part, parts): (usize, usize),
+    ) -> Result<[f64; 4]> {
         self.require_mlm_head()?;
         let masking = self.evaluation_masking(data, options)?;
         let (mut loss, mut top1, mut top10, mut masked_tokens) = (0.0, 0usize, 0usize, 0usize);
         let indices: Vec<usize> = (0..data.len()).collect();
-        for chunk in indices.chunks(options.per_device_eval_batch_size) {
+        for chunk in indices.chunks(options.per_device_eval_batch_size).skip(part).step_by(parts) {
             let mut batch = PackedBatch::default();
             for &index in chunk {
                 let (ids, labels) = self.blanks(data, index, options, &masking);
@@ -90,18 +117,7 @@ impl Model {
                 masked_tokens += 1;
             }
         }
-        if masked_tokens == 0 {
-            return Err(nothing_masked());
-        }
-        let share = |n: usize| n as f64 / masked_tokens as f64;
-        let loss = loss / masked_tokens as f64;
-        Ok(Evaluation {
-            loss,
-            perplexity: loss.exp(),
-            top1_accuracy: share(top1),
-            top10_accuracy: share(top10),
-            masked_tokens,
-        })
+        Ok([loss, top1 as f64, top10 as f64, masked_tokens as f64])
     }
 
     fn evaluation_masking(&self, data: &Dataset, options: &EvaluationOptions) -> Result<Masking> {

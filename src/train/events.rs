@@ -30,6 +30,9 @@ pub struct StepReport {
     pub tokens_per_second: f64,
     /// Seconds the remaining steps will take at the pace so far, evaluation left out.
     pub seconds_left: f64,
+    /// The share of the time since the run began, evaluation left out, in which gradients went from device to device or
+    /// another device was waited for; 0 for one alone.
+    pub communication_share: f64,
 }
 
 /// What [`Trainer::train`](crate::Trainer::train) tells while it runs.

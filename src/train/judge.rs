@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use super::arguments::{Objective, TrainingArguments};
 use super::data::Data;
-use super::evaluate::EvaluationOptions;
+use super::evaluate::{Evaluation, EvaluationOptions};
 use super::evaluate_triplets::TripletEvaluationOptions;
 use super::events::TrainEvent;
 use super::resume::{self, Best};
 use super::run::Run;
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
+use crate::text::Dataset;
 
 /// Where the best model of a run is kept, in its output.
 const BEST: &str = "checkpoint-best";
@@ -28,20 +29,31 @@ impl Trainer {
         let (epoch, step) = (f64::from_bits(run.state.passes), run.state.global_step);
         let (loss, event) = match validation {
             Data::Examples(data) => {
-                let evaluation = self.model.evaluate_dataset(data, &run.arguments.evaluation_options())?;
+                let evaluation = self.evaluate_on_ranks(data, &run.arguments.evaluation_options())?;
                 let runtime = started.elapsed();
                 (evaluation.loss, TrainEvent::Evaluated { evaluation, epoch, step, runtime })
             }
             Data::Triplets(triplets, seed) => {
                 let options = run.arguments.triplet_evaluation_options(seed);
                 let evaluation = self.model.evaluate_triplets(triplets, &options)?;
+                // Every rank has its own, which on another adapter is rounded in another way; one decides for all.
+                let loss = self.loss_of_first(evaluation.loss)?;
                 let runtime = started.elapsed();
-                (evaluation.loss, TrainEvent::EvaluatedTriplets { evaluation, epoch, step, runtime })
+                (loss, TrainEvent::EvaluatedTriplets { evaluation, epoch, step, runtime })
             }
         };
         run.evaluating += started.elapsed();
         self.judge(run, loss)?;
-        Ok(observe(&event))
+        let flow = observe(&event);
+        self.agree(flow)
+    }
+
+    /// Each rank takes a part of the batches.
+    fn evaluate_on_ranks(&self, data: &Dataset, options: &EvaluationOptions) -> Result<Evaluation> {
+        let Some(ranks) = &self.ranks else { return self.model.evaluate_dataset(data, options) };
+        let own = self.model.evaluate_part(data, options, (ranks.rank(), ranks.size()))?;
+        let sums = ranks.sum_f64(&own)?;
+        Evaluation::new(&std::array::from_fn(|i| sums[i]))
     }
 
     /// Notes how good the model is now, and keeps it where it is the best so far.
@@ -55,6 +67,9 @@ impl Trainer {
         }
         if best.is_none_or(|best| loss < best) {
             run.state.best = Some(Best::new(loss, step));
+            if !self.is_first() {
+                return Ok(());
+            }
             if let (true, Some(folder)) = (run.arguments.load_best_model_at_end, &run.arguments.output_dir) {
                 std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
                 resume::save_model(&self.model, &folder.join(BEST))?;

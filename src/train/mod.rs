@@ -10,6 +10,8 @@ mod events;
 mod forecast;
 mod judge;
 mod metrics;
+mod parallel;
+mod ranks;
 mod resume;
 mod run;
 mod trainer;

@@ -96,6 +96,10 @@ impl Trainer {
     pub(crate) fn begin(&mut self, train: Data, validation: Option<Data>) -> Result<Run> {
         let began = Instant::now();
         let arguments = self.arguments.clone();
+        let mut peers = Vec::with_capacity(self.peers.len());
+        for peer in &mut self.peers {
+            peers.push(peer.begin(train, validation)?);
+        }
         self.check_data(train, validation)?;
         self.check_judged(validation)?;
         let depends_on = resume::run_of(&arguments, &self.base, &in_use(&self.model.gpu), train, validation);
@@ -125,12 +129,32 @@ impl Trainer {
             running: Duration::ZERO,
             evaluating: Duration::ZERO,
             since: Instant::now(),
+            communicating: Duration::ZERO,
+            peers,
         })
     }
 
     /// One step of a run and what is due after it, with the data it was begun with. Breaks where the run is over, or was
     /// cancelled by the observer: then [`Run::cancelled`] is set, and it may be advanced again.
     pub(crate) fn advance(
+        &mut self,
+        run: &mut Run,
+        train: Data,
+        validation: Option<Data>,
+        observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        let mut runs = std::mem::take(&mut run.peers);
+        let own = &mut *run;
+        let flow = self.on_ranks(
+            &mut runs,
+            |first| first.advance_rank(own, train, validation, observe),
+            |peer, run| peer.advance_rank(run, train, validation, &mut |_| ControlFlow::Continue(())).map(|_| ()),
+        );
+        run.peers = runs;
+        flow
+    }
+
+    fn advance_rank(
         &mut self,
         run: &mut Run,
         train: Data,
@@ -172,8 +196,10 @@ impl Trainer {
             let reason = format!("the checkpoint stands at step {index} of an epoch of {steps_per_epoch}");
             return Err(Error::InvalidArgument(reason));
         }
+        let share = plan.share(train, &run.arguments, index, self.place());
         let batches: Vec<_> =
-            plan.step(index).map(|part| self.batch(train, part, &run.masking, &run.arguments, epoch)).collect();
+            share.iter().map(|part| self.batch(train, part, &run.masking, &run.arguments, epoch)).collect();
+        let examples = plan.step(index).map(<[usize]>::len).sum();
         run.plan = Some((epoch, plan));
         let learning_rate = run.arguments.learning_rate_at(run.state.global_step, run.total);
         let report = self.step(&batches, learning_rate).map_err(|error| match error {
@@ -184,8 +210,8 @@ impl Trainer {
             other => other,
         })?;
         let epoch_ends = index + 1 == steps_per_epoch;
-        let examples = batches.iter().map(Batch::examples).sum();
         run.state.step_of_epoch = index as u64 + 1;
+        run.communicating += self.communicating;
         let report = run.count(report, examples, steps_per_epoch);
         if epoch_ends {
             (run.state.epoch, run.state.step_of_epoch) = (epoch + 1, 0);
@@ -199,6 +225,7 @@ impl Trainer {
             let loss = run.state.since_log.mean();
             flow = join(flow, observe(&TrainEvent::Log { report: report.clone(), loss }));
         }
+        flow = self.agree(flow)?;
         if due {
             // Not for the entry that closes a cancelled run: resumed, it logs what an uninterrupted one does.
             run.state.since_log = MeanLoss::default();
@@ -218,12 +245,17 @@ impl Trainer {
                 if run.exhausted() && !last && !due {
                     let loss = run.state.since_log.mean();
                     flow = join(flow, observe(&TrainEvent::Log { report, loss }));
+                    flow = self.agree(flow)?;
                 }
             }
         }
         if run.arguments.save_steps.is_some() && (run.is_multiple_of(run.arguments.save_steps) || flow.is_break()) {
-            let path = self.checkpoint(run)?;
-            flow = join(flow, observe(&TrainEvent::Saved { path, step: run.state.global_step }));
+            // One rank writes, the others wait until it has.
+            if self.is_first() {
+                let path = self.checkpoint(run)?;
+                flow = join(flow, observe(&TrainEvent::Saved { path, step: run.state.global_step }));
+            }
+            flow = self.agree(flow)?;
         }
         if flow.is_break() {
             let owed = run.state.owes_evaluation && run.arguments.is_judged();
@@ -251,6 +283,9 @@ impl Trainer {
     pub(crate) fn finish(&mut self, run: &Run) -> Result<TrainOutput> {
         if !run.cancelled {
             self.take_best(run)?;
+            for (peer, run) in self.peers.iter_mut().zip(&run.peers) {
+                peer.take_best(run)?;
+            }
         }
         Ok(run.output())
     }
@@ -307,6 +342,10 @@ pub(crate) struct Run {
     pub(super) evaluating: Duration,
     /// When the present call of [`Trainer::advance`] began.
     since: Instant,
+    /// Time spent on what other ranks have to say.
+    communicating: Duration,
+    /// Those of the other ranks of this process.
+    peers: Vec<Run>,
 }
 
 impl Run {
@@ -343,6 +382,7 @@ impl Run {
             epoch: f64::from_bits(state.passes),
             tokens_per_second: (state.tokens - start.tokens) as f64 / seconds.max(1e-9),
             seconds_left: (total - state.global_step) as f64 * seconds / (state.global_step - start.global_step) as f64,
+            communication_share: self.communicating.as_secs_f64() / seconds.max(1e-9),
             ..report
         }
     }

@@ -2,14 +2,17 @@
 
 use std::borrow::Cow;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::arguments::{Objective, TrainingArguments};
 use super::data::Batch;
 use super::events::StepReport;
+use super::parallel::Communicator;
+use super::ranks::Leaving;
 use super::resume::{self, LossScale, Moments, State};
 use crate::error::{Error, Result};
 use crate::gpu::{Pass, Tensor};
-use crate::model::{Gradients, Model, TrainOptions, mean_loss, stats_of};
+use crate::model::{Done, Gradients, Model, Parameter, TrainOptions, stats_of};
 use crate::ops::adamw::{self, AdamW};
 use crate::ops::tuning::tune;
 use crate::text::{PackedBatch, Purpose};
@@ -40,6 +43,12 @@ pub struct Trainer {
     pub(super) resumed: Option<State>,
     /// The weights it began with.
     pub(super) base: String,
+    /// Where several devices train together: how this one talks to the others.
+    pub(super) ranks: Option<Box<dyn Communicator>>,
+    /// The trainers of the other devices, on the first one's.
+    pub(super) peers: Vec<Trainer>,
+    /// What the latest step spent on the others.
+    pub(super) communicating: Duration,
 }
 
 impl Trainer {
@@ -87,6 +96,9 @@ impl Trainer {
             loss_scale: LossScale::default(),
             resumed: None,
             base,
+            ranks: None,
+            peers: Vec::new(),
+            communicating: Duration::ZERO,
         })
     }
 
@@ -107,11 +119,14 @@ impl Trainer {
         (self.model, self.moments, self.step) = (model, moments, state.optimizer_step);
         self.loss_scale = state.loss_scale;
         self.resumed = Some(state);
+        for peer in &mut self.peers {
+            peer.resume_from_checkpoint()?;
+        }
         Ok(Some(step))
     }
 
     /// Forward, backward, clip and AdamW, which changes nothing where the norm is not finite. Returns loss and norm.
-    fn attempt(&self, batches: &[Batch], losses: usize, learning_rate: f64) -> Result<(f32, f32)> {
+    fn attempt(&self, batches: &[Batch], losses: usize, learning_rate: f64) -> Result<Attempt> {
         let gpu = self.model.gpu.clone();
         let new_pass = || {
             let mut pass = Pass::new(&gpu);
@@ -121,13 +136,26 @@ impl Trainer {
         let mut pass = new_pass();
         self.gradients.clear(&mut pass);
         let mut stats = Vec::new();
-        for batch in batches.iter().filter(|batch| batch.losses() > 0) {
+        let mut leaving = Leaving::default();
+        let batches: Vec<&Batch> = batches.iter().filter(|batch| batch.losses() > 0).collect();
+        for (index, batch) in batches.iter().enumerate() {
             if !stats.is_empty() {
                 // Activations of one batch at a time: a submitted pass leaves its workspaces to the next.
                 std::mem::replace(&mut pass, new_pass()).submit()?;
             }
-            let of_batch = self.forward_backward(&mut pass, batch, losses)?;
+            // Nothing is added to the gradients of the last batch any more: they leave while backward still runs.
+            let leaves = self.ranks.is_some() && index + 1 == batches.len();
+            let mut done = |pass: &mut Pass, parameters: &[&Parameter]| match leaves {
+                true => leaving.start(pass, &self.gradients, parameters),
+                false => Ok(()),
+            };
+            let of_batch = self.forward_backward(&mut pass, batch, losses, &mut done)?;
             stats.push(pass.download(&of_batch)?);
+        }
+        if let Some(ranks) = &self.ranks {
+            leaving.start(&mut pass, &self.gradients, &self.model.bert.trained_parameters())?;
+            std::mem::replace(&mut pass, new_pass()).submit()?;
+            leaving.sum(&**ranks, &gpu, &self.model.bert, &self.gradients)?;
         }
         let gradients: Vec<&Tensor> = self.gradients.all().collect();
         let clip = adamw::clip(&mut pass, &gradients, self.arguments.max_grad_norm as f32, self.scale())?;
@@ -151,7 +179,13 @@ impl Trainer {
             rows.extend(stats.wait::<f32>(&gpu)?);
         }
         let norm = clip.wait::<f32>(&gpu)?[0];
-        Ok((mean_loss(stats_of(&rows)), norm))
+        let mut sum = stats_of(&rows).iter().map(|row| f64::from(row.loss)).sum::<f64>();
+        if let Some(ranks) = &self.ranks {
+            let began = Instant::now();
+            sum = ranks.sum_f64(&[sum])?[0];
+            leaving.took += began.elapsed();
+        }
+        Ok(Attempt { loss: (sum / losses.max(1) as f64) as f32, norm, communicating: leaving.took })
     }
 
     fn scale(&self) -> f32 {
@@ -159,7 +193,7 @@ impl Trainer {
     }
 
     /// Gradients `+=`, of the sum of the batch's losses over `losses`; returns loss and rank of each label or triplet.
-    fn forward_backward(&self, pass: &mut Pass, batch: &Batch, losses: usize) -> Result<Tensor> {
+    fn forward_backward(&self, pass: &mut Pass, batch: &Batch, losses: usize, done: Done) -> Result<Tensor> {
         let config = self.model.config();
         let dropout = config.hidden_dropout_prob > 0.0 || config.attention_probs_dropout_prob > 0.0;
         let keys = (self.arguments.dropout && dropout).then(|| batch.packed().dropout_keys());
@@ -167,9 +201,9 @@ impl Trainer {
         let loss_scale = self.scale();
         let options = TrainOptions { gradient_checkpointing, dropout_keys: keys.as_deref(), loss_scale };
         match (batch, &self.arguments.objective) {
-            (Batch::Masked(batch), _) => self.model.bert.train(pass, &self.gradients, batch, losses, options),
+            (Batch::Masked(batch), _) => self.model.bert.train(pass, &self.gradients, batch, losses, options, done),
             (Batch::Triplets(batch), Objective::Embedding(objective)) => {
-                self.model.bert.train_embeddings(pass, &self.gradients, batch, objective, losses, options)
+                self.model.bert.train_embeddings(pass, &self.gradients, batch, objective, losses, options, done)
             }
             // Refused with the data.
             (Batch::Triplets(_), Objective::MaskedLm) => Err(Error::InvalidArgument("triplets have no masks".into())),
@@ -184,7 +218,7 @@ impl Trainer {
         let mut pass = Pass::new(&self.model.gpu);
         pass.half = self.arguments.fp16;
         self.gradients.clear(&mut pass);
-        let stats = self.forward_backward(&mut pass, batch, batch.losses())?;
+        let stats = self.forward_backward(&mut pass, batch, batch.losses(), &mut |_, _| Ok(()))?;
         let stats = pass.download(&stats)?;
         pass.submit()?;
         stats.wait::<f32>(&self.model.gpu).map(|_| ())
@@ -236,13 +270,24 @@ impl Trainer {
         if self.arguments.objective != Objective::MaskedLm {
             return Err(Error::InvalidArgument("this trainer's objective is embeddings: train_triplets".into()));
         }
-        let batches: Vec<Batch> = batches.iter().map(|batch| Batch::Masked(Cow::Borrowed(batch))).collect();
-        self.step(&batches, learning_rate)
+        // Of several devices each takes some of the batches.
+        let step = |trainer: &mut Self| {
+            let (rank, ranks) = trainer.place();
+            let own = batches.iter().skip(rank).step_by(ranks);
+            let own: Vec<Batch> = own.map(|batch| Batch::Masked(Cow::Borrowed(batch))).collect();
+            trainer.step(&own, learning_rate)
+        };
+        let mut of_peers = vec![(); self.peers.len()];
+        self.on_ranks(&mut of_peers, step, |peer, ()| step(peer).map(|_| ()))
     }
 
-    /// A step of either objective.
+    /// A step of either objective, on this rank's batches.
     pub(super) fn step(&mut self, batches: &[Batch], learning_rate: f64) -> Result<StepReport> {
-        let losses = batches.iter().map(Batch::losses).sum();
+        self.communicating = Duration::ZERO;
+        let own = batches.iter().map(|batch| (batch.losses(), batch.packed().tokens()));
+        let own = own.fold((0, 0), |(losses, tokens), of| (losses + of.0, tokens + of.1));
+        batches.iter().try_for_each(|batch| self.model.bert.check_labels(batch.packed()))?;
+        let (losses, tokens) = self.counted(own)?;
         let mut report = StepReport {
             step: self.step + 1,
             max_steps: 0,
@@ -250,17 +295,19 @@ impl Trainer {
             loss: 0.0,
             grad_norm: 0.0,
             learning_rate,
-            tokens: batches.iter().map(|batch| batch.packed().tokens()).sum(),
+            tokens,
             masked_tokens: losses,
             tokens_per_second: 0.0,
             seconds_left: 0.0,
+            communication_share: 0.0,
         };
-        batches.iter().try_for_each(|batch| self.model.bert.check_labels(batch.packed()))?;
         if losses == 0 {
             return Ok(report);
         }
         loop {
-            (report.loss, report.grad_norm) = self.attempt(batches, losses, learning_rate)?;
+            let attempt = self.attempt(batches, losses, learning_rate)?;
+            (report.loss, report.grad_norm) = (attempt.loss, attempt.norm);
+            self.communicating += attempt.communicating;
             if report.grad_norm.is_finite() || !report.loss.is_finite() || !self.arguments.fp16 {
                 break;
             }
@@ -279,6 +326,13 @@ impl Trainer {
         self.model.has_mlm_head = self.arguments.objective == Objective::MaskedLm;
         Ok(report)
     }
+}
+
+/// What an attempt at a step came to.
+struct Attempt {
+    loss: f32,
+    norm: f32,
+    communicating: Duration,
 }
 
 /// The 2-norm of all weights, its bits: the same for the same weights, on the same adapter.

@@ -1,0 +1,212 @@
+//! A trainer on several devices.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use super::arguments::{Objective, TrainingArguments};
+use super::parallel::{Communicator, Threads};
+use super::trainer::Trainer;
+use crate::error::{Error, Result};
+use crate::gpu::{Download, Gpu, Pass};
+use crate::model::{Bert, Gradients, Model, Parameter};
+
+impl Trainer {
+    /// As [`Trainer::new`], on the model's own device and these others together: each computes its share of every step's examples,
+    /// gradients are summed, and every device makes the same step. What a run does, its examples, masks and order, does not depend on
+    /// how many there are, nor do its losses, but for rounding; a run may be resumed on another number of devices.
+    ///
+    /// A step is as large as on one device: `per_device_train_batch_size` times `gradient_accumulation_steps`; a device has at most
+    /// `per_device_train_batch_size` examples in memory at a time. Several devices on one adapter are allowed. Devices of one kind and
+    /// driver give the same bits again.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for an embedding objective whose texts are each other's negatives; as [`Trainer::new`], of any device.
+    pub fn with_devices(model: &Model, others: &[Gpu], arguments: TrainingArguments) -> Result<Self> {
+        if let (Objective::Embedding(objective), false) = (&arguments.objective, others.is_empty())
+            && !objective.loss.wants_negatives()
+        {
+            let reason = "texts that are each other's negatives on several devices, which would be in several batches";
+            return Err(Error::Unsupported(reason.into()));
+        }
+        let patience = Duration::from_secs(arguments.ddp_timeout);
+        let mut first = Self::new(model, arguments.clone())?;
+        for gpu in others {
+            let mut peer = Self::new(&model.on(gpu)?, arguments.clone())?;
+            // Another adapter may round the norm it goes by in another way.
+            peer.base.clone_from(&first.base);
+            first.peers.push(peer);
+        }
+        if !others.is_empty() {
+            let mut group = Threads::group(1 + others.len(), patience)
+                .into_iter()
+                .map(|rank| Box::new(rank) as Box<dyn Communicator>);
+            first.ranks = group.next();
+            first.peers.iter_mut().zip(group).for_each(|(peer, rank)| peer.ranks = Some(rank));
+        }
+        Ok(first)
+    }
+
+    /// How many devices train together.
+    pub fn devices(&self) -> usize {
+        self.place().1
+    }
+
+    /// Which rank this is, and of how many.
+    pub(super) fn place(&self) -> (usize, usize) {
+        self.ranks.as_ref().map_or((0, 1), |ranks| (ranks.rank(), ranks.size()))
+    }
+
+    /// Whether it is this one that tells, logs and saves.
+    pub(super) fn is_first(&self) -> bool {
+        self.place().0 == 0
+    }
+
+    /// Whether the run goes on, as the first rank has it.
+    pub(super) fn agree(&self, flow: ControlFlow<()>) -> Result<ControlFlow<()>> {
+        let Some(ranks) = &self.ranks else { return Ok(flow) };
+        let ends = ranks.from_first(vec![u8::from(flow.is_break())])? == [1];
+        Ok(if ends { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+
+    /// A loss, as the first rank has it.
+    pub(super) fn loss_of_first(&self, loss: f64) -> Result<f64> {
+        let Some(ranks) = &self.ranks else { return Ok(loss) };
+        let said = ranks.from_first(loss.to_le_bytes().to_vec())?;
+        Ok(said.try_into().map_or(f64::NAN, f64::from_le_bytes))
+    }
+
+    /// Losses and tokens of a step on all ranks, from those of this one. Refuses to go on where they do not stand at one step.
+    pub(super) fn counted(&mut self, (losses, tokens): (usize, usize)) -> Result<(usize, usize)> {
+        let Some(ranks) = &self.ranks else { return Ok((losses, tokens)) };
+        let began = Instant::now();
+        let step = self.step as f64;
+        let sums = ranks.sum_f64(&[losses as f64, tokens as f64, step])?;
+        self.communicating += began.elapsed();
+        if sums[2] != step * ranks.size() as f64 {
+            return Err(Error::RankFailed(
+                "the devices do not stand at the same step: resume from a checkpoint".into(),
+            ));
+        }
+        Ok((sums[0] as usize, sums[1] as usize))
+    }
+
+    /// Runs one part of the work on every rank of this process, the first on this thread. An error of one ends the waiting of the others,
+    /// and is the one that is told.
+    pub(super) fn on_ranks<S: Send, T>(
+        &mut self,
+        of_peers: &mut [S],
+        first: impl FnOnce(&mut Self) -> Result<T>,
+        other: impl Fn(&mut Self, &mut S) -> Result<()> + Sync,
+    ) -> Result<T> {
+        if self.peers.is_empty() {
+            return first(self);
+        }
+        let mut peers = std::mem::take(&mut self.peers);
+        let own = std::thread::scope(|threads| {
+            let spawn = |(peer, state)| {
+                let other = &other;
+                let name = std::thread::Builder::new().name("retto-device".into());
+                name.spawn_scoped(threads, move || guarded(peer, |peer: &mut Self| other(peer, state)))
+            };
+            let spawned: Vec<_> = peers.iter_mut().zip(of_peers.iter_mut()).map(spawn).collect();
+            let lacking = spawned.iter().find_map(|handle| handle.as_ref().err().map(std::string::ToString::to_string));
+            let own = guarded(self, |trainer: &mut Self| match lacking {
+                Some(error) => Err(Error::RankFailed(format!("a thread could not be started: {error}"))),
+                None => first(trainer),
+            });
+            let mut others = Vec::new();
+            for handle in spawned.into_iter().flatten() {
+                others.push(handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+            (own, others)
+        });
+        self.peers = peers;
+        let (own, others) = own;
+        let mut errors = Vec::new();
+        let own = own.map_err(|error| errors.push(error)).ok();
+        errors.extend(others.into_iter().filter_map(Result::err));
+        if errors.is_empty() {
+            return own.ok_or_else(|| Error::RankFailed("the first device has no result".into()));
+        }
+        // All have ended: what comes next may meet again.
+        if let Some(ranks) = &self.ranks {
+            ranks.recover();
+        }
+        // The cause, not that the others heard of it.
+        let cause = errors.iter().position(|error| !matches!(error, Error::RankFailed(_))).unwrap_or(0);
+        Err(errors.swap_remove(cause))
+    }
+}
+
+/// Tells the other ranks where this one fails or panics.
+fn guarded<T>(trainer: &mut Trainer, work: impl FnOnce(&mut Trainer) -> Result<T>) -> Result<T> {
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(trainer)));
+    let reason = match &outcome {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some("another device's thread panicked".to_owned()),
+    };
+    if let (Some(reason), Some(ranks)) = (reason, &trainer.ranks) {
+        ranks.abort(&reason);
+    }
+    outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Gradients on their way to the other ranks.
+#[derive(Default)]
+pub(super) struct Leaving {
+    /// By the parameter's index.
+    downloads: HashMap<usize, Download>,
+    /// Time in which they were summed, or others waited for.
+    pub(super) took: Duration,
+}
+
+impl Leaving {
+    /// Lets the gradients go that have not gone yet, and the device begin with what is recorded so far.
+    pub(super) fn start(&mut self, pass: &mut Pass, gradients: &Gradients, parameters: &[&Parameter]) -> Result<()> {
+        for parameter in parameters {
+            if let (Some(gradient), false) = (gradients.of(parameter), self.downloads.contains_key(&parameter.index)) {
+                self.downloads.insert(parameter.index, pass.download(gradient)?);
+            }
+        }
+        let mut next = Pass::new(pass.gpu());
+        next.half = pass.half;
+        std::mem::replace(pass, next).submit()
+    }
+
+    /// Puts their sums over all ranks in the gradients' place, layer by layer as backward comes to them.
+    pub(super) fn sum(
+        &mut self,
+        ranks: &dyn Communicator,
+        gpu: &Gpu,
+        bert: &Bert,
+        gradients: &Gradients,
+    ) -> Result<()> {
+        let mut layers = bert.layer_parameters();
+        layers.reverse();
+        layers.push(bert.trained_parameters());
+        for layer in layers {
+            let mut values = Vec::new();
+            let mut places = Vec::new();
+            for parameter in layer {
+                let (Some(gradient), Some(download)) =
+                    (gradients.of(parameter), self.downloads.remove(&parameter.index))
+                else {
+                    continue;
+                };
+                let own: Vec<f32> = download.wait(gpu)?;
+                places.push((gradient, values.len()..values.len() + own.len()));
+                values.extend(own);
+            }
+            if places.is_empty() {
+                continue;
+            }
+            let began = Instant::now();
+            let sums = ranks.sum(values)?;
+            self.took += began.elapsed();
+            places.into_iter().try_for_each(|(gradient, range)| gradient.write(gpu, 0, &sums[range]))?;
+        }
+        Ok(())
+    }
+}
