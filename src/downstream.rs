@@ -1,11 +1,13 @@
 //! Whether a task that builds on a model goes better when it builds on the adapted one.
 
+use std::ops::ControlFlow;
+
 use crate::error::{Error, Result};
 use crate::interval::{Interval, RESAMPLES};
 use crate::model::Model;
 use crate::text::random::Stream;
 use crate::text::{Purpose, Triplets};
-use crate::train::{Objective, StepReport, Trainer, TrainingArguments, TripletEvaluationOptions};
+use crate::train::{Objective, StepReport, TrainEvent, Trainer, TrainingArguments, TripletEvaluationOptions};
 
 /// Options of [`downstream`].
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -110,7 +112,8 @@ struct Sums {
 
 /// Trains the same task from both models, with the same seeds, triplets and order, and compares how well held-out texts are then told
 /// apart. Intervals are of a paired bootstrap over the held-out songs and, after the trainings, over the seeds: triplets of one song are
-/// not independent of each other, nor is what one training came to.
+/// not independent of each other, nor is what one training came to. (The spread over so few seeds is scaled up by the root of
+/// seeds / (seeds - 1), which resampling leaves out.) `observe` ends it by breaking; then the figures are of the seeds that are complete.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] for models of different tokenizers, no seeds, or another objective; as [`Trainer::train_triplets`].
@@ -120,7 +123,7 @@ pub fn downstream(
     train: &Triplets,
     held_out: &Triplets,
     options: &DownstreamOptions,
-    mut observe: impl FnMut(&DownstreamEvent),
+    mut observe: impl FnMut(&DownstreamEvent) -> ControlFlow<()>,
 ) -> Result<Downstream> {
     if base.tokenizer.hash() != adapted.tokenizer.hash() {
         let reason = "the models have different tokenizers, so they would not read the same";
@@ -129,8 +132,13 @@ pub fn downstream(
     let Objective::Embedding(objective) = options.arguments.objective else {
         return Err(Error::InvalidArgument("the task is one of embeddings: set Objective::Embedding".into()));
     };
-    if options.seeds == 0 {
-        return Err(Error::InvalidArgument("seeds is 0; it must be at least 1".into()));
+    if !(1..=10_000).contains(&options.seeds) {
+        let reason = format!("seeds is {}; it must be from 1 to 10000", options.seeds);
+        return Err(Error::InvalidArgument(reason));
+    }
+    // Found out now, not after a training.
+    for model in [base, adapted] {
+        Trainer::new(model, options.arguments.clone())?.check_triplets(train, held_out)?;
     }
     let first = options.arguments.seed;
     let evaluation = TripletEvaluationOptions {
@@ -144,7 +152,7 @@ pub fn downstream(
     let groups = before[0][0].len();
     let mut after = [Vec::new(), Vec::new()];
     let mut runs = Vec::new();
-    for seed in (0..options.seeds as u64).map(|index| first.wrapping_add(index)) {
+    'seeds: for seed in (0..options.seeds as u64).map(|index| first.wrapping_add(index)) {
         let mut found = [[0.0; 2]; 2];
         for (side, model) in [base, adapted].into_iter().enumerate() {
             let arguments = TrainingArguments {
@@ -157,18 +165,25 @@ pub fn downstream(
             };
             let mut trainer = Trainer::new(model, arguments)?;
             let (trained, trainings) = (after[0].len() + after[1].len(), 2 * options.seeds);
-            trainer.train_triplets(train, None, |event| {
-                if let crate::TrainEvent::Step(report) = event {
-                    observe(&DownstreamEvent::Step { trained, trainings, report: report.clone() });
+            let output = trainer.train_triplets(train, None, |event| match event {
+                TrainEvent::Step(report) => {
+                    observe(&DownstreamEvent::Step { trained, trainings, report: report.clone() })
                 }
-                std::ops::ControlFlow::Continue(())
+                _ => ControlFlow::Continue(()),
             })?;
+            if output.cancelled {
+                after[0].truncate(runs.len());
+                break 'seeds;
+            }
             let sums = score(trainer.model())?;
-            let means = means(&[&sums], &mut (0..groups));
+            let means = means(&sums, &(0..groups).collect::<Vec<_>>());
             found[side] = [means[0], means[1]];
             after[side].push(sums);
         }
         runs.push(DownstreamRun { seed, base: found[0], adapted: found[1] });
+    }
+    if runs.is_empty() {
+        return Err(Error::InvalidArgument("ended before the trainings of the first seed were complete".into()));
     }
     let total = |pick: fn(&Sums) -> f64| before[0][0].iter().map(pick).sum::<f64>() as usize;
     Ok(Downstream {
@@ -202,32 +217,32 @@ fn sums(model: &Model, data: &Triplets, options: &TripletEvaluationOptions) -> R
     Ok(sums.into_values().collect())
 }
 
-/// Means over the songs picked, and over the trainings.
-fn means(trainings: &[&Vec<Sums>], songs: &mut dyn Iterator<Item = usize>) -> [f64; FIGURES] {
-    let mut means = [0.0; FIGURES];
-    let songs: Vec<usize> = songs.collect();
-    for training in trainings {
-        let mut total = Sums::default();
-        for &song in &songs {
-            let of = &training[song];
-            (total.triplets, total.queries) = (total.triplets + of.triplets, total.queries + of.queries);
-            total.figures.iter_mut().zip(of.figures).for_each(|(total, of)| *total += of);
-        }
-        for (figure, (mean, sum)) in means.iter_mut().zip(total.figures).enumerate() {
-            let count = if figure < 2 { total.triplets } else { total.queries };
-            *mean += sum / count / trainings.len() as f64;
-        }
+/// Means over the songs picked.
+fn means(training: &[Sums], songs: &[usize]) -> [f64; FIGURES] {
+    let mut total = Sums::default();
+    for &song in songs {
+        let of = &training[song];
+        (total.triplets, total.queries) = (total.triplets + of.triplets, total.queries + of.queries);
+        total.figures.iter_mut().zip(of.figures).for_each(|(total, of)| *total += of);
     }
-    means
+    let count = |figure: usize| if figure < 2 { total.triplets } else { total.queries };
+    std::array::from_fn(|figure| total.figures[figure] / count(figure))
 }
 
 fn stage([base, adapted]: &[Vec<Vec<Sums>>; 2], seed: u64) -> DownstreamStage {
     let (trainings, songs) = (base.len(), base[0].len());
     // Base, adapted and their difference, over the same songs and seeds.
+    let widened = (trainings as f64 / (trainings as f64 - 1.0).max(1.0)).sqrt();
     let figures = |of: &[usize], picked: &[usize]| {
-        let side = |side: &[Vec<Sums>]| {
-            let side: Vec<&Vec<Sums>> = of.iter().map(|&training| &side[training]).collect();
-            means(&side, &mut picked.iter().copied())
+        let side = |side: &[Vec<Sums>]| -> [f64; FIGURES] {
+            let each: Vec<_> = side.iter().map(|training| means(training, picked)).collect();
+            let mean = |of: &mut dyn Iterator<Item = usize>, figure: usize| {
+                of.map(|training| each[training][figure]).sum::<f64>() / trainings as f64
+            };
+            std::array::from_fn(|figure| {
+                let (all, drawn) = (mean(&mut (0..trainings), figure), mean(&mut of.iter().copied(), figure));
+                all + widened * (drawn - all)
+            })
         };
         let (base, adapted) = (side(base), side(adapted));
         [base, adapted, std::array::from_fn(|figure| adapted[figure] - base[figure])]
@@ -272,7 +287,9 @@ mod tests {
         let DownstreamStage { base: b, adapted: a, difference: d } = stage(&[base, vec![better, songs]], 1);
         assert!((b.loss.value - 3.0).abs() < 1e-12 && (a.loss.value - 2.75).abs() < 1e-12);
         assert!((d.loss.value + 0.25).abs() < 1e-12, "{d:?}");
-        assert!((d.loss.low + 0.5).abs() < 1e-9 && d.loss.high.abs() < 1e-9, "{d:?}");
+        // Drawn as twice the better, twice the worse, or both: -0.5, 0 or -0.25, here on either side of the mean by 0.25 times root 2.
+        let spread = 0.25 * 2f64.sqrt();
+        assert!((d.loss.low + 0.25 + spread).abs() < 1e-9 && (d.loss.high + 0.25 - spread).abs() < 1e-9, "{d:?}");
         assert_eq!((d.accuracy.value, d.accuracy.low, d.accuracy.high), (0.0, 0.0, 0.0));
         assert!(b.accuracy.low < 0.5 && b.accuracy.high > 0.5 && b.accuracy.low > 0.35);
         let (found, ten) = (b.recall_at_1.unwrap(), b.recall_at_10.unwrap());

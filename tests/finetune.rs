@@ -244,10 +244,84 @@ fn what_does_not_go_together_is_refused_by_name() {
         semi_hard: false,
     };
     refused(arguments(endless), "triplet_margin");
-    let options = DownstreamOptions { arguments: TrainingArguments::default(), seeds: 1 };
-    assert!(downstream(&base, &base, &songs, &songs, &options, |_| {}).is_err());
-    let options = DownstreamOptions { seeds: 0, ..Default::default() };
-    assert!(downstream(&base, &base, &songs, &songs, &options, |_| {}).is_err());
+    refused(
+        TrainingArguments { freeze_embeddings: true, freeze_layers: vec![0, 1], ..arguments(RANKING) },
+        "nothing left to train",
+    );
+    // What could not be measured is refused before it is trained for.
+    let measured = |data: &Triplets, loss| {
+        let mut trainer = Trainer::new(&base, of(loss, 4)).unwrap();
+        trainer.train_triplets(data, Some(&pairs), |_| ControlFlow::Continue(())).unwrap_err().to_string()
+    };
+    assert!(measured(&pairs, triplet_loss(true)).contains("is measured by a negative"));
+    fails(&of(RANKING, 1), &pairs, "take at least two triplets");
+    train(&mut Trainer::new(&base, of(RANKING, 1)).unwrap(), &given, u64::MAX);
+    let compared = |options: DownstreamOptions, held_out: &Triplets| {
+        let found = downstream(&base, &base, &songs, held_out, &options, |_| ControlFlow::Continue(()));
+        found.unwrap_err().to_string()
+    };
+    let masked = DownstreamOptions { arguments: TrainingArguments::default(), seeds: 1 };
+    assert!(compared(masked, &songs).contains("set Objective::Embedding"));
+    assert!(compared(DownstreamOptions { seeds: 0, ..Default::default() }, &songs).contains("seeds is 0"));
+    assert!(compared(DownstreamOptions::default(), &pairs).contains("negative with each pair"));
+}
+
+/// A last batch of one triplet would teach nothing where texts are each other's negatives: it is a part of the one before.
+#[test]
+fn no_batch_has_a_single_triplet_without_a_negative() {
+    let base = fresh_model();
+    let data = songs(&base, 9);
+    for (loss, want) in [(RANKING, vec![4, 5]), (triplet_loss(true), vec![4, 5]), (triplet_loss(false), vec![4, 4, 1])]
+    {
+        let mut sizes = Vec::new();
+        let mut trainer = Trainer::new(&base, TrainingArguments { num_train_epochs: 1.0, ..arguments(loss) }).unwrap();
+        let observe = |event: &TrainEvent| {
+            if let TrainEvent::Step(report) = event {
+                sizes.push(report.masked_tokens);
+            }
+            ControlFlow::Continue(())
+        };
+        let output = trainer.train_triplets(&data, None, observe).unwrap();
+        assert_eq!((sizes, output.steps), (want.clone(), want.len() as u64), "{loss:?}");
+    }
+}
+
+/// A decoder of its own goes with the head, and is not missed when the run goes on.
+#[test]
+fn a_run_from_a_model_with_a_decoder_of_its_own_is_resumed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = fresh_model().config().clone();
+    config.tie_word_embeddings = false;
+    let base = Model::init(gpu(), config, fresh_model().tokenizer().clone(), 7).unwrap();
+    let data = given(&base);
+    let of = |save_steps| TrainingArguments {
+        output_dir: Some(folder.path().into()),
+        save_steps,
+        load_best_model_at_end: true,
+        eval_steps: Some(1),
+        learning_rate: 0.5,
+        lr_scheduler_type: retto::SchedulerType::Constant,
+        num_train_epochs: 6.0,
+        freeze_layers: vec![0],
+        ..arguments(RANKING)
+    };
+    let run = |trainer: &mut Trainer, stop_at: u64| {
+        let output = trainer.train_triplets(&data, Some(&data), |event| match event {
+            TrainEvent::Step(report) if report.step == stop_at => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        });
+        output.unwrap()
+    };
+    let mut whole = Trainer::new(&base, of(None)).unwrap();
+    let want = run(&mut whole, u64::MAX);
+    // So fast that the last is not the best: its weights are read again.
+    assert!(want.best.unwrap().1 < want.steps, "{want:?}");
+    let begin = || Trainer::new(&base, of(Some(100))).unwrap();
+    run(&mut begin(), 3);
+    let mut resumed = begin();
+    assert_eq!(resumed.resume_from_checkpoint().unwrap(), Some(3));
+    assert_eq!(run(&mut resumed, u64::MAX).best, want.best);
+    assert_eq!(bits(resumed.model()), bits(whole.model()));
 }
 
 #[test]
@@ -277,6 +351,10 @@ fn the_command_trains_evaluates_and_writes_what_embed_opens() {
     assert!((first - 1.0).abs() < 1e-5);
     let settings: Value = serde_json::from_slice(&fs::read(format!("{tuned}/training_args.json")).unwrap()).unwrap();
     assert_eq!(settings["objective"]["embedding"]["pooling"], "cls");
+    // Taken up again at its end, it is complete.
+    let saved = [&args[..], &more, &steps, &["--save-steps", "4"]].concat();
+    stdout(&run(&saved));
+    assert!(stdout(&run(&[&saved[..], &["--resume"]].concat())).contains("9 steps"));
     // A model in this layout is gone on with as it says.
     let (again, triplets) = (path("again"), path("triplets.jsonl"));
     let lines = r#"{"anchor": "the rain", "positive": ["you", "and"], "negative": "town"}"#.to_owned() + "\n\n";
@@ -292,15 +370,17 @@ fn the_command_trains_evaluates_and_writes_what_embed_opens() {
     bad("one.txt", "the rain\n\nthe town\n", &[], &["a triplet takes two songs"]);
     bad("alone.txt", "the rain\n\n\nthe town\n", &[], &["none of 2 songs has two different sections"]);
     let two = "the rain\n\nthe town\n\n\nyou\n\nagain\n";
+    bad("half.txt", two, &["--validation-split", "0.5"], &["songs: a triplet takes two songs, and there is 1"]);
+    bad("odd.txt", two, &["--scale", "3"], &["--scale is an option of --objective multiple-negatives-ranking"]);
+    let ranked = ["--objective", "mnr", "--triplet-margin", "3"];
+    bad("odd.txt", two, &ranked, &["--triplet-margin is an option of --objective triplet"]);
     bad("few.txt", two, &["--semi-hard"], &["a batch of 8 triplets", "there are 2"]);
     bad("long.txt", &two.replace("rain", &"rain ".repeat(80)), &["--strict"], &["1 texts are longer than 64 tokens"]);
-    bad("a.jsonl", r#"{"anchor": "the rain", "positive": " "}"#, &[], &["a.jsonl", "line 1", "'positive'"]);
-    bad(
-        "b.jsonl",
-        "{\"anchor\": \"you\", \"positive\": \"you\"}\n{\"anchor\": \"you\"}\n",
-        &[],
-        &["line 2", "'positive'"],
-    );
+    let blank = r#"{"anchor": "the rain", "positive": ["", " "]}"#;
+    bad("a.jsonl", blank, &[], &["a.jsonl", "line 1", "its positive has no words"]);
+    let pair = "{\"anchor\": \"you\", \"positive\": \"you\", \"negative\": null}\n";
+    bad("b.jsonl", &(pair.to_owned() + "\n{\"anchor\": \"you\"}\n"), &[], &["line 3", "'positive'"]);
+    bad("f.jsonl", &(lines_of(2) + pair), &[], &["line 3", "some have a negative and some have none"]);
     bad("c.jsonl", r#"{"anchor": "you", "positive": "town"}"#, &[], &["takes a negative with each pair"]);
     bad("d.jsonl", r#"{"text": "you"}"#, &["--train", &triplets], &["triplets.jsonl gives triplets"]);
     bad("e.jsonl", &lines_of(3), &["--validation-split", "0.5"], &["know no songs to hold out"]);
@@ -396,8 +476,16 @@ fn two_models_are_compared_by_a_task_built_on_both() {
         ],
         &["songs.txt"],
     );
-    fails(&[&args[..], &["--max-seq-length", "65"]].concat(), &["65", "64 tokens"]);
+    fails(&[&args[..], &["--max-seq-length", "65"]].concat(), &["max_seq_length is 65", "64"]);
     fails(&[&args[..], &["--html", &path("none/x.html")]].concat(), &["none/x.html"]);
+    // Of given triplets, and with a name that a page must not take for its own.
+    let (held_out, odd) = (path("held.jsonl"), path("<b>.html"));
+    fs::write(&held_out, lines_of(4)).unwrap();
+    let given = ["downstream", "--base", &base, "--adapted", &adapted, "--data", &held_out, "--validation", &held_out];
+    let output = stdout(&run(&[&given[..], &["--max-steps", "1", "--seeds", "1", "--html", &odd]].concat()));
+    assert!(output.contains("4 held-out triplets; 1 trainings") && output.contains("over triplets\n"), "{output}");
+    let page = fs::read_to_string(&odd).unwrap();
+    assert!(page.contains("triplets they had not seen") && !page.contains("resampled over songs"), "{page}");
     fails(&["downstream", "--adapted", &adapted, "--data", &songs], &["different tokenizers"]);
     // The model that was trained on is as it was.
     let opened = Model::open(gpu(), &base).unwrap();

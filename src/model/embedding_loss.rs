@@ -96,6 +96,17 @@ impl EmbeddingLoss {
         Ok(())
     }
 
+    /// As [`EmbeddingLoss::check`], for measuring: a triplet loss is then that of a triplet's own negative, however they are picked
+    /// in training.
+    pub(crate) fn check_measured(&self, data: &Triplets) -> Result<()> {
+        self.validate()?;
+        if matches!(self, Self::Triplet { .. }) && !data.has_negatives() {
+            let reason = "a triplet loss is measured by a negative with each pair, and there are none";
+            return Err(Error::InvalidArgument(reason.into()));
+        }
+        Ok(())
+    }
+
     /// Loss and rank of each triplet's positive, \[triplets, 2\] (a rank of 0 is right), and the gradient of the sum of losses
     /// times `factor` by the vectors\[sequences, hidden\]. Vectors have to be of length 1 where the loss goes by cosines.
     fn compute(

@@ -82,7 +82,7 @@ impl Dataset {
     /// # Errors
     /// [`Error::BadTokenizer`] where the tokenizer cannot represent a line at all.
     pub fn from_lines<S: AsRef<str>>(tokenizer: &Tokenizer, lines: &[S], max_length: usize) -> Result<Self> {
-        let (mut examples, mut truncated) = (Vec::new(), 0);
+        let mut dataset = Self::in_memory();
         for line in lines {
             let mut example = tokenizer.encode(line.as_ref())?;
             if example.iter().all(|&id| tokenizer.is_special(id)) {
@@ -95,22 +95,27 @@ impl Dataset {
                 if tokenizer.is_special(last) {
                     example[max_length - 1] = last;
                 }
-                truncated += 1;
+                dataset.truncated += 1;
             }
-            examples.push(example);
+            dataset.push(&example);
         }
-        Ok(Self::from_examples(&examples, truncated))
+        Ok(dataset)
     }
 
-    /// Of examples that are tokenized and, some of them, cut.
-    pub(crate) fn from_examples(examples: &[Vec<u32>], truncated: usize) -> Self {
-        let (mut starts, mut hash) = (vec![0], Hash::default());
-        for example in examples {
-            hash.example(example);
-            starts.push(starts[starts.len() - 1] + example.len() as u64);
-        }
-        let longest = examples.iter().map(Vec::len).max().unwrap_or(0);
-        Self { store: Store::Memory { ids: examples.concat(), starts }, truncated, longest, hash: hash.0 }
+    /// Without an example yet.
+    pub(super) fn in_memory() -> Self {
+        let store = Store::Memory { ids: Vec::new(), starts: vec![0] };
+        Self { store, truncated: 0, longest: 0, hash: Hash::default().0 }
+    }
+
+    /// Appends an example to those in memory.
+    pub(super) fn push(&mut self, example: &[u32]) {
+        let Store::Memory { ids, starts } = &mut self.store else { return };
+        ids.extend(example);
+        starts.push(ids.len() as u64);
+        let mut hash = Hash(self.hash);
+        hash.example(example);
+        (self.hash, self.longest) = (hash.0, self.longest.max(example.len()));
     }
 
     /// Maps a token cache. Its offsets are checked here, its ids when a model reads them.

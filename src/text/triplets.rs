@@ -1,9 +1,11 @@
 //! Texts, and which of them belong together: what embeddings are trained on.
 
+use std::collections::HashSet;
+
 use super::batch::PackedBatch;
 use super::dataset::{Dataset, Hash, SHORTEST};
 use super::random::{Purpose, Stream};
-use super::tokenizer::Tokenizer;
+use super::tokenizer::{Template, Tokenizer};
 use crate::error::{Error, Result};
 
 /// Triplets of texts to train embeddings on: an anchor, a positive that belongs to it, and a negative that does not.
@@ -76,7 +78,8 @@ impl Triplets {
     /// Triplets drawn from the sections of songs: a token cache that was prepared with [`Unit::Section`](crate::Unit::Section). An epoch
     /// takes each song with at least two sections once: one of them is the anchor, another the positive, and a section of another
     /// song, which may have one alone, the negative; all drawn anew, as functions of seed, epoch and song. Of a section longer
-    /// than the longest example its beginning is used, and counted as [`Triplets::truncated`].
+    /// than the longest example its beginning is used, and counted as [`Triplets::truncated`]. A section that came before, in any
+    /// song, is left out: a chorus would be its own positive.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a dataset that knows no songs or is not one of sections, for one without a song of two
@@ -93,12 +96,18 @@ impl Triplets {
             ));
         }
         let mut of_songs = Songs { sections: Vec::new(), starts: vec![0], anchors: Vec::new() };
-        let mut truncated = data.truncated();
+        let (mut truncated, mut seen) = (0, HashSet::new());
         let mut section = sections.windows(2).filter(|pair| pair[0] < pair[1]).peekable();
         for end in songs.iter().skip(1) {
             let mut count = 0;
             while let Some(pair) = section.next_if(|pair| pair[0] < *end) {
-                of_songs.sections.push(pair[0] as usize);
+                let text = pair[0] as usize;
+                let mut hash = Hash::default();
+                hash.example(data.get(text));
+                if !seen.insert(hash.0) {
+                    continue;
+                }
+                of_songs.sections.push(text);
                 truncated += usize::from(pair[1] - pair[0] > 1);
                 count += 1;
             }
@@ -133,40 +142,14 @@ impl Triplets {
         triplets: impl IntoIterator<Item = (S, S, Option<S>)>,
         max_length: usize,
     ) -> Result<Self> {
-        let template = tokenizer.template()?;
-        let shortest = SHORTEST.max(template.around() + 1);
-        if max_length < shortest {
-            let reason = format!("max_length is {max_length}; it must be at least {shortest}");
-            return Err(Error::InvalidArgument(reason));
-        }
-        let (mut encoded, mut given, mut truncated) = (Vec::new(), Vec::new(), 0);
-        let mut with_negatives = None;
+        let template = Self::template(tokenizer, max_length)?;
+        let mut given = Given::new(tokenizer, template, max_length);
         for (at, (anchor, positive, negative)) in triplets.into_iter().enumerate() {
-            let has_negative = negative.is_some();
-            if *with_negatives.get_or_insert(has_negative) != has_negative {
-                let reason = format!("triplet {at}: some have a negative and some have none");
-                return Err(Error::InvalidArgument(reason));
-            }
-            let first = encoded.len();
-            let named = [("anchor", Some(anchor)), ("positive", Some(positive)), ("negative", negative)];
-            for (name, text) in named.into_iter().filter_map(|(name, text)| Some((name, text?))) {
-                let (ids, tokens) = tokenizer.encode_section(&template, text.as_ref(), max_length)?;
-                if ids.iter().all(|&id| tokenizer.is_special(id)) {
-                    return Err(Error::InvalidArgument(format!("triplet {at}: its {name} has no words")));
-                }
-                truncated += usize::from(tokens > ids.len());
-                encoded.push(ids);
-            }
-            given.push([first, first + 1, encoded.len() - 1]);
+            let texts = [Some(anchor), Some(positive), negative];
+            let texts = [0, 1, 2].map(|role: usize| texts[role].as_ref().map(AsRef::as_ref));
+            given.push(texts)?.map_err(|reason| Error::InvalidArgument(format!("triplet {at}: {reason}")))?;
         }
-        if given.is_empty() {
-            return Err(Error::EmptyCorpus { paths: "the triplets".into() });
-        }
-        let negatives = with_negatives == Some(true);
-        let texts = Dataset::from_examples(&encoded, truncated);
-        let mut hash = Hash(texts.hash());
-        hash.bytes(&[u8::from(negatives)]);
-        Ok(Self { source: Source::Given { triplets: given, negatives }, truncated, hash: hash.0, texts })
+        given.finish("the triplets")
     }
 
     /// Given triplets from JSON Lines, plain or compressed: an object a line with `anchor`, `positive` and, in all or none of them,
@@ -176,18 +159,27 @@ impl Triplets {
     /// [`Error::Io`]; [`Error::BadData`] for a line that is no such object or has an empty text; as [`Triplets::from_texts`].
     #[cfg(feature = "prepare")]
     pub fn read_json_lines(tokenizer: &Tokenizer, paths: &[std::path::PathBuf], max_length: usize) -> Result<Self> {
-        let mut texts = Vec::new();
-        paths.iter().try_for_each(|path| super::readers::read_triplets(path, &mut |triplet| texts.push(triplet)))?;
-        Self::from_texts(tokenizer, texts, max_length)
+        let mut given = Given::new(tokenizer, Self::template(tokenizer, max_length)?, max_length);
+        for path in paths {
+            super::readers::read_triplets(path, &mut |texts| given.push(texts))?;
+        }
+        given.finish(&paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "))
     }
 
     /// Whether a file is such JSON Lines, by its name and first record.
-    ///
-    /// # Errors
-    /// [`Error::Io`]; [`Error::BadData`] for a file that cannot be read as lines.
     #[cfg(feature = "prepare")]
-    pub fn is_json_lines(path: impl AsRef<std::path::Path>) -> Result<bool> {
+    pub fn is_json_lines(path: impl AsRef<std::path::Path>) -> bool {
         super::readers::is_triplets(path.as_ref())
+    }
+
+    fn template(tokenizer: &Tokenizer, max_length: usize) -> Result<Template> {
+        let template = tokenizer.template()?;
+        let shortest = SHORTEST.max(template.around() + 1);
+        if max_length < shortest {
+            let reason = format!("max_length is {max_length}; it must be at least {shortest}");
+            return Err(Error::InvalidArgument(reason));
+        }
+        Ok(template)
     }
 
     /// Triplets of an epoch.
@@ -245,11 +237,12 @@ impl Triplets {
         self.draw(index, Purpose::Triplets, seed, epoch)
     }
 
-    /// What a held-out set is judged by: some triplets of each song, always the same; given ones as they are.
+    /// What a held-out set is judged by: some triplets of each song, always the same, each song once before any comes again;
+    /// given ones as they are.
     pub(crate) fn held_out(&self, seed: u64) -> Vec<Triplet> {
         let draws = if self.songs().is_some() { HELD_OUT_DRAWS } else { 1 };
-        let of = |index| (0..draws).map(move |draw| self.draw(index, Purpose::HeldOutTriplets, seed, draw));
-        (0..self.len()).flat_map(of).collect()
+        let of = |draw| (0..self.len()).map(move |index| self.draw(index, Purpose::HeldOutTriplets, seed, draw));
+        (0..draws).flat_map(of).collect()
     }
 
     fn draw(&self, index: usize, purpose: Purpose, seed: u64, epoch: u64) -> Triplet {
@@ -294,10 +287,60 @@ impl Triplets {
         batch
     }
 
-    /// Tokens of a triplet as the first epoch draws it.
-    pub(crate) fn length(&self, index: usize, seed: u64) -> usize {
+    /// Tokens of a triplet as the first epoch draws it, in a batch of [`Triplets::batch`].
+    pub(crate) fn length(&self, index: usize, seed: u64, negatives: bool) -> usize {
         let Triplet { anchor, positive, negative, .. } = self.get(index, seed, 0);
+        let negative = negative.filter(|_| negatives || self.songs().is_none());
         [Some(anchor), Some(positive), negative].into_iter().flatten().map(|text| self.texts.length(text)).sum()
+    }
+}
+
+/// Triplets as they are given, one after another.
+struct Given<'t> {
+    tokenizer: &'t Tokenizer,
+    template: Template,
+    max_length: usize,
+    texts: Dataset,
+    triplets: Vec<[usize; 3]>,
+    truncated: usize,
+    negatives: Option<bool>,
+}
+
+impl<'t> Given<'t> {
+    fn new(tokenizer: &'t Tokenizer, template: Template, max_length: usize) -> Self {
+        let (texts, triplets) = (Dataset::in_memory(), Vec::new());
+        Self { tokenizer, template, max_length, texts, triplets, truncated: 0, negatives: None }
+    }
+
+    /// Anchor, positive and maybe negative. The inner error is about these texts, for one who knows where they are from.
+    fn push(&mut self, texts: [Option<&str>; 3]) -> Result<Result<(), String>> {
+        let has_negative = texts[2].is_some();
+        if *self.negatives.get_or_insert(has_negative) != has_negative {
+            return Ok(Err("some have a negative and some have none".into()));
+        }
+        let first = self.texts.len();
+        for (name, text) in ["anchor", "positive", "negative"].into_iter().zip(texts) {
+            let Some(text) = text else { continue };
+            let (ids, tokens) = self.tokenizer.encode_section(&self.template, text, self.max_length)?;
+            if ids.iter().all(|&id| self.tokenizer.is_special(id)) {
+                return Ok(Err(format!("its {name} has no words")));
+            }
+            self.truncated += usize::from(tokens > ids.len());
+            self.texts.push(&ids);
+        }
+        self.triplets.push([first, first + 1, self.texts.len() - 1]);
+        Ok(Ok(()))
+    }
+
+    fn finish(self, from: &str) -> Result<Triplets> {
+        if self.triplets.is_empty() {
+            return Err(Error::EmptyCorpus { paths: from.to_owned() });
+        }
+        let negatives = self.negatives == Some(true);
+        let mut hash = Hash(self.texts.hash());
+        hash.bytes(&[u8::from(negatives)]);
+        let source = Source::Given { triplets: self.triplets, negatives };
+        Ok(Triplets { texts: self.texts, source, truncated: self.truncated, hash: hash.0 })
     }
 }
 
@@ -323,7 +366,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let [file, cache] = ["songs.txt", "cache"].map(|name| folder.path().join(name));
         std::fs::write(&file, text).unwrap();
-        let options = PrepareOptions { unit: Unit::Section, dedup: true, ..PrepareOptions::new(max_seq_length) };
+        let options = PrepareOptions { unit: Unit::Section, ..PrepareOptions::new(max_seq_length) };
         prepare(&tokenizer(), &[file], &cache, None, &options, |_| {})?;
         Triplets::from_sections(Dataset::open(&cache, &tokenizer())?)
     }
@@ -336,7 +379,7 @@ mod tests {
         let triplets = songs(text, 32).unwrap();
         assert_eq!((triplets.len(), triplets.songs()), (3, Some((4, 1))));
         let by_song: Vec<Vec<usize>> = triplets.sections_by_song().unwrap().map(<[usize]>::to_vec).collect();
-        assert_eq!(by_song, [vec![0, 1, 2], vec![3, 4], vec![5, 6], vec![7]]);
+        assert_eq!(by_song, [vec![0, 1, 2], vec![3, 4], vec![5, 6], vec![8]]);
         let mut seen = HashSet::new();
         for (epoch, index) in (0..60).flat_map(|epoch| (0..3).map(move |index| (epoch, index))) {
             let triplet = triplets.get(index, 7, epoch);
@@ -351,6 +394,8 @@ mod tests {
         // Nearly all of (6 x 5 + 2 x 6 + 2 x 6) come.
         assert!(seen.len() > 40, "{}", seen.len());
         let held_out = triplets.held_out(7);
+        // Each song once, then again: a song's texts are not each other's negatives in a batch.
+        assert!(held_out.chunks(3).all(|draw| draw.iter().map(|of| of.group).eq([0, 1, 2])));
         assert_eq!((held_out.len(), held_out.clone()), (12, triplets.held_out(7)));
         assert_ne!(held_out, triplets.held_out(8));
 

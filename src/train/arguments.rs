@@ -245,11 +245,6 @@ impl TrainingArguments {
         self.lora.is_none() && !frozen && used
     }
 
-    /// Lines in an optimizer step.
-    pub(crate) fn examples_per_step(&self) -> usize {
-        self.per_device_train_batch_size.saturating_mul(self.gradient_accumulation_steps)
-    }
-
     /// The learning rate of the step after `done` of `total` steps: transformers' `get_linear_schedule_with_warmup` and its
     /// siblings.
     pub(crate) fn learning_rate_at(&self, done: u64, total: u64) -> f64 {

@@ -35,7 +35,11 @@ impl Plan {
         }
         let mut ends = Vec::new();
         match arguments.batch_tokens {
-            None => ends.extend((1..=order.len().div_ceil(batch_size)).map(|i| (i * batch_size).min(order.len()))),
+            None => {
+                let batches = data.batches(batch_size);
+                ends.extend((1..batches).map(|i| i * batch_size));
+                ends.extend((batches > 0).then_some(order.len()));
+            }
             Some(budget) => {
                 let mut tokens = 0;
                 for (at, &example) in order.iter().enumerate() {
@@ -120,7 +124,7 @@ impl Plan {
     /// Optimizer steps of a whole run.
     pub(crate) fn total_steps(data: Data, arguments: &TrainingArguments) -> u64 {
         let steps = |epoch| match arguments.batch_tokens {
-            None => data.len().div_ceil(arguments.examples_per_step()),
+            None => data.batches(arguments.per_device_train_batch_size).div_ceil(arguments.gradient_accumulation_steps),
             Some(_) => Self::new(data, arguments, epoch).steps(),
         };
         if let Some(steps) = arguments.max_steps {

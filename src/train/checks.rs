@@ -1,13 +1,19 @@
 //! What is refused before a run begins.
 
 use super::arguments::Objective;
-use super::data::Data;
+use super::data::{Data, Drawn};
 use super::resume;
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
-use crate::text::Purpose;
+use crate::text::{Purpose, Triplets};
 
 impl Trainer {
+    /// Refuses triplets that this trainer could not train on, or not be judged by.
+    pub(crate) fn check_triplets(&self, train: &Triplets, held_out: &Triplets) -> Result<()> {
+        let data = |triplets| Data::triplets(triplets, &self.arguments);
+        self.check_data(data(train), Some(data(held_out)))
+    }
+
     /// Refuses data and options that would fail later, or not do what they say.
     pub(super) fn check_data(&self, train: Data, validation: Option<Data>) -> Result<()> {
         let arguments = &self.arguments;
@@ -35,11 +41,21 @@ impl Trainer {
                 }
             }
         }
+        if let (Some(Data::Triplets(triplets, _)), Objective::Embedding(objective)) = (validation, &arguments.objective)
+        {
+            objective.loss.check_measured(triplets)?;
+        }
+        let batch = arguments.per_device_train_batch_size;
+        if let (Data::Triplets(_, Drawn { in_batch: true, .. }), 1) = (train, batch) {
+            let reason =
+                "per_device_train_batch_size is 1: texts that are each other's negatives take at least two triplets";
+            return Err(Error::InvalidArgument(reason.into()));
+        }
         if let (Data::Triplets(triplets, _), Objective::Embedding(objective)) = (train, &arguments.objective)
             && !objective.loss.wants_negatives()
-            && triplets.len() < arguments.per_device_train_batch_size
+            && triplets.len() < batch
         {
-            let (have, batch) = (triplets.len(), arguments.per_device_train_batch_size);
+            let have = triplets.len();
             let what = if triplets.songs().is_some() { "songs of two sections" } else { "triplets" };
             let reason = format!(
                 "a batch of {batch} triplets, which are each other's negatives, takes as many {what}, and there are {have}: lower \

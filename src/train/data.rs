@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::arguments::{Objective, TrainingArguments};
 use crate::text::{Dataset, PackedBatch, TripletBatch, Triplets};
 
 /// What a run learns from, or is judged by.
@@ -9,8 +10,30 @@ use crate::text::{Dataset, PackedBatch, TripletBatch, Triplets};
 pub(crate) enum Data<'d> {
     /// Examples to mask.
     Examples(&'d Dataset),
-    /// Texts to compare, drawn with this seed.
-    Triplets(&'d Triplets, u64),
+    /// Texts to compare.
+    Triplets(&'d Triplets, Drawn),
+}
+
+/// How triplets are drawn.
+#[derive(Clone, Copy)]
+pub(crate) struct Drawn {
+    pub(super) seed: u64,
+    /// Whether with a negative of their own.
+    pub(super) negatives: bool,
+    /// Whether the texts of a batch are each other's negatives, and have none of their own.
+    pub(super) in_batch: bool,
+}
+
+impl<'d> Data<'d> {
+    /// Triplets for these arguments.
+    pub(super) fn triplets(triplets: &'d Triplets, arguments: &TrainingArguments) -> Self {
+        let negatives = match &arguments.objective {
+            Objective::Embedding(objective) => objective.loss.wants_negatives(),
+            Objective::MaskedLm => false,
+        };
+        let own = negatives || (triplets.songs().is_none() && triplets.has_negatives());
+        Self::Triplets(triplets, Drawn { seed: arguments.seed, negatives, in_batch: !own })
+    }
 }
 
 impl<'d> From<&'d Dataset> for Data<'d> {
@@ -44,7 +67,7 @@ impl<'d> Data<'d> {
     pub(super) fn length(self, example: usize) -> usize {
         match self {
             Self::Examples(data) => data.length(example),
-            Self::Triplets(triplets, seed) => triplets.length(example, seed),
+            Self::Triplets(triplets, Drawn { seed, negatives, .. }) => triplets.length(example, seed, negatives),
         }
     }
 
@@ -52,7 +75,21 @@ impl<'d> Data<'d> {
     pub(super) fn tokens(self) -> usize {
         match self {
             Self::Examples(data) => data.tokens(),
-            Self::Triplets(triplets, seed) => (0..triplets.len()).map(|example| triplets.length(example, seed)).sum(),
+            Self::Triplets(..) => (0..self.len()).map(|example| self.length(example)).sum(),
+        }
+    }
+
+    /// Batches of an epoch, where they are counted in examples: a last one of a single example, where texts of a batch are each other's
+    /// negatives, would teach nothing, and is a part of the one before.
+    pub(super) fn batches(self, batch_size: usize) -> usize {
+        let batches = self.len().div_ceil(batch_size);
+        match self {
+            Self::Triplets(triplets, Drawn { in_batch: true, .. })
+                if batches > 1 && triplets.len() % batch_size == 1 =>
+            {
+                batches - 1
+            }
+            _ => batches,
         }
     }
 

@@ -104,21 +104,24 @@ impl Model {
         options: &TripletEvaluationOptions,
     ) -> Result<(Vec<TripletScore>, Option<Vec<QueryScore>>)> {
         let EmbeddingObjective { loss, pooling, normalize } = options.objective;
-        loss.check(data)?;
+        loss.check_measured(data)?;
         if options.per_device_eval_batch_size == 0 {
             return Err(Error::InvalidArgument("per_device_eval_batch_size is 0; it must be at least 1".into()));
         }
         let embed = EmbedOptions { pooling, normalize, ..EmbedOptions::default() };
-        let vectors = Vectors::new(self.embed_dataset(data.texts(), &embed)?, loss.distance_metric());
+        let vectors = Vectors::new(self.embed_dataset(data.texts(), &embed)?, loss.distance_metric())?;
         let triplets = data.held_out(options.seed);
         let scores = match loss {
             EmbeddingLoss::Triplet { triplet_margin, .. } => {
                 triplets.iter().map(|triplet| vectors.triplet(triplet, triplet_margin)).collect()
             }
-            EmbeddingLoss::MultipleNegativesRanking { scale } => triplets
-                .chunks(options.per_device_eval_batch_size)
-                .flat_map(|batch| vectors.ranking(batch, scale, data.songs().is_none()))
-                .collect(),
+            EmbeddingLoss::MultipleNegativesRanking { scale } => {
+                // In as few batches as hold them, all about as large: the loss grows with the batch.
+                let batches = data.len().div_ceil(options.per_device_eval_batch_size);
+                let size = data.len().div_ceil(batches);
+                let batches = triplets.chunks(data.len()).flat_map(|draw| draw.chunks(size));
+                batches.flat_map(|batch| vectors.ranking(batch, scale, data.songs().is_none())).collect()
+            }
         };
         let songs = if options.retrieval { data.sections_by_song() } else { None };
         Ok((scores, songs.map(|songs| vectors.queries(&songs.collect::<Vec<_>>()))))
@@ -134,16 +137,21 @@ struct Vectors {
 
 impl Vectors {
     /// Scaled to length 1 where cosines are taken.
-    fn new(embeddings: Embeddings, metric: DistanceMetric) -> Self {
+    fn new(embeddings: Embeddings, metric: DistanceMetric) -> Result<Self> {
         let dimension = embeddings.dimension();
         let mut values = embeddings.values().to_vec();
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            let reason =
+                format!("the vector of text {} is not finite: the model's weights are too large", at / dimension);
+            return Err(Error::InvalidArgument(reason));
+        }
         if metric == DistanceMetric::Cosine {
             for row in values.chunks_exact_mut(dimension) {
                 let norm = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt().max(1e-12);
                 row.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
             }
         }
-        Self { values, dimension, metric }
+        Ok(Self { values, dimension, metric })
     }
 
     fn of(&self, text: usize) -> &[f32] {
@@ -164,9 +172,9 @@ impl Vectors {
 
     fn triplet(&self, triplet: &Triplet, margin: f64) -> TripletScore {
         let near = self.distance(triplet.anchor, triplet.positive);
-        // Pairs come here with a loss that picks negatives in training; there is nothing to measure them against.
+        // Refused before.
         let Some(negative) = triplet.negative else {
-            return TripletScore { group: triplet.group, loss: 0.0, right: true };
+            return TripletScore { group: triplet.group, loss: f64::NAN, right: false };
         };
         let far = self.distance(triplet.anchor, negative);
         TripletScore { group: triplet.group, loss: (near - far + margin).max(0.0), right: far > near }
@@ -175,6 +183,8 @@ impl Vectors {
     fn ranking(&self, batch: &[Triplet], scale: f64, negatives: bool) -> Vec<TripletScore> {
         let negatives = batch.iter().filter_map(|triplet| triplet.negative.filter(|_| negatives));
         let candidates: Vec<usize> = batch.iter().map(|triplet| triplet.positive).chain(negatives).collect();
+        // Of given triplets and of one draw from songs all groups are different: there is no other positive among the candidates.
+        debug_assert!(batch.iter().enumerate().all(|(i, a)| batch[..i].iter().all(|b| a.group != b.group)));
         let score = |(own, triplet): (usize, &Triplet)| {
             let scores: Vec<f64> =
                 candidates.iter().map(|&candidate| scale * self.cosine(triplet.anchor, candidate)).collect();

@@ -41,7 +41,7 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::train_triplets`].
     pub fn forecast_triplets(&self, train: &Triplets) -> Result<Forecast> {
-        self.forecast_on(Data::Triplets(train, self.arguments.seed))
+        self.forecast_on(Data::triplets(train, &self.arguments))
     }
 
     fn forecast_on(&self, train: Data) -> Result<Forecast> {
@@ -102,7 +102,7 @@ impl Trainer {
                 break;
             }
         }
-        if self.arguments.lora.is_none() {
+        if self.arguments.lora.is_none() && self.arguments.objective == Objective::MaskedLm {
             options.push("a low-rank adaptation (lora), which needs no gradients and moments of the weights".into());
         }
         options.push("another adapter".into());

@@ -33,8 +33,8 @@ impl Trainer {
                 let runtime = started.elapsed();
                 (evaluation.loss, TrainEvent::Evaluated { evaluation, epoch, step, runtime })
             }
-            Data::Triplets(triplets, seed) => {
-                let options = run.arguments.triplet_evaluation_options(seed);
+            Data::Triplets(triplets, _) => {
+                let options = run.arguments.triplet_evaluation_options();
                 let evaluation = self.model.evaluate_triplets(triplets, &options)?;
                 // Every rank has its own, which on another adapter is rounded in another way; one decides for all.
                 let loss = self.loss_of_first(evaluation.loss)?;
@@ -98,13 +98,13 @@ impl TrainingArguments {
         self.load_best_model_at_end || self.early_stopping_patience.is_some()
     }
 
-    pub(super) fn triplet_evaluation_options(&self, seed: u64) -> TripletEvaluationOptions {
+    pub(super) fn triplet_evaluation_options(&self) -> TripletEvaluationOptions {
         let objective = match &self.objective {
             Objective::Embedding(objective) => *objective,
             Objective::MaskedLm => Default::default(),
         };
         let per_device_eval_batch_size = self.per_device_eval_batch_size;
-        TripletEvaluationOptions { objective, per_device_eval_batch_size, seed, retrieval: false }
+        TripletEvaluationOptions { objective, per_device_eval_batch_size, seed: self.seed, retrieval: false }
     }
 
     /// Validation data are masked as training data are, but always in the same way.

@@ -29,7 +29,7 @@ pub(crate) trait Communicator: Send + Sync {
     fn recover(&self);
 }
 
-impl dyn Communicator {
+impl dyn Communicator + '_ {
     /// Sums of a few numbers over all ranks, in f64.
     pub(super) fn sum_f64(&self, values: &[f64]) -> Result<Vec<f64>> {
         let mut sums = vec![0.0; values.len()];

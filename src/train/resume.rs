@@ -164,6 +164,10 @@ pub(crate) fn run_of(
     // Without, what was recorded before there was another stays valid.
     if a.objective != Objective::MaskedLm {
         entries.push(("objective", format!("{:?}", a.objective)));
+        if a.is_judged() {
+            // A ranking loss depends on it.
+            entries.push(("per_device_eval_batch_size", a.per_device_eval_batch_size.to_string()));
+        }
     }
     if a.fp16 {
         entries.push(("the kernels for f16", f16_kernels.to_owned()));
@@ -263,7 +267,13 @@ pub(crate) fn load_model(folder: &Path, like: &Model, arguments: &TrainingArgume
         // Frozen weights are read again, too: they take the memory of those they replace.
         None => Model::open(&like.gpu, folder)?.duplicate(&|key| arguments.is_trainable(key))?,
     };
-    if model.parameter_shapes() != like.parameter_shapes() || model.lora != like.lora {
+    // A run of embeddings leaves the head behind, and with it a decoder of its own.
+    let shapes = |model: &Model| {
+        let all = model.parameter_shapes().into_iter();
+        all.filter(|(key, _)| arguments.objective == Objective::MaskedLm || key.starts_with("bert."))
+            .collect::<Vec<_>>()
+    };
+    if shapes(&model) != shapes(like) || model.lora != like.lora {
         return Err(Error::checkpoint(
             folder,
             "the run began with a model or an adapter of another shape: give that one",

@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::arguments::{Objective, TrainingArguments, longest};
+use super::arguments::{TrainingArguments, longest};
 use super::batches::Plan;
-use super::data::{Batch, Data};
+use super::data::{Batch, Data, Drawn};
 use super::events::{StepReport, TrainEvent, TrainOutput};
 use super::resume::{self, MeanLoss, State};
 use super::trainer::Trainer;
@@ -66,8 +66,8 @@ impl Trainer {
         validation: Option<&Triplets>,
         observe: impl FnMut(&TrainEvent) -> ControlFlow<()>,
     ) -> Result<TrainOutput> {
-        let seed = self.arguments.seed;
-        let data = |triplets| Data::Triplets(triplets, seed);
+        let arguments = self.arguments.clone();
+        let data = |triplets| Data::triplets(triplets, &arguments);
         self.train_on(data(train), validation.map(data), observe)
     }
 
@@ -300,11 +300,7 @@ impl Trainer {
     ) -> Batch<'static> {
         let data = match data {
             Data::Examples(data) => data,
-            Data::Triplets(triplets, seed) => {
-                let negatives = match &arguments.objective {
-                    Objective::Embedding(objective) => objective.loss.wants_negatives(),
-                    Objective::MaskedLm => false,
-                };
+            Data::Triplets(triplets, Drawn { seed, negatives, .. }) => {
                 return Batch::Triplets(triplets.batch(examples, seed, epoch, negatives));
             }
         };

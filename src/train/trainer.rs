@@ -77,6 +77,9 @@ impl Trainer {
             }
             None => model.duplicate(&|key| arguments.is_trainable(key))?,
         };
+        if model.bert.trained_parameters().is_empty() {
+            return Err(Error::InvalidArgument("everything is frozen: there is nothing left to train".into()));
+        }
         let gradients = Gradients::new(&model.gpu, &model.bert.all_parameters())?;
         // Fresh buffers are zero, which is where the moments begin.
         let moment = |what: &str| {

@@ -1,13 +1,13 @@
 //! `retto compare`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use retto::{CompareOptions, Comparison, Fill, GoldRank, Gpu, Interval, Kind, METRICS_FILE, Model, Scores};
 
 use crate::data::{self, UnitArgs};
 use crate::downstream_report;
 use crate::report::{self, Context};
-use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, display, open_model, output};
+use crate::{Result, TRAINING_ARGUMENTS_FILE, check_writable, curve, display, open_model, output, write_whole};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -103,16 +103,19 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
 
 fn on_data(gpu: &Gpu, base: &Model, adapted: &Model, args: &Args) -> Result<()> {
     if let Some(path) = &args.html {
-        // Found out now, not after minutes.
-        std::fs::File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)
-            .map_err(|error| named(path, error))?;
+        check_writable(path)?;
     }
     // Read first, as well.
     let downstream = args.downstream.as_deref().map(downstream_report::read).transpose()?;
+    if let Some(found) = &downstream {
+        let of = &found["settings"]["adapted"];
+        if of.as_str().is_some_and(|of| of != args.adapted.display().to_string()) {
+            output::note(format!(
+                "note: --downstream is about {of}, and this comparison about {}",
+                args.adapted.display()
+            ));
+        }
+    }
     let options = CompareOptions {
         mlm_probability: args.mlm_probability,
         max_blanks: args.max_blanks,
@@ -136,7 +139,7 @@ fn on_data(gpu: &Gpu, base: &Model, adapted: &Model, args: &Args) -> Result<()> 
             curve: curve::draw(&args.adapted.join(METRICS_FILE)).ok().flatten(),
             downstream,
         };
-        std::fs::write(path, report::page(&comparison, &context)).map_err(|error| named(path, error))?;
+        write_whole(path, &report::page(&comparison, &context))?;
     }
     if args.json {
         return output::json(&comparison);
@@ -146,10 +149,6 @@ fn on_data(gpu: &Gpu, base: &Model, adapted: &Model, args: &Args) -> Result<()> 
         Some(path) => output::line(format!("\n{}", path.display())),
         None => Ok(()),
     }
-}
-
-fn named(path: &Path, error: std::io::Error) -> String {
-    format!("{}: {error}", path.display())
 }
 
 fn print_comparison(comparison: &Comparison) -> Result<()> {

@@ -62,13 +62,12 @@ pub(crate) enum UnitName {
 }
 
 impl ReadArgs {
-    /// Of sections to compare, none of them twice.
+    /// Of sections to compare.
     pub(crate) fn sections(&self, max_seq_length: usize, validation_split: f64, seed: u64) -> PrepareOptions {
         PrepareOptions {
             unit: Unit::Section,
             text_field: self.text_field.clone(),
             strict: self.strict,
-            dedup: true,
             validation_split,
             seed,
             ..PrepareOptions::new(max_seq_length)

@@ -1,6 +1,8 @@
 //! `retto downstream`
 
-use std::path::{Path, PathBuf};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use retto::{
@@ -11,9 +13,9 @@ use serde_json::json;
 
 use crate::data::ReadArgs;
 use crate::embed::VectorArgs;
-use crate::finetune::{self, LossArgs};
-use crate::training::OptimizerArgs;
-use crate::{Result, display, downstream_report, open_model, output};
+use crate::finetune::{self, LossArgs, Task};
+use crate::training::{OptimizerArgs, interruption};
+use crate::{Result, check_writable, display, downstream_report, open_model, output, write_whole};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -54,12 +56,6 @@ pub(crate) struct Args {
     html: Option<PathBuf>,
 }
 
-/// Found out now, not after minutes.
-fn check_writable(path: &Path) -> Result<()> {
-    let open = std::fs::File::options().create(true).truncate(false).write(true).open(path);
-    open.map(|_| ()).map_err(|error| format!("{}: {error}", path.display()).into())
-}
-
 pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     [&args.output, &args.html].into_iter().flatten().try_for_each(|path| check_writable(path))?;
     let base = open_model(gpu, args.base.as_deref(), None)?;
@@ -68,32 +64,37 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
         false => Model::open(gpu, &args.adapted)?,
     };
     // One task for both: as the base model's folder says.
-    let embed = args.vectors.options(args.base.as_deref())?;
     let longest = base.config().max_position_embeddings.min(adapted.config().max_position_embeddings);
-    let length = args.optimizer.max_seq_length.or(embed.max_seq_length).unwrap_or(longest);
-    if length > longest {
-        return Err(format!("max_seq_length is {length}, but these models read at most {longest} tokens").into());
-    }
+    let task = Task::new(&args.loss, &args.vectors, args.base.as_deref(), args.optimizer.max_seq_length, longest)?;
     let arguments = TrainingArguments {
-        objective: Objective::Embedding(args.loss.objective(&embed)),
-        max_seq_length: Some(length),
+        objective: Objective::Embedding(task.objective),
+        max_seq_length: Some(task.length),
         ..args.optimizer.arguments()
     };
-    let open = |paths: &[PathBuf], split| {
-        finetune::load(base.tokenizer(), paths, &args.read, length, split, args.optimizer.seed)
+    let open = |what: &str, paths: &[PathBuf], split| {
+        finetune::load(base.tokenizer(), what, paths, &args.read, &task, (split, args.optimizer.seed))
     };
-    let (train, split) = open(&args.data, if args.validation.is_empty() { args.validation_split } else { 0.0 })?;
+    let (train, split) = open("", &args.data, if args.validation.is_empty() { args.validation_split } else { 0.0 })?;
     let held_out = match split {
         Some(held_out) => held_out,
         None if args.validation.is_empty() => return Err("there is nothing to judge by: give --validation".into()),
-        None => open(&args.validation, 0.0)?.0,
+        None => open("held-out ", &args.validation, 0.0)?.0,
     };
     let options = DownstreamOptions { arguments, seeds: args.seeds };
     output::note(format!("training both models {} times on {} triplets an epoch with {gpu}", args.seeds, train.len()));
-    let progress = Progress::new();
-    let found = retto::downstream(&base, &adapted, &train, &held_out, &options, |event| progress.show(event));
+    let (progress, interrupted) = (Progress::new(), interruption()?);
+    let found = retto::downstream(&base, &adapted, &train, &held_out, &options, |event| {
+        progress.show(event);
+        match interrupted.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    });
     progress.bar.finish_and_clear();
     let found = found?;
+    if found.runs.len() < args.seeds {
+        output::note(format!("note: interrupted: the figures are of {} of {} seeds", found.runs.len(), args.seeds));
+    }
     let mut settings = serde_json::to_value(&options.arguments)?;
     for (name, value) in [
         ("base", args.base.as_ref().map_or("the bundled model".into(), |path| path.display().to_string())),
@@ -107,22 +108,24 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     settings["validation_split"] = args.validation_split.into();
     settings["seeds"] = args.seeds.into();
     let results = json!({ "results": found, "settings": settings });
-    let write =
-        |path: &Path, text: String| std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()));
     if let Some(path) = &args.output {
-        write(path, format!("{results:#}\n"))?;
+        write_whole(path, &format!("{results:#}\n"))?;
     }
     if let Some(path) = &args.html {
-        write(path, downstream_report::page(&results))?;
+        write_whole(path, &downstream_report::page(&results))?;
     }
     if args.json { output::json(&results) } else { print(&found) }
 }
 
 fn print(found: &Downstream) -> Result<()> {
     let Downstream { triplets, queries, groups, before, after, runs, .. } = found;
+    let (of, over) = match queries {
+        0 => (String::new(), "triplets"),
+        _ => (format!(" and {queries} sections of {groups} songs"), "songs"),
+    };
+    let seeds = if runs.len() > 1 { " and seeds" } else { "" };
     output::line(format!(
-        "{triplets} held-out triplets and {queries} sections of {groups} songs; {} trainings of each model; 95 % confidence intervals \
-         over songs and seeds",
+        "{triplets} held-out triplets{of}; {} trainings of each model; 95 % confidence intervals over {over}{seeds}",
         runs.len()
     ))?;
     type Pick = fn(&DownstreamFigures) -> Option<Interval>;
@@ -164,12 +167,14 @@ impl Progress {
 
     fn show(&self, event: &DownstreamEvent) {
         let DownstreamEvent::Step { trained, trainings, report, .. } = event else { return };
-        let (total, done) = (*trainings as u64 * report.max_steps, *trained as u64 * report.max_steps + report.step);
+        let steps = |trainings: usize| (trainings as u64).saturating_mul(report.max_steps);
+        let (total, done) = (steps(*trainings).max(1), steps(*trained).saturating_add(report.step));
         self.bar.set_length(total);
         self.bar.set_position(done);
         self.bar.set_message(format!("training {} of {trainings}, loss {:.3}", trained + 1, report.loss));
-        if self.bar.is_hidden() && 10 * done / total > self.told.get() {
-            self.told.set(10 * done / total);
+        let tenth = (10.0 * done as f64 / total as f64) as u64;
+        if self.bar.is_hidden() && tenth > self.told.get() {
+            self.told.set(tenth);
             output::note(format!(
                 "step {done}/{total}: training {} of {trainings}, loss {:.4}",
                 trained + 1,

@@ -44,18 +44,29 @@ fn stage(id: &str, stage: &Value) -> Markup {
 pub(crate) fn section(results: &Value) -> Markup {
     let found = &results["results"];
     let runs = found["runs"].as_array().map_or(&[][..], Vec::as_slice);
+    let given = found["queries"] == 0;
+    let text = |name: &str| results["settings"][name].as_str().unwrap_or_default().to_owned();
     html! {
         h2 { "A task built on both" }
         p.soft {
-            "Both models were trained to tell sections of one song from those of others, " (runs.len()) " times each, with the same seeds \
-             and the same " (found["train_triplets"]) " triplets an epoch; then asked about " (found["triplets"]) " triplets and "
-            (found["queries"]) " sections of " (found["groups"]) " songs they had not seen."
+            "Base: " (text("base")) ". Adapted: " (text("adapted")) ". "
+            @if given {
+                "Both were trained to tell what belongs together, " (runs.len()) " times each, with the same seeds and the same "
+                (found["train_triplets"]) " triplets an epoch; then asked about " (found["triplets"]) " triplets they had not seen."
+            } @else {
+                "Both were trained to tell sections of one song from those of others, " (runs.len()) " times each, with the same seeds \
+                 and the same " (found["train_triplets"]) " triplets an epoch; then asked about " (found["triplets"]) " triplets and "
+                (found["queries"]) " sections of " (found["groups"]) " songs they had not seen."
+            }
         }
         h3 { "Before that training" }
         div.wide { (stage("before", &found["before"])) }
         h3 { "After it" }
         div.wide { (stage("after", &found["after"])) }
-        p.soft { "In brackets: 95 % confidence intervals, resampled over songs and seeds; those of the difference are paired." }
+        p.soft {
+            "In brackets: 95 % confidence intervals, resampled over " @if given { "triplets" } @else { "songs" }
+            @if runs.len() > 1 { " and, after the training, over seeds" } "; those of the difference are paired."
+        }
         details {
             summary { "Each seed" }
             div.wide {
@@ -87,8 +98,7 @@ pub(crate) fn page(results: &Value) -> String {
     let body = html! {
         h1 { (title) }
         p.soft {
-            "Base: " (text("base")) ". Adapted: " (text("adapted")) ". Songs: " (text("data")) ". Trained on " (text("adapter"))
-            " with retto " (env!("CARGO_PKG_VERSION")) "."
+            "Data: " (text("data")) ". Trained on " (text("adapter")) " with retto " (env!("CARGO_PKG_VERSION")) "."
         }
         (section(results))
     };

@@ -1,10 +1,10 @@
 //! `retto finetune`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use retto::{
-    DistanceMetric, EmbedOptions, EmbeddingLoss, EmbeddingObjective, Gpu, Model, Objective, Tokenizer, Trainer,
-    TrainingArguments, Triplets,
+    Dataset, DistanceMetric, EmbedOptions, EmbeddingLoss, EmbeddingObjective, Gpu, Model, Objective, Tokenizer,
+    Trainer, TrainingArguments, Triplets,
 };
 
 use crate::data::{self, ReadArgs};
@@ -34,18 +34,18 @@ pub(crate) struct LossArgs {
     /// What is made small
     #[arg(long, value_enum, default_value_t = ObjectiveName::Triplet, value_name = "NAME")]
     objective: ObjectiveName,
-    /// How far two vectors are apart, for the triplet loss
-    #[arg(long, value_enum, default_value_t = MetricName::Euclidean, value_name = "NAME")]
-    distance_metric: MetricName,
+    /// How far two vectors are apart, for the triplet loss [default: euclidean]
+    #[arg(long, value_enum, value_name = "NAME")]
+    distance_metric: Option<MetricName>,
     /// How much farther the negative should be [default: 5; 0.5 for cosines]
     #[arg(long, value_name = "MARGIN")]
     triplet_margin: Option<f64>,
     /// Pick negatives from the other songs of the batch: the nearest that is farther than the positive
     #[arg(long)]
     semi_hard: bool,
-    /// What cosines are multiplied with, for the ranking loss
-    #[arg(long, default_value_t = 20.0, value_name = "SCALE")]
-    scale: f64,
+    /// What cosines are multiplied with, for the ranking loss [default: 20]
+    #[arg(long, value_name = "SCALE")]
+    scale: Option<f64>,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -66,64 +66,117 @@ enum MetricName {
 }
 
 impl LossArgs {
-    pub(crate) fn objective(&self, options: &EmbedOptions) -> EmbeddingObjective {
-        let loss = match self.objective {
+    fn loss(&self) -> Result<EmbeddingLoss> {
+        let unused = |options: &[(&str, bool)], of: &str| match options.iter().find(|(_, given)| *given) {
+            Some((name, _)) => Err(format!("{name} is an option of {of}")),
+            None => Ok(()),
+        };
+        Ok(match self.objective {
             ObjectiveName::Triplet => {
+                unused(&[("--scale", self.scale.is_some())], "--objective multiple-negatives-ranking")?;
                 let (distance_metric, usual) = match self.distance_metric {
-                    MetricName::Euclidean => (DistanceMetric::Euclidean, 5.0),
-                    MetricName::Cosine => (DistanceMetric::Cosine, 0.5),
+                    None | Some(MetricName::Euclidean) => (DistanceMetric::Euclidean, 5.0),
+                    Some(MetricName::Cosine) => (DistanceMetric::Cosine, 0.5),
                 };
                 let triplet_margin = self.triplet_margin.unwrap_or(usual);
                 EmbeddingLoss::Triplet { distance_metric, triplet_margin, semi_hard: self.semi_hard }
             }
-            ObjectiveName::MultipleNegativesRanking => EmbeddingLoss::MultipleNegativesRanking { scale: self.scale },
-        };
-        EmbeddingObjective { loss, pooling: options.pooling, normalize: options.normalize }
+            ObjectiveName::MultipleNegativesRanking => {
+                let options = [
+                    ("--distance-metric", self.distance_metric.is_some()),
+                    ("--triplet-margin", self.triplet_margin.is_some()),
+                    ("--semi-hard", self.semi_hard),
+                ];
+                unused(&options, "--objective triplet")?;
+                EmbeddingLoss::MultipleNegativesRanking { scale: self.scale.unwrap_or(20.0) }
+            }
+        })
     }
 }
 
-/// Triplets of songs, or given ones; the second are those of songs that are held out.
+/// What is trained, and how long its texts may be, in tokens.
+pub(crate) struct Task {
+    pub(crate) objective: EmbeddingObjective,
+    pub(crate) options: EmbedOptions,
+    pub(crate) length: usize,
+}
+
+impl Task {
+    /// As the model's folder says, but for what is asked for. What the model cannot read it cannot have been made for; what the user
+    /// asks for is checked by the trainer.
+    pub(crate) fn new(
+        loss: &LossArgs,
+        vectors: &VectorArgs,
+        model: Option<&Path>,
+        max_seq_length: Option<usize>,
+        longest: usize,
+    ) -> Result<Self> {
+        let mut options = vectors.options(model)?;
+        if options.do_lower_case {
+            return Err("this model wants its texts in lower case, which training does not do".into());
+        }
+        let made_for = options.max_seq_length.map(|length| length.min(longest));
+        options.max_seq_length = max_seq_length.or(made_for);
+        let objective =
+            EmbeddingObjective { loss: loss.loss()?, pooling: options.pooling, normalize: options.normalize };
+        let length = options.max_seq_length.unwrap_or(longest);
+        Ok(Self { objective, options, length })
+    }
+}
+
+/// Triplets of songs, or given ones; the second are those of songs that are held out. `what` they are, for notes: nothing, or "held-out ".
 pub(crate) fn load(
     tokenizer: &Tokenizer,
+    what: &str,
     paths: &[PathBuf],
     read: &ReadArgs,
-    max_seq_length: usize,
-    validation_split: f64,
-    seed: u64,
+    task: &Task,
+    (validation_split, seed): (f64, u64),
 ) -> Result<(Triplets, Option<Triplets>)> {
-    let given = paths.iter().map(Triplets::is_json_lines).collect::<retto::Result<Vec<_>>>()?;
-    let (triplets, held_out) = if given.iter().all(|given| *given) {
+    let given: Vec<bool> = paths.iter().map(Triplets::is_json_lines).collect();
+    if given.iter().all(|given| *given) {
         if validation_split > 0.0 {
             let reason = "triplets that are given know no songs to hold out: give others to --validation";
             return Err(reason.into());
         }
-        (Triplets::read_json_lines(tokenizer, paths, max_seq_length)?, None)
-    } else if let Some(path) = paths.iter().zip(&given).find_map(|(path, given)| given.then_some(path)) {
-        return Err(format!("{} gives triplets, and others songs: give one kind", path.display()).into());
-    } else {
-        // A chorus that comes again would be its own positive.
-        let options = read.sections(max_seq_length, validation_split, seed);
-        let (train, held_out) = data::load(tokenizer, paths, &options)?;
-        (Triplets::from_sections(train)?, held_out.map(Triplets::from_sections).transpose()?)
-    };
-    for (triplets, what) in [(Some(&triplets), ""), (held_out.as_ref(), "held-out ")] {
-        let Some(triplets) = triplets else { continue };
-        let (cut, longest) = (triplets.truncated(), max_seq_length);
-        if cut > 0 && read.strict {
-            return Err(format!("{cut} {what}texts are longer than {longest} tokens").into());
-        }
-        if cut > 0 {
-            output::note(format!(
-                "note: {cut} {what}texts are longer than {longest} tokens, and only their beginning is used"
-            ));
-        }
-        if let Some((songs, alone)) = triplets.songs().filter(|(_, alone)| *alone > 0) {
-            output::note(format!(
-                "note: {alone} of {songs} {what}songs have one section, and are only other songs' negatives"
-            ));
-        }
+        let triplets = Triplets::read_json_lines(tokenizer, paths, task.length)?;
+        tell(&triplets, what, read, task)?;
+        return Ok((triplets, None));
     }
-    Ok((triplets, held_out))
+    if let Some(path) = paths.iter().zip(&given).find_map(|(path, given)| given.then_some(path)) {
+        return Err(format!("{} gives triplets, and others songs: give one kind", path.display()).into());
+    }
+    let options = read.sections(task.length, validation_split, seed);
+    let (train, held_out) = data::load(tokenizer, paths, &options)?;
+    let open = |data: Dataset, what: &str| -> Result<Triplets> {
+        let triplets = Triplets::from_sections(data).map_err(|error| format!("{what}songs: {error}"))?;
+        tell(&triplets, what, read, task)?;
+        Ok(triplets)
+    };
+    Ok((open(train, what)?, held_out.map(|data| open(data, "held-out ")).transpose()?))
+}
+
+/// What is not as it should be, as a note, or with `--strict` as an error.
+fn tell(triplets: &Triplets, what: &str, read: &ReadArgs, task: &Task) -> Result<()> {
+    // A token cache was cut when it was prepared.
+    let texts = triplets.texts();
+    let longest = texts.metadata().get("max_seq_length").cloned().unwrap_or_else(|| task.length.to_string());
+    let cut = triplets.truncated();
+    if read.strict && cut + texts.truncated() > 0 {
+        let cut = cut + texts.truncated();
+        return Err(format!("{cut} {what}texts are longer than {longest} tokens").into());
+    }
+    if cut > 0 {
+        output::note(format!(
+            "note: {cut} {what}texts are longer than {longest} tokens, and only their beginning is used"
+        ));
+    }
+    if let Some((songs, alone)) = triplets.songs().filter(|(_, alone)| *alone > 0) {
+        let drawn = matches!(task.objective.loss, EmbeddingLoss::Triplet { semi_hard: false, .. });
+        let use_ = if drawn { "are only other songs' negatives" } else { "are not used" };
+        output::note(format!("note: {alone} of {songs} {what}songs have one section, and {use_}"));
+    }
+    Ok(())
 }
 
 pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
@@ -133,25 +186,23 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
         return Err(format!("{output} holds a low-rank adapter: write the model to another folder").into());
     }
     let model = open_model(gpu, training.model.as_deref(), None)?;
-    let mut options = args.vectors.options(training.model.as_deref())?;
-    if options.do_lower_case {
-        return Err("this model wants its texts in lower case, which training does not do".into());
-    }
     let longest = model.config().max_position_embeddings;
-    // What the model cannot read it cannot have been made for; what the user asks for is checked by the trainer.
-    let made_for = options.max_seq_length.map(|length| length.min(longest));
-    options.max_seq_length = training.optimizer.max_seq_length.or(made_for);
+    let (from, asked) = (training.model.as_deref(), training.optimizer.max_seq_length);
+    let task = Task::new(&args.loss, &args.vectors, from, asked, longest)?;
     let arguments = TrainingArguments {
-        objective: Objective::Embedding(args.loss.objective(&options)),
-        max_seq_length: options.max_seq_length,
+        objective: Objective::Embedding(task.objective),
+        max_seq_length: task.options.max_seq_length,
         ..training.arguments()
     };
     let mut trainer = Trainer::new(&model, arguments.clone())?;
-    let length = options.max_seq_length.unwrap_or(longest);
-    let open =
-        |paths: &[PathBuf], split| load(model.tokenizer(), paths, &args.read, length, split, training.optimizer.seed);
-    let (train, split) = open(&args.train, training.validation_split)?;
-    let validation = if training.validation.is_empty() { split } else { Some(open(&training.validation, 0.0)?.0) };
+    let open = |what: &str, paths: &[PathBuf], split| {
+        load(model.tokenizer(), what, paths, &args.read, &task, (split, training.optimizer.seed))
+    };
+    let (train, split) = open("", &args.train, training.validation_split)?;
+    let validation = match training.validation.is_empty() {
+        true => split,
+        false => Some(open("held-out ", &training.validation, 0.0)?.0),
+    };
     let config = model.config().clone();
     drop(model);
     let mut metrics = training.begin(&mut trainer)?;
@@ -160,6 +211,6 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     let trained = training
         .run(&mut metrics, |observe| trainer.train_triplets(&train, validation.as_ref(), |event| observe(event)))?;
     trainer.into_model().save(&training.output)?;
-    options.save(&training.output, &config)?;
+    task.options.save(&training.output, &config)?;
     training.finish(gpu, metrics, &trained, &arguments, &args.train)
 }

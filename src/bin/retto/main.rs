@@ -140,6 +140,27 @@ fn carry_embedding(base: Option<&Path>, config: &BertConfig, output: &Path) -> R
     Ok(())
 }
 
+/// Whether a file can be written: found out before the work, not after it. Nothing is left behind.
+fn check_writable(path: &Path) -> Result<()> {
+    let is_new = !path.exists();
+    let opened = std::fs::File::options().create(true).truncate(false).write(true).open(path);
+    opened.map_err(|error| format!("{}: {error}", path.display()))?;
+    if is_new {
+        std::fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
+/// Writes beside a file and then in its place.
+fn write_whole(path: &Path, text: &str) -> Result<()> {
+    let named = |error: std::io::Error| format!("{}: {error}", path.display());
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let staged = tempfile::Builder::new().prefix(".retto-").tempdir_in(folder).map_err(named)?;
+    let beside = staged.path().join("file");
+    std::fs::write(&beside, text).map_err(named)?;
+    Ok(std::fs::rename(&beside, path).map_err(named)?)
+}
+
 /// The options of a training run, beside the model it made.
 const TRAINING_ARGUMENTS_FILE: &str = "training_args.json";
 

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 pub(crate) use encoding::Encoding;
-pub(crate) use records::Texts;
+pub(crate) use records::TripletSink;
 
 use crate::error::{Error, Result};
 
@@ -157,22 +157,23 @@ impl Source {
     }
 }
 
-/// Whether a file is JSON Lines of texts that belong together, by its first record.
-pub(crate) fn is_triplets(path: &Path) -> Result<bool> {
-    let (Some(Format::JsonLines), compression) = kind(path) else { return Ok(false) };
-    let mut lines = Lines::open(path, compression, Encoding::Utf8, &Rc::default())?;
-    while let Some(line) = lines.next(LONGEST_RECORD)? {
+/// Whether a file is JSON Lines of texts that belong together, by its first record. One that cannot be read is not: whoever reads
+/// it says what is wrong.
+pub(crate) fn is_triplets(path: &Path) -> bool {
+    let (Some(Format::JsonLines), compression) = kind(path) else { return false };
+    let Ok(mut lines) = Lines::open(path, compression, Encoding::Utf8, &Rc::default()) else { return false };
+    while let Ok(Some(line)) = lines.next(LONGEST_RECORD) {
         if !line.trim().is_empty() {
-            return Ok(serde_json::from_str(&line).is_ok_and(|record| records::is_triplet(&record)));
+            return serde_json::from_str(&line).is_ok_and(|record| records::is_triplet(&record));
         }
     }
-    Ok(false)
+    false
 }
 
 /// The triplets of a file of them.
-pub(crate) fn read_triplets(path: &Path, each: &mut dyn FnMut(Texts)) -> Result<()> {
+pub(crate) fn read_triplets(path: &Path, sink: &mut TripletSink) -> Result<()> {
     let (_, compression) = kind(path);
-    records::read_triplets(&mut Lines::open(path, compression, Encoding::Utf8, &Rc::default())?, each)
+    records::read_triplets(&mut Lines::open(path, compression, Encoding::Utf8, &Rc::default())?, sink)
 }
 
 /// A file's lines, decoded.

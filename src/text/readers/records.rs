@@ -38,8 +38,8 @@ pub(super) fn read_json(lines: &mut Lines, field: &str, sink: &mut Sink) -> Resu
     Ok(())
 }
 
-/// The texts of a triplet: anchor, positive, and negative.
-pub(crate) type Texts = (String, String, Option<String>);
+/// Where the texts of a triplet go, anchor, positive and maybe negative: the inner error says what is wrong with them.
+pub(crate) type TripletSink<'s> = dyn FnMut([Option<&str>; 3]) -> Result<Result<(), String>> + 's;
 
 /// Whether a record gives texts that belong together, and no song.
 pub(super) fn is_triplet(record: &Value) -> bool {
@@ -47,25 +47,27 @@ pub(super) fn is_triplet(record: &Value) -> bool {
 }
 
 /// An object a line with `anchor`, `positive` and maybe `negative`, each a string or a list of lines.
-pub(super) fn read_triplets(lines: &mut Lines, each: &mut dyn FnMut(Texts)) -> Result<()> {
+pub(super) fn read_triplets(lines: &mut Lines, sink: &mut TripletSink) -> Result<()> {
     while let Some(line) = lines.next(LONGEST_RECORD)? {
         if line.trim().is_empty() {
             continue;
         }
         let record: Value = serde_json::from_str(&line).map_err(|error| lines.bad(&format!("is not JSON: {error}")))?;
         let text = |name: &str| match record.get(name) {
-            Some(Value::String(text)) if !text.trim().is_empty() => Ok(Some(text.clone())),
-            Some(Value::Array(list)) if !list.is_empty() && list.iter().all(Value::is_string) => {
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(Value::Array(list)) if list.iter().all(Value::is_string) => {
                 Ok(Some(list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("\n")))
             }
-            None => Ok(None),
+            // As a database leaves it.
+            Some(Value::Null) | None => Ok(None),
             Some(_) => Err(lines.bad(&format!("has no text in '{name}'"))),
         };
-        let missing = |name: &str| lines.bad(&format!("has no field '{name}', as the triplets of this file have"));
+        let missing = |name: &str| lines.bad(&format!("has no '{name}', as the triplets of this file have"));
         let anchor = text("anchor")?.ok_or_else(|| missing("anchor"))?;
         let positive = text("positive")?.ok_or_else(|| missing("positive"))?;
         let negative = text("negative")?;
-        each((anchor, positive, negative));
+        sink([Some(&anchor), Some(&positive), negative.as_deref()])?
+            .map_err(|reason| lines.bad(&format!("is no triplet: {reason}")))?;
     }
     Ok(())
 }
