@@ -694,6 +694,16 @@ typedef struct retto_training_options {
      * Whether the run ends with the weights of the evaluation with the lowest loss, which are kept in output_dir. Default 0.
      */
     uint32_t load_best_model_at_end;
+    /**
+     * Other adapters, opened, that train together with the model's own: each takes its share of every step, which is as large as on
+     * one. The trainer keeps what it needs of them. Default none.
+     */
+    const struct retto_gpu *const *devices;
+    size_t devices_count;
+    /**
+     * Seconds after which a device that another one does not answer gives up, with RETTO_DEVICE_LOST. Default 1800.
+     */
+    uint64_t ddp_timeout;
 } retto_training_options;
 
 /**

@@ -213,6 +213,50 @@ fn triplets_and_batches_of_ones_own_are_divided_too() {
     assert_near("batches", &f64s(got), &f64s(want), 1e-5);
 }
 
+/// The command, killed while two devices train, and taken up again on one.
+#[cfg(feature = "cli")]
+#[test]
+fn a_killed_command_goes_on_with_another_number_of_devices() {
+    use common::command::{fails, retto, run, stdout, text};
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| text(&folder.path().join(name)).to_owned();
+    let (base, songs) = (path("base"), path("songs.txt"));
+    fresh_model().save(&base).unwrap();
+    std::fs::write(&songs, lines().join("\n")).unwrap();
+    let index = gpu().adapter().index.to_string();
+    let pair = format!("{index},{index}");
+    let common = ["adapt", "--model", &base, "--train", &songs, "--max-steps", "40", "--learning-rate", "1e-3"];
+    let common = [&common[..], &["--logging-steps", "1", "--save-steps", "3"]].concat();
+    let losses = |folder: &str| {
+        let log = std::fs::read_to_string(format!("{folder}/metrics.jsonl")).unwrap();
+        let entries = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        entries.filter_map(|entry| entry["loss"].as_f64()).collect::<Vec<_>>()
+    };
+    let (whole, cut) = (path("whole"), path("cut"));
+    stdout(&run(&[&common[..], &["--output", &whole, "--device", &index]].concat()));
+    let args = [&common[..], &["--output", &cut, "--devices", &pair]].concat();
+    let mut child =
+        retto(&args).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let began = std::time::Instant::now();
+    while !Path::new(&cut).join("checkpoint-6").is_dir() && child.try_wait().unwrap().is_none() {
+        assert!(began.elapsed().as_secs() < 120, "no checkpoint came");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let output = run(&[&common[..], &["--output", &cut, "--device", &index, "--resume"]].concat());
+    assert!(stdout(&output).contains("40 steps"));
+    assert_near("losses", &losses(&cut), &losses(&whole), 1e-5);
+    let (a, b) = (Model::open(gpu(), &cut).unwrap(), Model::open(gpu(), &whole).unwrap());
+    assert!(difference(&a, &b) < 5e-4, "{}", difference(&a, &b));
+    let three = format!("{index},{index},{index}");
+    let output = run(&[&common[..], &["--output", &path("three"), "--devices", &three]].concat());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("3 devices: "));
+    assert!(stdout(&output).contains("40 steps"));
+    fails(&[&common[..], &["--output", &path("none"), "--devices", "no such GPU"]].concat(), &["no such GPU"]);
+    stdout(&run(&[&common[..], &["--output", &path("all"), "--devices", "all"]].concat()));
+}
+
 /// What goes wrong on every device, or on the first alone, ends the run with its own error, and the trainer can be used again.
 #[test]
 fn errors_end_all_devices_at_once() {

@@ -217,6 +217,9 @@ namespace Retto
             public UIntPtr outputDirLength;
             public ulong saveSteps;
             public uint saveTotalLimit, loadBestModelAtEnd;
+            public IntPtr devices;
+            public UIntPtr devicesCount;
+            public ulong ddpTimeout;
         }
 
         [StructLayout(LayoutKind.Sequential)]

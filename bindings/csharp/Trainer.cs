@@ -46,6 +46,9 @@ namespace Retto
         public string OutputDir;
         public ulong SaveSteps;
         public uint SaveTotalLimit;
+        /// <summary>Others that train together with the model's own.</summary>
+        public Gpu[] Devices = new Gpu[0];
+        public ulong DdpTimeout = 1800;
     }
 
     public enum SchedulerType { Linear = 0, Cosine = 1, Constant = 2, ConstantWithWarmup = 3 }
@@ -136,8 +139,12 @@ namespace Retto
             options.seed = wanted.Seed;
             options.saveSteps = wanted.SaveSteps;
             options.saveTotalLimit = wanted.SaveTotalLimit;
+            options.ddpTimeout = wanted.DdpTimeout;
+            var others = new IntPtr[wanted.Devices.Length];
+            for (int i = 0; i < others.Length; i++) others[i] = wanted.Devices[i].Handle.DangerousGetHandle();
             // Pinned while the library reads them.
             var layers = GCHandle.Alloc(wanted.FreezeLayers, GCHandleType.Pinned);
+            var devices = GCHandle.Alloc(others, GCHandleType.Pinned);
             using (var folder = new Utf8(wanted.OutputDir))
             using (var targets = new Utf8List(wanted.LoraTargetModules))
             {
@@ -146,6 +153,8 @@ namespace Retto
                 {
                     options.freezeLayers = layers.AddrOfPinnedObject();
                     options.freezeLayersCount = (UIntPtr)(uint)wanted.FreezeLayers.Length;
+                    options.devices = devices.AddrOfPinnedObject();
+                    options.devicesCount = (UIntPtr)(uint)others.Length;
                     options.loraTargetModules = names.AddrOfPinnedObject();
                     options.loraTargetModulesCount = targets.Count;
                     options.outputDir = folder.Data;
@@ -158,6 +167,9 @@ namespace Retto
                 {
                     names.Free();
                     layers.Free();
+                    devices.Free();
+                    // Their handles were used as numbers.
+                    GC.KeepAlive(wanted);
                 }
             }
         }

@@ -3,8 +3,11 @@
 use std::ffi::c_char;
 
 use super::failure::{Result, call};
+use super::gpu::retto_gpu;
+use super::handle;
 use super::input::{self, Versioned, invalid, retto_string, versioned};
 use super::status::retto_status;
+use crate::gpu::Gpu;
 use crate::model::LoraConfig;
 use crate::train::{Objective, SchedulerType, TrainingArguments};
 
@@ -100,6 +103,12 @@ pub struct retto_training_options {
     pub save_total_limit: u32,
     /// Whether the run ends with the weights of the evaluation with the lowest loss, which are kept in output_dir. Default 0.
     pub load_best_model_at_end: u32,
+    /// Other adapters, opened, that train together with the model's own: each takes its share of every step, which is as large as on
+    /// one. The trainer keeps what it needs of them. Default none.
+    pub devices: *const *const retto_gpu,
+    pub devices_count: usize,
+    /// Seconds after which a device that another one does not answer gives up, with RETTO_DEVICE_LOST. Default 1800.
+    pub ddp_timeout: u64,
 }
 versioned!(retto_training_options, |zero| {
     let defaults = TrainingArguments::default();
@@ -123,6 +132,7 @@ versioned!(retto_training_options, |zero| {
         early_stopping_threshold: defaults.early_stopping_threshold,
         logging_steps: defaults.logging_steps,
         seed: defaults.seed,
+        ddp_timeout: defaults.ddp_timeout,
         ..zero
     }
 });
@@ -135,6 +145,18 @@ pub unsafe extern "C" fn retto_training_options_init(
 ) -> retto_status {
     // SAFETY: the caller gives the size.
     call(std::ptr::null_mut(), || unsafe { input::init(options, struct_size) })
+}
+
+/// The other devices.
+///
+/// # Safety
+/// As [`arguments`].
+pub(super) unsafe fn devices(options: *const retto_training_options) -> Result<Vec<Gpu>> {
+    // SAFETY: as the caller promises.
+    let o = unsafe { input::read(options)? };
+    // SAFETY: likewise.
+    let devices = unsafe { input::slice("devices", o.devices, o.devices_count)? };
+    devices.iter().map(|&gpu| Ok(handle::get(gpu)?.gpu.clone())).collect()
 }
 
 /// The same options in Rust; their ranges are checked there.
@@ -168,7 +190,7 @@ pub(super) unsafe fn arguments(options: *const retto_training_options) -> Result
     };
     Ok(TrainingArguments {
         objective: Objective::MaskedLm,
-        ddp_timeout: TrainingArguments::default().ddp_timeout,
+        ddp_timeout: o.ddp_timeout,
         num_train_epochs: o.num_train_epochs,
         max_steps: some(o.max_steps),
         learning_rate: o.learning_rate,

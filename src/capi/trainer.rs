@@ -154,9 +154,9 @@ pub unsafe extern "C" fn retto_trainer_new(
         let model = handle::get(model)?;
         let out = Out::new("trainer", trainer)?;
         // SAFETY: the header says how options are given.
-        let arguments = unsafe { options::arguments(options)? };
+        let (arguments, others) = unsafe { (options::arguments(options)?, options::devices(options)?) };
         let inner = Inner {
-            trainer: Trainer::new(&model.model, arguments)?,
+            trainer: Trainer::with_devices(&model.model, &others, arguments)?,
             name: model.name(),
             lines: Default::default(),
             resumed: false,

@@ -16,14 +16,16 @@ use crate::text::{Dataset, Purpose, Triplets};
 pub struct Forecast {
     /// Optimizer steps to come.
     pub steps: u64,
-    /// Bytes of GPU memory for weights, gradients and optimizer: those of the model the trainer was made of included.
+    /// Bytes of GPU memory for weights, gradients and optimizer: those of the model the trainer was made of included. Of several
+    /// devices all this is the first one's.
     pub state_bytes: u64,
     /// Bytes for the activations of the largest batch, about. Buffers kept for batches of other lengths come on top, and are
     /// given back where memory runs out.
     pub activation_bytes: u64,
     /// The adapter's memory, where its driver tells.
     pub adapter_bytes: Option<u64>,
-    /// How long the steps will take, evaluation left out, by the time one batch took.
+    /// How long the steps will take, evaluation left out, by the time one batch took; of several devices as if they were alike,
+    /// and without what they have to say to each other.
     pub duration: Duration,
 }
 
@@ -53,11 +55,13 @@ impl Trainer {
         let mut seconds_per_token = 0.0;
         // The first time compiles the kernels.
         for _ in 0..if steps > 0 { 2 } else { 0 } {
-            let Some(examples) = plan.step(0).next() else { break };
+            let share = plan.share(train, &self.arguments, 0, self.place());
+            let Some(examples) = share.first() else { break };
             let batch = self.batch(train, examples, &masking, &self.arguments, 0);
             let began = Instant::now();
             self.try_batch(&batch)?;
-            seconds_per_token = began.elapsed().as_secs_f64() / batch.packed().tokens().max(1) as f64;
+            let tokens = batch.packed().tokens().max(1) * self.devices();
+            seconds_per_token = began.elapsed().as_secs_f64() / tokens as f64;
         }
         // By tokens, of which batches have more or fewer.
         let tokens_per_step = train.tokens() as f64 / plan.steps().max(1) as f64;
@@ -116,7 +120,7 @@ impl Trainer {
     }
 
     fn activation_bytes(&self, train: Data, plan: &Plan, arguments: &TrainingArguments) -> u64 {
-        let batches = (0..plan.steps()).flat_map(|step| plan.step(step));
+        let batches = (0..plan.steps()).flat_map(|step| plan.share(train, arguments, step, self.place()));
         let tokens = batches.map(|batch| batch.iter().map(|&i| train.length(i)).sum::<usize>()).max().unwrap_or(0);
         activation_bytes(self.model.config(), arguments, tokens)
     }

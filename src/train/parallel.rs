@@ -42,7 +42,7 @@ impl dyn Communicator + '_ {
     }
 
     /// What rank 0 says; what the others say is not heard.
-    pub(super) fn from_first(&self, said: Vec<u8>) -> Result<Vec<u8>> {
+    pub(super) fn heard_from_first(&self, said: Vec<u8>) -> Result<Vec<u8>> {
         let own = if self.rank() == 0 { said } else { Vec::new() };
         Ok(self.gather(own)?.swap_remove(0))
     }
@@ -216,7 +216,7 @@ mod tests {
                     // Another meeting in between, of another length.
                     let said = rank.gather(vec![rank.rank() as u8; rank.rank()]).unwrap();
                     assert!(said.iter().enumerate().all(|(i, said)| *said == vec![i as u8; i]));
-                    assert_eq!(rank.from_first(vec![rank.rank() as u8 + 7]).unwrap(), [7]);
+                    assert_eq!(rank.heard_from_first(vec![rank.rank() as u8 + 7]).unwrap(), [7]);
                     assert_eq!(rank.sum_f64(&[1.5, -1.0]).unwrap(), [1.5 * size as f64, -(size as f64)]);
                     sums
                 };

@@ -65,14 +65,14 @@ impl Trainer {
     /// Whether the run goes on, as the first rank has it.
     pub(super) fn agree(&self, flow: ControlFlow<()>) -> Result<ControlFlow<()>> {
         let Some(ranks) = &self.ranks else { return Ok(flow) };
-        let ends = ranks.from_first(vec![u8::from(flow.is_break())])? == [1];
+        let ends = ranks.heard_from_first(vec![u8::from(flow.is_break())])? == [1];
         Ok(if ends { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
 
     /// A loss, as the first rank has it.
     pub(super) fn loss_of_first(&self, loss: f64) -> Result<f64> {
         let Some(ranks) = &self.ranks else { return Ok(loss) };
-        let said = ranks.from_first(loss.to_le_bytes().to_vec())?;
+        let said = ranks.heard_from_first(loss.to_le_bytes().to_vec())?;
         Ok(said.try_into().map_or(f64::NAN, f64::from_le_bytes))
     }
 

@@ -120,6 +120,12 @@ static class Scenario
                 trainer.AddLines(heldOut);
                 Check(trainer.Run().Steps == 2, "a low-rank adaptation");
             }
+            using (var second = new Gpu())
+            using (var trainer = new Trainer(model, new TrainingOptions { MaxSteps = 2, Devices = new[] { second } }))
+            {
+                trainer.AddLines(heldOut);
+                Check(trainer.Run().Steps == 2, "two devices");
+            }
             lora.LoraTargetModules = new[] { "nothing" };
             Raises(Status.InvalidArgument, () => new Trainer(model, lora));
             Raises(Status.InvalidArgument, () => new Trainer(model, new TrainingOptions { FreezeLayers = new[] { 0, 99 } }));

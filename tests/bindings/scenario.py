@@ -95,6 +95,12 @@ def main(path, lines, folder):
     raises("RETTO_TOO_LONG", base.embed, ["the rain and you"], max_seq_length=3, strict=True)
 
     raises("RETTO_IO", retto.Model.open, gpu, "no/such/folder")
+    losses = []
+    for devices in [[], [retto.Gpu()]]:
+        together = retto.Trainer(base, max_steps=2, devices=devices)
+        together.add_lines(HELD_OUT)
+        losses.append(together.run().train_loss)
+    assert abs(losses[0] - losses[1]) < 1e-5 * losses[0], losses
     raises("RETTO_NO_MASK", base.fill_mask, "no blank")
     raises("RETTO_INVALID_ARGUMENT", retto.Trainer, base, learning_rate=-1.0)
     retto.Trainer(base, max_seq_length=8)

@@ -48,6 +48,43 @@ int main(int argc, char **argv) {
         answers(second, TEXT, 3, same, sizeof same);
         CHECK(!strcmp(same, text));
     }
+    /* Of two that train together one is lost: the run ends at once, and says so. */
+    {
+        const retto_string lines[] = {{"the cat sat on the mat", NUL}, {"the dog ran to the house", NUL}};
+        retto_gpu *third = open_gpu();
+        const retto_gpu *devices[1];
+        retto_training_options options;
+        double losses[2];
+        int together;
+        devices[0] = third;
+        CHECK(retto_training_options_init(&options, sizeof options) == RETTO_OK && options.ddp_timeout == 1800);
+        options.max_steps = 2;
+        options.mlm_probability = 0.5;
+        for (together = 0; together < 2; together++) {
+            retto_train_output output;
+            output.struct_size = sizeof output;
+            options.devices = together ? devices : NULL;
+            options.devices_count = (size_t)together;
+            OK(retto_trainer_new(second, &options, &trainer, &error));
+            OK(retto_trainer_add_lines(trainer, RETTO_SPLIT_TRAIN, lines, 2, &error));
+            OK(retto_trainer_run(trainer, NULL, NULL, &output, &error));
+            losses[together] = output.train_loss;
+            CHECK(retto_trainer_free(trainer) == RETTO_OK);
+        }
+        CHECK(losses[1] > 0.99999 * losses[0] && losses[1] < 1.00001 * losses[0]);
+        options.max_steps = 1000000;
+        OK(retto_trainer_new(second, &options, &trainer, &error));
+        OK(retto_trainer_add_lines(trainer, RETTO_SPLIT_TRAIN, lines, 2, &error));
+        {
+            retto_progress progress;
+            progress.struct_size = sizeof progress;
+            OK(retto_trainer_step(trainer, &progress, &error));
+        }
+        OK(retto_test_lose_device(third, &error));
+        ANSWERS(RETTO_DEVICE_LOST, retto_trainer_run(trainer, NULL, NULL, NULL, &error));
+        CHECK(retto_trainer_free(trainer) == RETTO_OK && retto_gpu_free(third) == RETTO_OK);
+        ANSWERS(RETTO_INVALID_HANDLE, retto_trainer_new(second, &options, &trainer, &error));
+    }
     CHECK(retto_model_free(model) == RETTO_OK && retto_gpu_free(gpu) == RETTO_OK);
     CHECK(retto_model_free(second) == RETTO_OK && retto_gpu_free(other) == RETTO_OK);
     puts("ok");

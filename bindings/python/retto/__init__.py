@@ -420,7 +420,8 @@ class Trainer(_Handle):
 
     Options are the fields of retto_training_options, which have the names and defaults of transformers' TrainingArguments:
     ``Trainer(model, learning_rate=3e-4, num_train_epochs=2, output_dir="run", save_steps=100)``.
-    ``lr_scheduler_type`` is a name, ``freeze_layers`` and ``lora_target_modules`` are lists.
+    ``lr_scheduler_type`` is a name, ``freeze_layers`` and ``lora_target_modules`` are lists, and ``devices`` is one of other
+    :class:`Gpu` that train together with the model's own.
     """
 
     _free = "retto_trainer_free"
@@ -442,6 +443,10 @@ class Trainer(_Handle):
         if "lora_target_modules" in options:
             kept.append(_texts(options.pop("lora_target_modules")))
             wanted.lora_target_modules, wanted.lora_target_modules_count = kept[-1], len(kept[-1])
+        if "devices" in options:
+            others = list(options.pop("devices"))
+            kept.append((c_void_p * len(others))(*[gpu._handle for gpu in others]))
+            wanted.devices, wanted.devices_count = kept[-1], len(others)
         _set(wanted, options)
         handle = c_void_p()
         _call("retto_trainer_new", model._handle, byref(wanted), byref(handle))

@@ -163,6 +163,9 @@ class TrainingOptions(Structure):
         ("save_steps", c_uint64),
         ("save_total_limit", c_uint32),
         ("load_best_model_at_end", c_uint32),
+        ("devices", POINTER(c_void_p)),
+        ("devices_count", c_size_t),
+        ("ddp_timeout", c_uint64),
     ]
 
 

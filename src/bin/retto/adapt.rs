@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use retto::{Gpu, LoraConfig, Model, Trainer, TrainingArguments};
 
 use crate::data::{self, MaskArgs, UnitArgs};
-use crate::training::{TrainArgs, announce};
+use crate::training::{TrainArgs, all, announce};
 use crate::{Result, carry_embedding, open_model, output};
 
 #[derive(clap::Args)]
@@ -16,7 +16,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     unit: UnitArgs,
     #[command(flatten)]
-    training: TrainArgs,
+    pub(crate) training: TrainArgs,
     #[command(flatten)]
     mask: MaskArgs,
     /// Instead of --per-device-train-batch-size: as many examples in a batch as have this many tokens together
@@ -71,7 +71,7 @@ impl Args {
     }
 }
 
-pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
+pub(crate) fn run(gpu: &Gpu, others: &[Gpu], args: &Args) -> Result<()> {
     args.check_output()?;
     let training = &args.training;
     let model = open_model(gpu, training.model.as_deref(), None)?;
@@ -85,7 +85,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
         args.unit.options(length, split, training.optimizer.seed)
     };
     let arguments = args.arguments();
-    let mut trainer = Trainer::new(&model, arguments.clone())?;
+    let mut trainer = Trainer::with_devices(&model, others, arguments.clone())?;
     let (train, split) = data::load(model.tokenizer(), &args.train, &options(training.validation_split))?;
     let validation = match training.validation.is_empty() {
         true => split,
@@ -93,7 +93,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     };
     drop(model);
     let mut metrics = training.begin(&mut trainer)?;
-    output::note(format!("training on {} examples with {gpu}", train.len()));
+    output::note(format!("training on {} examples with {}", train.len(), all(gpu, others)));
     announce(&trainer.forecast(&train)?);
     let trained = training
         .run(&mut metrics, |observe| trainer.train_dataset(&train, validation.as_ref(), |event| observe(event)))?;

@@ -9,7 +9,7 @@ use retto::{
 
 use crate::data::{self, ReadArgs};
 use crate::embed::VectorArgs;
-use crate::training::{TrainArgs, announce};
+use crate::training::{TrainArgs, all, announce};
 use crate::{Result, open_model, output};
 
 #[derive(clap::Args)]
@@ -25,7 +25,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     vectors: VectorArgs,
     #[command(flatten)]
-    training: TrainArgs,
+    pub(crate) training: TrainArgs,
 }
 
 /// The loss, by the names of sentence-transformers.
@@ -179,7 +179,7 @@ fn tell(triplets: &Triplets, what: &str, read: &ReadArgs, task: &Task) -> Result
     Ok(())
 }
 
-pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
+pub(crate) fn run(gpu: &Gpu, others: &[Gpu], args: &Args) -> Result<()> {
     let training = &args.training;
     if Model::is_adapter(&training.output) {
         let output = training.output.display();
@@ -194,7 +194,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
         max_seq_length: task.options.max_seq_length,
         ..training.arguments()
     };
-    let mut trainer = Trainer::new(&model, arguments.clone())?;
+    let mut trainer = Trainer::with_devices(&model, others, arguments.clone())?;
     let open = |what: &str, paths: &[PathBuf], split| {
         load(model.tokenizer(), what, paths, &args.read, &task, (split, training.optimizer.seed))
     };
@@ -206,7 +206,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     let config = model.config().clone();
     drop(model);
     let mut metrics = training.begin(&mut trainer)?;
-    output::note(format!("training on {} triplets an epoch with {gpu}", train.len()));
+    output::note(format!("training on {} triplets an epoch with {}", train.len(), all(gpu, others)));
     announce(&trainer.forecast_triplets(&train)?);
     let trained = training
         .run(&mut metrics, |observe| trainer.train_triplets(&train, validation.as_ref(), |event| observe(event)))?;

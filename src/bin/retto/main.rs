@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use retto::{BertConfig, EmbedOptions, Gpu, GpuOptions, Model};
+use retto::{Adapter, BertConfig, EmbedOptions, Gpu, GpuOptions, Model};
 
 /// Fill blanks with BERT, and adapt it to the words of one domain, on any GPU.
 #[derive(Parser)]
@@ -72,15 +72,21 @@ pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> ExitCode {
     let Cli { device, cache_dir, command } = Cli::parse();
-    let gpu = || open_gpu(device, cache_dir);
+    let gpu = || open_gpu(device.clone(), cache_dir.clone());
     let result = match command {
         Command::Devices(args) => devices::run(&args),
         Command::Prepare(args) => prepare::run(&args),
         Command::Fill(args) => gpu().and_then(|gpu| fill::run(&gpu, &args)),
         Command::Embed(args) => gpu().and_then(|gpu| embed::run(&gpu, &args)),
         Command::Init(args) => gpu().and_then(|gpu| init::run(&gpu, &args)),
-        Command::Adapt(args) => gpu().and_then(|gpu| adapt::run(&gpu, &args)),
-        Command::Finetune(args) => gpu().and_then(|gpu| finetune::run(&gpu, &args)),
+        Command::Adapt(args) => {
+            let devices = &args.training.devices;
+            open_gpus(devices, device, cache_dir).and_then(|(gpu, others)| adapt::run(&gpu, &others, &args))
+        }
+        Command::Finetune(args) => {
+            let devices = &args.training.devices;
+            open_gpus(devices, device, cache_dir).and_then(|(gpu, others)| finetune::run(&gpu, &others, &args))
+        }
         Command::Merge(args) => gpu().and_then(|gpu| merge::run(&gpu, &args)),
         Command::Compare(args) => gpu().and_then(|gpu| compare::run(&gpu, &args)),
         Command::Downstream(args) => gpu().and_then(|gpu| downstream::run(&gpu, &args)),
@@ -106,6 +112,29 @@ fn open_gpu(device: Option<String>, cache_dir: Option<OsString>) -> Result<Gpu> 
         None => dirs::cache_dir().map(|caches| caches.join("retto")).filter(|own| std::fs::create_dir_all(own).is_ok()),
     };
     Ok(Gpu::open_with(&GpuOptions { name, cache_dir, ..GpuOptions::default() })?)
+}
+
+/// The devices that train together, of which the first is the model's; without a list the one of --device.
+fn open_gpus(devices: &[String], device: Option<String>, cache_dir: Option<OsString>) -> Result<(Gpu, Vec<Gpu>)> {
+    let all = match devices {
+        [all] if all.eq_ignore_ascii_case("all") => alike(&Gpu::adapters()),
+        named => named.to_vec(),
+    };
+    let mut gpus = all.into_iter().map(|name| open_gpu(Some(name), cache_dir.clone())).collect::<Result<Vec<_>>>()?;
+    if gpus.is_empty() {
+        gpus.push(open_gpu(device, cache_dir)?);
+    }
+    let others = gpus.split_off(1);
+    Ok((gpus.swap_remove(0), others))
+}
+
+/// Of all adapters those of the best kind, by one backend: the same GPU may be listed by several.
+fn alike(adapters: &[Adapter]) -> Vec<String> {
+    let kinds = ["discrete", "integrated", "virtual", "other", "cpu"];
+    let kind = |adapter: &&Adapter| kinds.iter().position(|kind| *kind == adapter.device_type);
+    let Some(best) = adapters.iter().min_by_key(kind) else { return Vec::new() };
+    let alike = |a: &&Adapter| a.device_type == best.device_type && a.backend == best.backend;
+    adapters.iter().filter(alike).map(|adapter| adapter.index.to_string()).collect()
 }
 
 /// The model in a folder, or the bundled one, with an adapter added where one is named.

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 use retto::{
-    Forecast, Gpu, METRICS_FILE, MetricsFile, SchedulerType, TrainEvent, TrainOutput, Trainer, TrainingArguments,
+    Forecast, Gpu, METRICS_FILE, MetricsFile, SchedulerType, StepReport, TrainEvent, TrainOutput, Trainer,
+    TrainingArguments,
 };
 
 use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, display, output};
@@ -76,6 +77,13 @@ pub(crate) struct TrainArgs {
     /// The model to start from [default: the bundled model]
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<PathBuf>,
+    /// Train on several devices together, of any make: indices or parts of names, or all of the best kind. Instead of --device; a step is
+    /// as large as on one
+    #[arg(long, value_delimiter = ',', value_name = "DEVICES|all")]
+    pub(crate) devices: Vec<String>,
+    /// Seconds after which a device that another one does not answer gives up
+    #[arg(long, default_value_t = 1800, value_name = "SECONDS")]
+    ddp_timeout: u64,
     /// Where the trained model and metrics.jsonl are written
     #[arg(long, value_name = "DIR")]
     pub(crate) output: PathBuf,
@@ -182,6 +190,7 @@ impl TrainArgs {
             early_stopping_threshold: self.early_stopping_threshold,
             load_best_model_at_end: self.load_best_model_at_end,
             logging_steps: self.logging_steps,
+            ddp_timeout: self.ddp_timeout,
             output_dir: Some(self.output.clone()),
             // Without any, an interruption still saves one.
             save_steps: self.save_steps.or(Some(u64::MAX)),
@@ -281,6 +290,23 @@ impl TrainArgs {
     }
 }
 
+/// The devices of a run, in words.
+pub(crate) fn all(gpu: &Gpu, others: &[Gpu]) -> String {
+    let names = std::iter::once(gpu).chain(others).map(ToString::to_string);
+    match others.len() {
+        0 => gpu.to_string(),
+        n => format!("{} devices: {}", n + 1, names.collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// Of several devices, how much of the time goes into their talk.
+fn waiting(report: &StepReport) -> String {
+    match report.communication_share {
+        0.0 => String::new(),
+        share => format!("  {:.0} % of it between devices", 100.0 * share),
+    }
+}
+
 /// What a run will take, in words.
 pub(crate) fn announce(forecast: &Forecast) {
     let of = forecast.adapter_bytes.map_or(String::new(), |bytes| format!(" of {}", HumanBytes(bytes)));
@@ -329,9 +355,10 @@ impl Progress {
                 self.bar.set_length(report.max_steps);
                 self.bar.set_position(report.step);
                 self.bar.set_message(format!(
-                    "loss {:.3}  {:.0} tokens/s  {} left",
+                    "loss {:.3}  {:.0} tokens/s{}  {} left",
                     report.loss,
                     report.tokens_per_second,
+                    waiting(report),
                     HumanDuration(
                         // Years are as good as any longer time.
                         Duration::try_from_secs_f64(report.seconds_left.ceil()).unwrap_or(Duration::from_secs(1 << 32))
@@ -340,8 +367,13 @@ impl Progress {
             }
             TrainEvent::Log { report, loss } if !self.terminal => {
                 output::note(format!(
-                    "step {}/{}  epoch {:.2}  loss {loss:.4}  {:.0} tokens/s  {:.0} s left",
-                    report.step, report.max_steps, report.epoch, report.tokens_per_second, report.seconds_left
+                    "step {}/{}  epoch {:.2}  loss {loss:.4}  {:.0} tokens/s{}  {:.0} s left",
+                    report.step,
+                    report.max_steps,
+                    report.epoch,
+                    report.tokens_per_second,
+                    waiting(report),
+                    report.seconds_left
                 ));
             }
             TrainEvent::Evaluated { evaluation, epoch, .. } => {
