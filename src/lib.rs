@@ -24,7 +24,9 @@
 //! - `prepare`: reads lyrics formats, JSON Lines and CSV, plain or compressed, and writes token caches.
 //! - `capi`: the C interface of `include/retto.h`, which `make install` builds; nothing for Rust programs.
 //! - `cli`: the `retto` command.
+//! - `mpi`: training on several machines, in processes that `mpirun` or `srun` starts.
 //! - `bench`: what this repository's own benchmark measures with; nothing in it is stable.
+//! - `all`: all of these but `mpi`, which needs an MPI.
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
@@ -61,6 +63,8 @@ pub use model::{
 #[cfg(feature = "prepare")]
 pub use text::{Counts, PrepareEvent, PrepareOptions, Prepared, StaticMask, Unit, prepare, read_corpus};
 pub use text::{Dataset, PackedBatch, Tokenizer, Triplets, WordPieceOptions, read_lines, text_files};
+#[cfg(feature = "mpi")]
+pub use train::Mpi;
 pub use train::{
     Evaluation, EvaluationOptions, Forecast, METRICS_FILE, MetricsFile, Objective, Retrieval, SchedulerType,
     StepReport, TrainEvent, TrainOutput, Trainer, TrainingArguments, TripletEvaluation, TripletEvaluationOptions,

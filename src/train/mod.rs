@@ -10,12 +10,16 @@ mod events;
 mod forecast;
 mod judge;
 mod metrics;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod parallel;
 mod ranks;
 mod resume;
 mod run;
 mod trainer;
 
+#[cfg(feature = "mpi")]
+pub use self::mpi::Mpi;
 pub use arguments::{Objective, SchedulerType, TrainingArguments};
 #[cfg(feature = "capi")]
 pub(crate) use data::Data;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::arguments::{Objective, TrainingArguments};
 use super::parallel::{Communicator, Threads};
+use super::run::Run;
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
 use crate::gpu::{Download, Gpu, Pass};
@@ -23,11 +24,8 @@ impl Trainer {
     /// # Errors
     /// [`Error::Unsupported`] for an embedding objective whose texts are each other's negatives; as [`Trainer::new`], of any device.
     pub fn with_devices(model: &Model, others: &[Gpu], arguments: TrainingArguments) -> Result<Self> {
-        if let (Objective::Embedding(objective), false) = (&arguments.objective, others.is_empty())
-            && !objective.loss.wants_negatives()
-        {
-            let reason = "texts that are each other's negatives on several devices, which would be in several batches";
-            return Err(Error::Unsupported(reason.into()));
+        if !others.is_empty() {
+            Self::check_divisible(&arguments)?;
         }
         let patience = Duration::from_secs(arguments.ddp_timeout);
         let mut first = Self::new(model, arguments.clone())?;
@@ -35,6 +33,7 @@ impl Trainer {
             let mut peer = Self::new(&model.on(gpu)?, arguments.clone())?;
             // Another adapter may round the norm it goes by in another way.
             peer.base.clone_from(&first.base);
+            peer.base_norm = first.base_norm;
             first.peers.push(peer);
         }
         if !others.is_empty() {
@@ -45,6 +44,45 @@ impl Trainer {
             first.peers.iter_mut().zip(group).for_each(|(peer, rank)| peer.ranks = Some(rank));
         }
         Ok(first)
+    }
+
+    /// Refuses what is not the same in parts.
+    pub(super) fn check_divisible(arguments: &TrainingArguments) -> Result<()> {
+        if let Objective::Embedding(objective) = &arguments.objective
+            && !objective.loss.wants_negatives()
+        {
+            let reason = "texts that are each other's negatives on several devices, which would be in several batches";
+            return Err(Error::Unsupported(reason.into()));
+        }
+        Ok(())
+    }
+
+    /// Refuses to begin where the ranks are not about to do the same.
+    pub(super) fn agree_on(&self, run: &Run) -> Result<()> {
+        let Some(ranks) = &self.ranks else { return Ok(()) };
+        // Rounded, as other adapters round in other ways.
+        let base = format!("{:.4e}", self.base_norm);
+        let mut own = vec![
+            ("retto's version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("the tokenizer", self.model.tokenizer.hash()),
+            ("the step", run.state.global_step.to_string()),
+            ("the norm of the model's weights", base),
+        ];
+        let apart = ["the model to start from", "the kernels for f16"];
+        let recorded = run.state.run.iter().filter(|(name, _)| !apart.contains(&name.as_str()));
+        own.extend(recorded.map(|(name, value)| (name.as_str(), value.clone())));
+        let lines: Vec<String> = own.into_iter().map(|(name, value)| format!("{name} is {value}")).collect();
+        let said = ranks.gather(lines.join("\n").into_bytes())?;
+        let of = |rank: usize| String::from_utf8_lossy(&said[rank]).into_owned();
+        let first = of(0);
+        for rank in 1..said.len() {
+            let other = of(rank);
+            if let Some((one, two)) = first.lines().zip(other.lines()).find(|(one, two)| one != two) {
+                let reason = format!("the ranks are not about to do the same: on rank 0 {one}, on rank {rank} {two}");
+                return Err(Error::InvalidArgument(reason));
+            }
+        }
+        Ok(())
     }
 
     /// How many devices train together.

@@ -130,6 +130,7 @@ impl Trainer {
             evaluating: Duration::ZERO,
             since: Instant::now(),
             communicating: Duration::ZERO,
+            agreed: false,
             peers,
         })
     }
@@ -163,6 +164,10 @@ impl Trainer {
     ) -> Result<ControlFlow<()>> {
         run.since = Instant::now();
         run.cancelled = false;
+        if !run.agreed {
+            self.agree_on(run)?;
+            run.agreed = true;
+        }
         let flow = self.advance_untimed(run, train, validation, observe);
         run.running += run.since.elapsed();
         flow
@@ -340,6 +345,8 @@ pub(crate) struct Run {
     since: Instant,
     /// Time spent on what other ranks have to say.
     communicating: Duration,
+    /// Whether all ranks were found to be about to do the same.
+    agreed: bool,
     /// Those of the other ranks of this process.
     peers: Vec<Run>,
 }

@@ -43,6 +43,8 @@ pub struct Trainer {
     pub(super) resumed: Option<State>,
     /// The weights it began with.
     pub(super) base: String,
+    /// Their 2-norm.
+    pub(super) base_norm: f32,
     /// Where several devices train together: how this one talks to the others.
     pub(super) ranks: Option<Box<dyn Communicator>>,
     /// The trainers of the other devices, on the first one's.
@@ -89,7 +91,8 @@ impl Trainer {
             model.bert.trained_parameters().into_iter().map(each).collect::<Result<Vec<_>>>()
         };
         let moments = moment("first moment")?.into_iter().zip(moment("second moment")?).collect();
-        let base = fingerprint(&model)?;
+        let base_norm = norm(&model)?;
+        let base = format!("of norm {base_norm} ({:08x})", base_norm.to_bits());
         Ok(Self {
             model,
             arguments,
@@ -99,6 +102,7 @@ impl Trainer {
             loss_scale: LossScale::default(),
             resumed: None,
             base,
+            base_norm,
             ranks: None,
             peers: Vec::new(),
             communicating: Duration::ZERO,
@@ -338,15 +342,14 @@ struct Attempt {
     communicating: Duration,
 }
 
-/// The 2-norm of all weights, its bits: the same for the same weights, on the same adapter.
-fn fingerprint(model: &Model) -> Result<String> {
+/// The 2-norm of all weights: to the bit the same for the same weights, on the same adapter.
+fn norm(model: &Model) -> Result<f32> {
     let mut pass = Pass::new(&model.gpu);
     let values: Vec<&Tensor> = model.bert.parameters().into_iter().map(|parameter| &parameter.value).collect();
     let norm = adamw::clip(&mut pass, &values, 0.0, 1.0)?;
     let norm = pass.download(&norm)?;
     pass.submit()?;
-    let norm = norm.wait::<f32>(&model.gpu)?[0];
-    Ok(format!("of norm {norm} ({:08x})", norm.to_bits()))
+    Ok(norm.wait::<f32>(&model.gpu)?[0])
 }
 
 impl std::fmt::Debug for Trainer {

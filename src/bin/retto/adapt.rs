@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use retto::{Gpu, LoraConfig, Model, Trainer, TrainingArguments};
+use retto::{Gpu, LoraConfig, Model, TrainingArguments};
 
 use crate::data::{self, MaskArgs, UnitArgs};
+use crate::ranks::Ranks;
 use crate::training::{TrainArgs, all, announce};
 use crate::{Result, carry_embedding, open_model, output};
 
@@ -71,7 +72,7 @@ impl Args {
     }
 }
 
-pub(crate) fn run(gpu: &Gpu, others: &[Gpu], args: &Args) -> Result<()> {
+pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Result<()> {
     args.check_output()?;
     let training = &args.training;
     let model = open_model(gpu, training.model.as_deref(), None)?;
@@ -85,18 +86,21 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], args: &Args) -> Result<()> {
         args.unit.options(length, split, training.optimizer.seed)
     };
     let arguments = args.arguments();
-    let mut trainer = Trainer::with_devices(&model, others, arguments.clone())?;
+    let mut trainer = ranks.trainer(&model, others, arguments.clone())?;
     let (train, split) = data::load(model.tokenizer(), &args.train, &options(training.validation_split))?;
     let validation = match training.validation.is_empty() {
         true => split,
         false => Some(data::load(model.tokenizer(), &training.validation, &options(0.0))?.0),
     };
     drop(model);
-    let mut metrics = training.begin(&mut trainer)?;
-    output::note(format!("training on {} examples with {}", train.len(), all(gpu, others)));
+    let mut metrics = training.begin(&mut trainer, ranks)?;
+    output::note(format!("training on {} examples with {}", train.len(), all(gpu, others, ranks)));
     announce(&trainer.forecast(&train)?);
     let trained = training
         .run(&mut metrics, |observe| trainer.train_dataset(&train, validation.as_ref(), |event| observe(event)))?;
+    if !ranks.is_first() {
+        return Ok(());
+    }
     let model = trainer.into_model();
     match args.lora_r {
         Some(_) => model.save_adapter(&training.output, &training.base_name())?,

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use retto::{
     Dataset, DistanceMetric, EmbedOptions, EmbeddingLoss, EmbeddingObjective, Gpu, Model, Objective, Tokenizer,
-    Trainer, TrainingArguments, Triplets,
+    TrainingArguments, Triplets,
 };
 
 use crate::data::{self, ReadArgs};
 use crate::embed::VectorArgs;
+use crate::ranks::Ranks;
 use crate::training::{TrainArgs, all, announce};
 use crate::{Result, open_model, output};
 
@@ -179,7 +180,7 @@ fn tell(triplets: &Triplets, what: &str, read: &ReadArgs, task: &Task) -> Result
     Ok(())
 }
 
-pub(crate) fn run(gpu: &Gpu, others: &[Gpu], args: &Args) -> Result<()> {
+pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Result<()> {
     let training = &args.training;
     if Model::is_adapter(&training.output) {
         let output = training.output.display();
@@ -194,7 +195,7 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], args: &Args) -> Result<()> {
         max_seq_length: task.options.max_seq_length,
         ..training.arguments()
     };
-    let mut trainer = Trainer::with_devices(&model, others, arguments.clone())?;
+    let mut trainer = ranks.trainer(&model, others, arguments.clone())?;
     let open = |what: &str, paths: &[PathBuf], split| {
         load(model.tokenizer(), what, paths, &args.read, &task, (split, training.optimizer.seed))
     };
@@ -205,11 +206,14 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], args: &Args) -> Result<()> {
     };
     let config = model.config().clone();
     drop(model);
-    let mut metrics = training.begin(&mut trainer)?;
-    output::note(format!("training on {} triplets an epoch with {}", train.len(), all(gpu, others)));
+    let mut metrics = training.begin(&mut trainer, ranks)?;
+    output::note(format!("training on {} triplets an epoch with {}", train.len(), all(gpu, others, ranks)));
     announce(&trainer.forecast_triplets(&train)?);
     let trained = training
         .run(&mut metrics, |observe| trainer.train_triplets(&train, validation.as_ref(), |event| observe(event)))?;
+    if !ranks.is_first() {
+        return Ok(());
+    }
     trainer.into_model().save(&training.output)?;
     task.options.save(&training.output, &config)?;
     training.finish(gpu, metrics, &trained, &arguments, &args.train)

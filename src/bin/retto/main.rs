@@ -16,6 +16,7 @@ mod init;
 mod merge;
 mod output;
 mod prepare;
+mod ranks;
 mod report;
 mod training;
 
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use ranks::Ranks;
 use retto::{Adapter, BertConfig, EmbedOptions, Gpu, GpuOptions, Model};
 
 /// Fill blanks with BERT, and adapt it to the words of one domain, on any GPU.
@@ -81,11 +83,11 @@ fn main() -> ExitCode {
         Command::Init(args) => gpu().and_then(|gpu| init::run(&gpu, &args)),
         Command::Adapt(args) => {
             let devices = &args.training.devices;
-            open_gpus(devices, device, cache_dir).and_then(|(gpu, others)| adapt::run(&gpu, &others, &args))
+            on_ranks(devices, device, cache_dir, |gpu, others, ranks| adapt::run(gpu, others, ranks, &args))
         }
         Command::Finetune(args) => {
             let devices = &args.training.devices;
-            open_gpus(devices, device, cache_dir).and_then(|(gpu, others)| finetune::run(&gpu, &others, &args))
+            on_ranks(devices, device, cache_dir, |gpu, others, ranks| finetune::run(gpu, others, ranks, &args))
         }
         Command::Merge(args) => gpu().and_then(|gpu| merge::run(&gpu, &args)),
         Command::Compare(args) => gpu().and_then(|gpu| compare::run(&gpu, &args)),
@@ -114,13 +116,32 @@ fn open_gpu(device: Option<String>, cache_dir: Option<OsString>) -> Result<Gpu> 
     Ok(Gpu::open_with(&GpuOptions { name, cache_dir, ..GpuOptions::default() })?)
 }
 
+/// Trains on the devices of this process, and with those of the others that MPI has started.
+fn on_ranks(
+    devices: &[String],
+    device: Option<String>,
+    cache_dir: Option<OsString>,
+    train: impl FnOnce(&Gpu, &[Gpu], &Ranks) -> Result<()>,
+) -> Result<()> {
+    let ranks = Ranks::join()?;
+    let opened = open_gpus(devices, device, cache_dir, &ranks);
+    ranks.outcome(opened.and_then(|(gpu, others)| train(&gpu, &others, &ranks)))
+}
+
 /// The devices that train together, of which the first is the model's; without a list the one of --device.
-fn open_gpus(devices: &[String], device: Option<String>, cache_dir: Option<OsString>) -> Result<(Gpu, Vec<Gpu>)> {
+fn open_gpus(
+    devices: &[String],
+    device: Option<String>,
+    cache_dir: Option<OsString>,
+    ranks: &Ranks,
+) -> Result<(Gpu, Vec<Gpu>)> {
     let all = match devices {
         [all] if all.eq_ignore_ascii_case("all") => alike(&Gpu::adapters()),
+        [] if ranks.are_several() && device.is_none() => alike(&Gpu::adapters()),
         named => named.to_vec(),
     };
-    let mut gpus = all.into_iter().map(|name| open_gpu(Some(name), cache_dir.clone())).collect::<Result<Vec<_>>>()?;
+    let mut gpus =
+        ranks.own(all).into_iter().map(|name| open_gpu(Some(name), cache_dir.clone())).collect::<Result<Vec<_>>>()?;
     if gpus.is_empty() {
         gpus.push(open_gpu(device, cache_dir)?);
     }

@@ -2,17 +2,36 @@
 
 use std::error::Error;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Result;
 
+/// Whether it is another process that tells.
+static SILENT: AtomicBool = AtomicBool::new(false);
+
+/// Leaves all telling to another process.
+#[cfg_attr(not(feature = "mpi"), allow(dead_code, reason = "there is no other"))]
+pub(crate) fn silence() {
+    SILENT.store(true, Ordering::Relaxed);
+}
+
+pub(crate) fn is_silent() -> bool {
+    SILENT.load(Ordering::Relaxed)
+}
+
 /// Writes a line to stdout.
 pub(crate) fn line(text: impl std::fmt::Display) -> Result<()> {
+    if is_silent() {
+        return Ok(());
+    }
     Ok(writeln!(io::stdout().lock(), "{text}")?)
 }
 
 /// Writes a line to stderr. A failure is ignored: there is nowhere left to tell it, and the work goes on.
 pub(crate) fn note(text: impl std::fmt::Display) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    if !is_silent() {
+        let _ = writeln!(io::stderr().lock(), "{text}");
+    }
 }
 
 /// Writes a value as JSON to stdout.

@@ -13,6 +13,7 @@ use retto::{
     TrainingArguments,
 };
 
+use crate::ranks::Ranks;
 use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, display, output};
 
 /// How a training goes about it.
@@ -204,9 +205,12 @@ impl TrainArgs {
         self.model.as_ref().map_or("retto-tiny".into(), |model| model.display().to_string())
     }
 
-    /// Takes up an interrupted run where that is asked for, and its log.
-    pub(crate) fn begin(&self, trainer: &mut Trainer) -> Result<MetricsFile> {
+    /// Takes up an interrupted run where that is asked for, and its log, which the first process writes.
+    pub(crate) fn begin(&self, trainer: &mut Trainer, ranks: &Ranks) -> Result<Option<MetricsFile>> {
         let resumed = if self.resume { trainer.resume_from_checkpoint()? } else { None };
+        if !ranks.is_first() {
+            return Ok(None);
+        }
         let metrics = match resumed {
             Some(step) => MetricsFile::resume(&self.output, step)?,
             None => MetricsFile::create(&self.output)?,
@@ -214,13 +218,13 @@ impl TrainArgs {
         if let Some(step) = resumed {
             output::note(format!("resuming at step {step}"));
         }
-        Ok(metrics)
+        Ok(Some(metrics))
     }
 
     /// Trains by `train`, which is handed the observer: progress and the log. Ctrl-C ends the run after its step.
     pub(crate) fn run(
         &self,
-        metrics: &mut MetricsFile,
+        metrics: &mut Option<MetricsFile>,
         train: impl FnOnce(&mut dyn FnMut(&TrainEvent) -> ControlFlow<()>) -> retto::Result<TrainOutput>,
     ) -> Result<TrainOutput> {
         let interrupted = interruption()?;
@@ -228,7 +232,7 @@ impl TrainArgs {
         let mut failed = None;
         let trained = train(&mut |event| {
             progress.show(event);
-            match metrics.event(event) {
+            match metrics.as_mut().map_or(Ok(()), |metrics| metrics.event(event)) {
                 Ok(()) if interrupted.load(Ordering::Relaxed) => ControlFlow::Break(()),
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
@@ -253,12 +257,14 @@ impl TrainArgs {
     pub(crate) fn finish(
         &self,
         gpu: &Gpu,
-        metrics: MetricsFile,
+        metrics: Option<MetricsFile>,
         trained: &TrainOutput,
         arguments: &TrainingArguments,
         train: &[PathBuf],
     ) -> Result<()> {
-        metrics.finish(trained)?;
+        if let Some(metrics) = metrics {
+            metrics.finish(trained)?;
+        }
         let mut values = serde_json::to_value(arguments)?;
         values["model"] = self.base_name().into();
         values["train"] = display(train).into();
@@ -291,7 +297,10 @@ impl TrainArgs {
 }
 
 /// The devices of a run, in words.
-pub(crate) fn all(gpu: &Gpu, others: &[Gpu]) -> String {
+pub(crate) fn all(gpu: &Gpu, others: &[Gpu], ranks: &Ranks) -> String {
+    if ranks.count() > 1 {
+        return format!("{} processes, of which this has {gpu}", ranks.count());
+    }
     let names = std::iter::once(gpu).chain(others).map(ToString::to_string);
     match others.len() {
         0 => gpu.to_string(),
@@ -341,7 +350,7 @@ struct Progress {
 impl Progress {
     fn new() -> Self {
         // Hidden by indicatif itself where stderr is not a terminal.
-        let bar = ProgressBar::new(0);
+        let bar = if output::is_silent() { ProgressBar::hidden() } else { ProgressBar::new(0) };
         let template = "{wide_bar} {pos}/{len}  {msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);

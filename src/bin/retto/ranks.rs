@@ -1,0 +1,104 @@
+//! One process, or one of several that MPI has started.
+
+use retto::{Gpu, Model, Trainer, TrainingArguments};
+
+use crate::Result;
+
+/// How many processes a launcher has started, where one has.
+fn launched() -> Option<usize> {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<usize>().ok();
+    // Open MPI, MPICH and Intel MPI, MVAPICH; and Slurm's own, which says so of each task of a step.
+    let size = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"].iter().find_map(|name| number(name));
+    size.or_else(|| number("SLURM_STEP_NUM_TASKS").filter(|_| std::env::var_os("SLURM_PROCID").is_some()))
+}
+
+/// The processes that train together.
+pub(crate) struct Ranks {
+    #[cfg(feature = "mpi")]
+    mpi: Option<retto::Mpi>,
+}
+
+impl Ranks {
+    /// Joins the others, where there are any.
+    #[cfg(feature = "mpi")]
+    pub(crate) fn join() -> Result<Self> {
+        let mpi = launched().filter(|size| *size > 1).map(|_| retto::Mpi::init()).transpose()?;
+        if mpi.as_ref().is_some_and(|mpi| mpi.rank() > 0) {
+            crate::output::silence();
+        }
+        Ok(Self { mpi })
+    }
+
+    #[cfg(not(feature = "mpi"))]
+    pub(crate) fn join() -> Result<Self> {
+        match launched().filter(|size| *size > 1) {
+            None => Ok(Self {}),
+            Some(size) => Err(format!(
+                "started as one of {size} MPI processes, but this command was built without MPI: cargo install --path . --features cli,mpi"
+            )
+            .into()),
+        }
+    }
+
+    /// Of the devices of this machine those of this process: where there are several processes, one, by its place among those of
+    /// the machine.
+    pub(crate) fn own(&self, devices: Vec<String>) -> Vec<String> {
+        #[cfg(feature = "mpi")]
+        if let (Some(mpi), false) = (&self.mpi, devices.is_empty()) {
+            return vec![devices[mpi.local_rank() % devices.len()].clone()];
+        }
+        devices
+    }
+
+    /// Whether several processes train together, which take all adapters there are.
+    pub(crate) fn are_several(&self) -> bool {
+        #[cfg(feature = "mpi")]
+        return self.mpi.is_some();
+        #[cfg(not(feature = "mpi"))]
+        false
+    }
+
+    /// Whether it is this process that writes.
+    pub(crate) fn is_first(&self) -> bool {
+        #[cfg(feature = "mpi")]
+        return self.mpi.as_ref().is_none_or(|mpi| mpi.rank() == 0);
+        #[cfg(not(feature = "mpi"))]
+        true
+    }
+
+    /// How many processes there are.
+    pub(crate) fn count(&self) -> usize {
+        #[cfg(feature = "mpi")]
+        return self.mpi.as_ref().map_or(1, retto::Mpi::size);
+        #[cfg(not(feature = "mpi"))]
+        1
+    }
+
+    pub(crate) fn trainer(
+        &self,
+        model: &Model,
+        others: &[Gpu],
+        arguments: TrainingArguments,
+    ) -> retto::Result<Trainer> {
+        #[cfg(feature = "mpi")]
+        if let Some(mpi) = &self.mpi {
+            return Trainer::with_mpi(model, mpi, arguments);
+        }
+        Trainer::with_devices(model, others, arguments)
+    }
+
+    /// Hands an error on; of one process it ends all. The first one tells what all have met with; another one only what it alone has,
+    /// which is when nobody has ended it a little later.
+    pub(crate) fn outcome(&self, result: Result<()>) -> Result<()> {
+        #[cfg(feature = "mpi")]
+        if let (Some(mpi), Err(error)) = (&self.mpi, &result) {
+            if mpi.rank() > 0 {
+                std::thread::sleep(std::time::Duration::from_secs(2));
+            }
+            let line = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+            eprintln!("error: rank {}: {line}", mpi.rank());
+            mpi.abort(1);
+        }
+        result
+    }
+}

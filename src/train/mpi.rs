@@ -1,0 +1,179 @@
+//! Ranks that are processes, on one machine or many, started by `mpirun` or `srun`.
+
+use std::time::{Duration, Instant};
+
+use mpi::collective::CommunicatorCollectives;
+use mpi::environment::Universe;
+use mpi::request::{Request, scope};
+use mpi::topology::{Communicator as _, SimpleCommunicator};
+
+use super::arguments::TrainingArguments;
+use super::parallel::Communicator;
+use super::trainer::Trainer;
+use crate::error::{Error, Result};
+use crate::model::Model;
+
+/// This process as one of those that MPI has started. Keep it as long as anything trains: dropped, it leaves the others.
+pub struct Mpi {
+    _universe: Universe,
+    rank: usize,
+    size: usize,
+    local_rank: usize,
+}
+
+impl Mpi {
+    /// Joins the processes started with this one; every one of them has to. Once a process.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where MPI was initialised before, or allows no calls from several threads one at a time.
+    pub fn init() -> Result<Self> {
+        let unsupported = |reason: &str| Error::Unsupported(reason.into());
+        let (universe, threading) = mpi::initialize_with_threading(mpi::Threading::Serialized)
+            .ok_or_else(|| unsupported("MPI that was initialised before"))?;
+        if threading < mpi::Threading::Serialized {
+            return Err(unsupported("an MPI that only one thread may call"));
+        }
+        let world = universe.world();
+        let (rank, size) = (world.rank() as usize, world.size() as usize);
+        // Those that share memory: of one machine.
+        let local_rank = world.split_shared(world.rank()).rank() as usize;
+        Ok(Self { _universe: universe, rank, size, local_rank })
+    }
+
+    /// Which process this is, from 0.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// How many there are.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Which of its machine's processes this is, from 0: that adapter is its own.
+    pub fn local_rank(&self) -> usize {
+        self.local_rank
+    }
+
+    /// Ends all processes with this exit code: for an error of one of them, which the others would wait for in vain.
+    pub fn abort(&self, code: i32) -> ! {
+        SimpleCommunicator::world().abort(code)
+    }
+}
+
+impl std::fmt::Debug for Mpi {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Mpi(rank {} of {})", self.rank, self.size)
+    }
+}
+
+impl Trainer {
+    /// As [`Trainer::with_devices`], with each process's model on a device of its own. All have to give the same model, arguments and
+    /// data, and to call the same functions; what differs is found out before the first step. The first process tells of the run,
+    /// writes checkpoints, and should save the model.
+    ///
+    /// An error of one process leaves the others waiting: end them with [`Mpi::abort`]. A process that is not answered for
+    /// `ddp_timeout` seconds says so on stderr, and ends them itself.
+    ///
+    /// # Errors
+    /// As [`Trainer::with_devices`].
+    pub fn with_mpi(model: &Model, mpi: &Mpi, arguments: TrainingArguments) -> Result<Self> {
+        if mpi.size > 1 {
+            Self::check_divisible(&arguments)?;
+        }
+        let patience = Duration::from_secs(arguments.ddp_timeout);
+        let mut trainer = Self::new(model, arguments)?;
+        if mpi.size > 1 {
+            trainer.ranks = Some(Box::new(World { rank: mpi.rank, size: mpi.size, patience }));
+        }
+        Ok(trainer)
+    }
+}
+
+/// All processes.
+struct World {
+    rank: usize,
+    size: usize,
+    patience: Duration,
+}
+
+impl World {
+    /// Waits for a collective operation. There is no way back from one that does not end.
+    fn finish<'a, R, S>(&self, mut request: Request<'a, R, S>)
+    where
+        R: ?Sized,
+        S: mpi::request::Scope<'a>,
+    {
+        let began = Instant::now();
+        let mut pause = Duration::from_micros(5);
+        while let Err(pending) = request.test() {
+            request = pending;
+            if began.elapsed() > self.patience {
+                // The one place of the library that prints: it is the last it can do.
+                eprintln!(
+                    "error: rank {}: another rank did not answer within {} s; resume from the latest checkpoint",
+                    self.rank,
+                    self.patience.as_secs()
+                );
+                SimpleCommunicator::world().abort(1);
+            }
+            // Short, as most answers are near; longer for those that are not, as there may be fewer cores than ranks.
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_micros(500));
+        }
+    }
+
+    fn all_to_all(&self, send: &[f32]) -> Vec<f32> {
+        let mut received = vec![0f32; send.len()];
+        let world = SimpleCommunicator::world();
+        scope(|scope| self.finish(world.immediate_all_to_all_into(scope, send, &mut received[..])));
+        received
+    }
+
+    fn all_gather<T: mpi::datatype::Equivalence + Clone + Default>(&self, send: &[T]) -> Vec<T> {
+        let mut received = vec![T::default(); send.len() * self.size];
+        let world = SimpleCommunicator::world();
+        scope(|scope| self.finish(world.immediate_all_gather_into(scope, send, &mut received[..])));
+        received
+    }
+}
+
+impl Communicator for World {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Each rank gets a part of all, sums it in the order of the ranks (MPI's own sums leave the order open), and gives it to the others.
+    fn sum(&self, mut values: Vec<f32>) -> Result<Vec<f32>> {
+        let len = values.len();
+        let part = len.div_ceil(self.size);
+        values.resize(part * self.size, 0.0);
+        let parts = self.all_to_all(&values);
+        let mut sums = parts[..part].to_vec();
+        for others in parts[part..].chunks_exact(part.max(1)) {
+            sums.iter_mut().zip(others).for_each(|(sum, value)| *sum += value);
+        }
+        let mut all = self.all_gather(&sums);
+        all.truncate(len);
+        Ok(all)
+    }
+
+    fn gather(&self, said: Vec<u8>) -> Result<Vec<Vec<u8>>> {
+        let lengths = self.all_gather(&[said.len() as u64]);
+        let longest = lengths.iter().max().copied().unwrap_or(0) as usize;
+        let mut padded = said;
+        padded.resize(longest, 0);
+        let all = self.all_gather(&padded);
+        let of = |(rank, &length): (usize, &u64)| all[rank * longest..rank * longest + length as usize].to_vec();
+        Ok(lengths.iter().enumerate().map(of).collect())
+    }
+
+    /// What ends a process is its own affair: see [`Mpi::abort`].
+    fn abort(&self, _reason: &str) {}
+
+    fn recover(&self) {}
+}
