@@ -14,6 +14,9 @@ LOCKED := $(if $(CI),--locked)
 CAPI_PROFILE ?= capi
 CAPI_FEATURES ?= --features capi
 
+# Where an MPI is found, what needs one is checked and tested, too. Asked for in recipes, as a line before may have installed it.
+FEATURES = all$$(scripts/setup.sh has-mpi && echo ,mpi)
+
 # What `make bench` is given: `make bench BENCH="--only fill --models mini"`; --help lists it. With --burn, burn too.
 BENCH ?=
 
@@ -24,29 +27,30 @@ help: ## this list
 
 demo: ## adapt the bundled model to song lyrics; its answers before and after
 	@scripts/setup.sh run
-	cargo run --release --all-features $(LOCKED) --example adapt
+	cargo run --release --features all $(LOCKED) --example adapt
 
 build: ## the retto command, in target/release
 	@scripts/setup.sh build
-	cargo build --release --all-features $(LOCKED)
+	cargo build --release --features all $(LOCKED)
 
 capi: ## the C library, in target/capi
 	@scripts/setup.sh build
 	@scripts/capi.sh $(CAPI_PROFILE) $(CAPI_FEATURES) $(LOCKED)
 
 header: ## include/retto.h, from src/capi
-	RETTO_WRITE_HEADER=1 cargo test --all-features $(LOCKED) --test header the_header_is
+	RETTO_WRITE_HEADER=1 cargo test --features all $(LOCKED) --test header the_header_is
 
 # nextest runs no doc tests. It is used where it is there: compiling it takes longer than all of Retto. Its summary
 # ends the output.
 test: ## every test
 	@scripts/setup.sh test
-	cargo test --doc --all-features $(LOCKED)
+	@scripts/setup.sh mpi || echo '==> NOT TESTED: processes that MPI starts (RETTO_NO_MPI=1, or no MPI could be installed)'
+	cargo test --doc --features $(FEATURES) $(LOCKED)
 	@if cargo nextest --version >/dev/null 2>&1; then \
-	  echo '==> cargo nextest'; cargo nextest run --all-features $(LOCKED); \
+	  echo '==> cargo nextest'; cargo nextest run --features $(FEATURES) $(LOCKED); \
 	else \
 	  echo '==> cargo test, as cargo-nextest is not installed'; \
-	  cargo test --all-features $(LOCKED) --lib --bins --tests; \
+	  cargo test --features $(FEATURES) $(LOCKED) --lib --bins --tests; \
 	fi
 
 # The one software adapter with cooperative matrices: without them the tests fail here. Relative paths, as cargo splits the
@@ -55,7 +59,7 @@ test-next: ## the kernels on the newest software Vulkan, which is unpacked into 
 	@scripts/setup.sh build
 	triple=$$(rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_) && \
 	  env RETTO_NEEDS_COOPERATIVE=1 "CARGO_TARGET_$${triple}_RUNNER=scripts/mesa-next.sh target/mesa-next" \
-	  cargo test --all-features $(LOCKED) --lib ops::
+	  cargo test --features $(FEATURES) $(LOCKED) --lib ops::
 
 bench: ## Retto beside transformers, onnxruntime and (BENCH=--burn) burn: installs them into target/, takes half an hour
 	@scripts/setup.sh bench
@@ -64,13 +68,13 @@ bench: ## Retto beside transformers, onnxruntime and (BENCH=--burn) burn: instal
 
 memcheck: ## the C library under valgrind, six minutes
 	@scripts/setup.sh test
-	cargo test --all-features $(LOCKED) --test capi -- --ignored memcheck
+	cargo test --features all $(LOCKED) --test capi -- --ignored memcheck
 
 lint: ## formatting, clippy and the documentation's links, warnings as errors
 	@scripts/setup.sh lint
 	cargo fmt --check
-	cargo clippy --all-targets --all-features $(LOCKED) -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --all-features $(LOCKED)
+	cargo clippy --all-targets --features $(FEATURES) $(LOCKED) -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --features $(FEATURES) $(LOCKED)
 
 check: lint test ## lint and test
 

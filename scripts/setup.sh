@@ -7,6 +7,8 @@
 #   scripts/setup.sh bench   that, and Python's venv, for the programs Retto is measured beside
 #   scripts/setup.sh test    that, a browser, in which the report page is tested (RETTO_NO_BROWSER=1 does without), and what
 #                            the C library is used from: C++, CMake, pkg-config, Python, Mono, valgrind
+#   scripts/setup.sh mpi     what the feature mpi is built and tested with; fails where that cannot be had, or with RETTO_NO_MPI=1
+#   scripts/setup.sh has-mpi  installs nothing, and says by its exit code whether it is there
 #
 # RETTO_NO_BACKPORTS=1: on Debian 12, take Mesa from the release itself and leave backports alone.
 set -euo pipefail
@@ -274,6 +276,29 @@ require_venv() {
     apt_install python3 python3-venv
 }
 
+# ---- MPI
+
+# Headers and compiler wrapper, launcher, and the libclang that reads the headers for Rust.
+has_mpi() {
+    [[ ${RETTO_NO_MPI:-} != 1 ]] || return 1
+    command -v mpicc >/dev/null && command -v mpirun >/dev/null || return 1
+    [[ -z ${LIBCLANG_PATH:-} ]] || return 0
+    local found
+    for found in /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib64/libclang*.so* /usr/lib/libclang*.so*; do
+        [[ ! -e $found ]] || return 0
+    done
+    return 1
+}
+
+# Not worth giving up for: where it cannot be installed, the caller says what is left out.
+require_mpi() {
+    ! has_mpi || return 0
+    [[ ${RETTO_NO_MPI:-} != 1 ]] && command -v apt-get >/dev/null && can_be_root || return 1
+    local packages=(openmpi-bin libopenmpi-dev libclang-dev)
+    say "Training across machines is tested with MPI: installing ${packages[*]} (RETTO_NO_MPI=1 leaves that out)"
+    apt_install "${packages[@]}" && has_mpi
+}
+
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
@@ -306,5 +331,11 @@ test)
     ! on_linux || require_browser
     ! on_linux || require_languages
     ;;
-*) die "usage: scripts/setup.sh build|lint|run|bench|test" ;;
+mpi)
+    require_mpi
+    ;;
+has-mpi)
+    has_mpi
+    ;;
+*) die "usage: scripts/setup.sh build|lint|run|bench|test|mpi|has-mpi" ;;
 esac

@@ -46,7 +46,7 @@ fn library() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let mut command = Command::new("scripts/capi.sh");
-        let folder = stdout(without_cargo(command.args(["dev", "--all-features"])));
+        let folder = stdout(without_cargo(command.args(["dev", "--features", "all"])));
         root().join(folder.trim())
     })
 }
