@@ -90,3 +90,50 @@ pub fn ceiling(gpu: &Gpu, budget: Duration) -> Result<Vec<f64>> {
     let flops = FLOPS * width as f64 * groups as f64 * f64::from(rounds);
     Ok(seconds.into_iter().map(|seconds| flops / seconds).collect())
 }
+
+/// Seconds of each sum of so many numbers over so many threads of this process, as training on several devices takes them.
+///
+/// # Errors
+/// [`Error::RankFailed`]
+pub fn sums_of_threads(ranks: usize, len: usize, rounds: usize) -> Result<Vec<f64>> {
+    crate::train::sums_of_threads(ranks, len, rounds)
+}
+
+/// The same over the processes that MPI has started.
+///
+/// # Errors
+/// None but a process that does not answer, which ends them all.
+#[cfg(feature = "mpi")]
+pub fn sums_of_processes(mpi: &crate::Mpi, len: usize, rounds: usize) -> Result<Vec<f64>> {
+    crate::train::sums_of_processes(mpi, len, rounds)
+}
+
+/// Seconds that so many numbers take from the device to the host, and back.
+///
+/// # Errors
+/// GPU errors.
+pub fn staging(gpu: &Gpu, len: usize, rounds: usize) -> Result<Vec<f64>> {
+    let tensor = Tensor::persistent(gpu, &[len], "a gradient")?;
+    let round = |_| {
+        let began = Instant::now();
+        let mut pass = Pass::new(gpu);
+        let download = pass.download(&tensor)?;
+        pass.submit()?;
+        let values: Vec<f32> = download.wait(gpu)?;
+        tensor.write(gpu, 0, &values)?;
+        gpu.flush()?;
+        gpu.wait()?;
+        Ok(began.elapsed().as_secs_f64())
+    };
+    (0..=rounds).map(round).skip(1).collect()
+}
+
+/// Numbers whose gradients travel in a step.
+pub fn trained_numbers(trainer: &crate::Trainer) -> usize {
+    trainer.trained_numbers()
+}
+
+/// Seconds of the latest step in which other devices were talked to or waited for.
+pub fn communication(trainer: &crate::Trainer) -> f64 {
+    trainer.communication().as_secs_f64()
+}

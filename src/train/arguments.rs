@@ -46,13 +46,14 @@ pub struct TrainingArguments {
     pub whole_word_mask: bool,
     /// The masks stored with the data are used, in every epoch; the four options above then have no effect.
     pub static_mask: bool,
-    /// Lines in a training step.
+    /// Examples (lines, or triplets) in a batch; of several devices, what one has in memory at a time.
     pub per_device_train_batch_size: usize,
     /// Instead of `per_device_train_batch_size`: as many examples in a batch as have this many tokens together.
     pub batch_tokens: Option<usize>,
     /// Batches are made of examples of about the same length.
     pub group_by_length: bool,
-    /// Batches in an optimizer step: as one batch of them all, but for rounding, in the memory of one.
+    /// Batches in an optimizer step: as one batch of them all, but for rounding, in the memory of one. (Not where the texts of a batch
+    /// are each other's negatives.) Several devices share the step.
     pub gradient_accumulation_steps: usize,
     /// Lines in an evaluation step.
     pub per_device_eval_batch_size: usize,
@@ -84,7 +85,7 @@ pub struct TrainingArguments {
     pub load_best_model_at_end: bool,
     /// Steps between two log entries.
     pub logging_steps: u64,
-    /// Seed of masks and order.
+    /// Seed of all that is drawn: masks, triplets, order, dropout.
     pub seed: u64,
     /// Seconds after which a device that another one does not answer gives up; for training on several.
     pub ddp_timeout: u64,

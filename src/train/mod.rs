@@ -20,6 +20,8 @@ mod trainer;
 
 #[cfg(feature = "mpi")]
 pub use self::mpi::Mpi;
+#[cfg(all(feature = "bench", feature = "mpi"))]
+pub(crate) use self::mpi::sums_of_processes;
 pub use arguments::{Objective, SchedulerType, TrainingArguments};
 #[cfg(feature = "capi")]
 pub(crate) use data::Data;
@@ -28,6 +30,8 @@ pub use evaluate_triplets::{Retrieval, TripletEvaluation, TripletEvaluationOptio
 pub use events::{StepReport, TrainEvent, TrainOutput};
 pub use forecast::Forecast;
 pub use metrics::{METRICS_FILE, MetricsFile};
+#[cfg(feature = "bench")]
+pub(crate) use parallel::sums_of_threads;
 #[cfg(feature = "capi")]
 pub(crate) use run::Run;
 pub use trainer::Trainer;

@@ -90,6 +90,16 @@ impl Trainer {
     }
 }
 
+/// What the benchmark measures: seconds of each sum of so many numbers over all processes.
+#[cfg(feature = "bench")]
+pub(crate) fn sums_of_processes(mpi: &Mpi, len: usize, rounds: usize) -> Result<Vec<f64>> {
+    let world = World { rank: mpi.rank, size: mpi.size, patience: Duration::from_secs(600) };
+    super::parallel::timed(&world, len, rounds)
+}
+
+/// How long a rank asks for an answer without a pause.
+const EAGER: Duration = Duration::from_millis(200);
+
 /// All processes.
 struct World {
     rank: usize,
@@ -105,7 +115,6 @@ impl World {
         S: mpi::request::Scope<'a>,
     {
         let began = Instant::now();
-        let mut pause = Duration::from_micros(5);
         while let Err(pending) = request.test() {
             request = pending;
             if began.elapsed() > self.patience {
@@ -117,9 +126,12 @@ impl World {
                 );
                 SimpleCommunicator::world().abort(1);
             }
-            // Short, as most answers are near; longer for those that are not, as there may be fewer cores than ranks.
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_micros(500));
+            // MPI moves large arrays piece by piece, whenever it is asked; a rank that is long in coming is not waited for so eagerly, as
+            // there may be fewer cores than ranks.
+            match began.elapsed() < EAGER {
+                true => std::thread::yield_now(),
+                false => std::thread::sleep(Duration::from_micros(100)),
+            }
         }
     }
 
@@ -150,11 +162,14 @@ impl Communicator for World {
     /// Each rank gets a part of all, sums it in the order of the ranks (MPI's own sums leave the order open), and gives it to the others.
     fn sum(&self, mut values: Vec<f32>) -> Result<Vec<f32>> {
         let len = values.len();
+        if len == 0 {
+            return Ok(values);
+        }
         let part = len.div_ceil(self.size);
         values.resize(part * self.size, 0.0);
         let parts = self.all_to_all(&values);
         let mut sums = parts[..part].to_vec();
-        for others in parts[part..].chunks_exact(part.max(1)) {
+        for others in parts[part..].chunks_exact(part) {
             sums.iter_mut().zip(others).for_each(|(sum, value)| *sum += value);
         }
         let mut all = self.all_gather(&sums);
@@ -165,6 +180,10 @@ impl Communicator for World {
     fn gather(&self, said: Vec<u8>) -> Result<Vec<Vec<u8>>> {
         let lengths = self.all_gather(&[said.len() as u64]);
         let longest = lengths.iter().max().copied().unwrap_or(0) as usize;
+        if longest == 0 {
+            // An empty buffer is nowhere, which MPI refuses.
+            return Ok(vec![Vec::new(); self.size]);
+        }
         let mut padded = said;
         padded.resize(longest, 0);
         let all = self.all_gather(&padded);

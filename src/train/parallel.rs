@@ -63,6 +63,33 @@ struct Shared {
     aborted: Mutex<Option<String>>,
 }
 
+/// What the benchmark measures: seconds of each sum of so many numbers over so many threads.
+#[cfg(feature = "bench")]
+pub(crate) fn sums_of_threads(ranks: usize, len: usize, rounds: usize) -> Result<Vec<f64>> {
+    let group = Threads::group(ranks, Duration::from_secs(600));
+    std::thread::scope(|threads| {
+        let handles: Vec<_> = group.iter().map(|rank| threads.spawn(move || timed(rank, len, rounds))).collect();
+        let mut seconds = handles
+            .into_iter()
+            .map(|handle| handle.join().unwrap_or_else(|_| Err(Error::RankFailed("a thread panicked".into()))));
+        seconds.next().unwrap_or(Ok(Vec::new()))
+    })
+}
+
+/// The first round, which is not counted, makes the pages that later ones find.
+#[cfg(feature = "bench")]
+pub(super) fn timed(rank: &dyn Communicator, len: usize, rounds: usize) -> Result<Vec<f64>> {
+    let round = |_| {
+        let values = vec![1f32; len];
+        // All begin together: waiting for a late one is not the sum's own time.
+        rank.gather(Vec::new())?;
+        let began = Instant::now();
+        rank.sum(values)?;
+        Ok(began.elapsed().as_secs_f64())
+    };
+    (0..=rounds).map(round).skip(1).collect()
+}
+
 /// A place where every rank leaves something and takes what all have left.
 struct Meeting<T> {
     state: Mutex<State<T>>,

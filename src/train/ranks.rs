@@ -85,6 +85,18 @@ impl Trainer {
         Ok(())
     }
 
+    /// What the benchmark asks for.
+    #[cfg(feature = "bench")]
+    pub(crate) fn trained_numbers(&self) -> usize {
+        self.model.bert.trained_parameters().iter().map(|parameter| parameter.value.len()).sum()
+    }
+
+    /// Likewise: time of the latest step that went into the other devices.
+    #[cfg(feature = "bench")]
+    pub(crate) fn communication(&self) -> Duration {
+        self.communicating
+    }
+
     /// How many devices train together.
     pub fn devices(&self) -> usize {
         self.place().1
