@@ -66,6 +66,6 @@ pub use text::{Dataset, PackedBatch, Tokenizer, Triplets, WordPieceOptions, read
 #[cfg(feature = "mpi")]
 pub use train::Mpi;
 pub use train::{
-    Evaluation, EvaluationOptions, Forecast, METRICS_FILE, MetricsFile, Objective, Retrieval, SchedulerType,
+    CommHook, Evaluation, EvaluationOptions, Forecast, METRICS_FILE, MetricsFile, Objective, Retrieval, SchedulerType,
     StepReport, TrainEvent, TrainOutput, Trainer, TrainingArguments, TripletEvaluation, TripletEvaluationOptions,
 };

@@ -94,6 +94,21 @@ fn two_and_four_processes_make_the_steps_of_one() {
     }
 }
 
+/// Threads of one process and processes of MPI are summed in the same order: the same bits, in f32 and in 16 bits.
+#[test]
+fn two_processes_make_the_very_steps_of_two_threads() {
+    let room = Room::new();
+    let index = gpu().adapter().index.to_string();
+    let pair = format!("{index},{index}");
+    for hook in ["no", "fp16", "bf16"] {
+        let (threads, processes) = (format!("threads-{hook}"), format!("processes-{hook}"));
+        let hook = ["--ddp-comm-hook", hook];
+        stdout(&run(&strs(&room.adapt(&threads, &[&hook[..], &["--devices", &pair]].concat()))));
+        stdout(&output(&mut mpirun(2, &strs(&room.adapt(&processes, &hook)))));
+        assert_eq!(room.figures(&threads, "loss"), room.figures(&processes, "loss"));
+    }
+}
+
 #[test]
 fn low_rank_factors_travel_alone_and_come_to_the_same() {
     let room = Room::new();

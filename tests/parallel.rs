@@ -7,7 +7,7 @@ use std::path::Path;
 
 use common::{fresh_model, gpu};
 use retto::{
-    DistanceMetric, EmbeddingLoss, EmbeddingObjective, Error, Gpu, LoraConfig, Model, Objective, PackedBatch,
+    CommHook, DistanceMetric, EmbeddingLoss, EmbeddingObjective, Error, Gpu, LoraConfig, Model, Objective, PackedBatch,
     TrainEvent, TrainOutput, Trainer, TrainingArguments, Triplets,
 };
 
@@ -124,6 +124,23 @@ fn two_and_four_devices_make_the_steps_of_one() {
             let far = difference(&trainer.into_model().merge().unwrap(), &first);
             assert!(far < 2e-4, "{what}: weights differ by {far}");
         }
+    }
+}
+
+/// Gradients that travel in 16 bits are rounded, and hardly matter.
+#[test]
+fn fewer_bits_between_devices_are_nearly_the_same() {
+    let base = fresh_model();
+    let run = |ddp_comm_hook, count: usize| {
+        let arguments = TrainingArguments { ddp_comm_hook, ..arguments() };
+        train(&mut Trainer::with_devices(&base, &others(count - 1), arguments).unwrap(), u64::MAX).1.losses
+    };
+    let exact = run(CommHook::No, 1);
+    assert_eq!(run(CommHook::Fp16, 1), exact, "nothing travels");
+    for (hook, tolerance) in [(CommHook::Fp16, 1e-3), (CommHook::Bf16, 5e-3)] {
+        let rounded = run(hook, 2);
+        assert_near(&format!("{hook:?}"), &rounded, &exact, tolerance);
+        assert_ne!(rounded, exact, "{hook:?}");
     }
 }
 

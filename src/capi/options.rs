@@ -9,7 +9,7 @@ use super::input::{self, Versioned, invalid, retto_string, versioned};
 use super::status::retto_status;
 use crate::gpu::Gpu;
 use crate::model::LoraConfig;
-use crate::train::{Objective, SchedulerType, TrainingArguments};
+use crate::train::{CommHook, Objective, SchedulerType, TrainingArguments};
 
 /// How the learning rate goes on after the warm-up: linearly to 0, as half a cosine to 0, the same in every step without a
 /// warm-up, or the same after it.
@@ -191,6 +191,7 @@ pub(super) unsafe fn arguments(options: *const retto_training_options) -> Result
     Ok(TrainingArguments {
         objective: Objective::MaskedLm,
         ddp_timeout: o.ddp_timeout,
+        ddp_comm_hook: CommHook::No,
         num_train_epochs: o.num_train_epochs,
         max_steps: some(o.max_steps),
         learning_rate: o.learning_rate,

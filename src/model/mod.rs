@@ -17,7 +17,7 @@ mod parameters;
 mod pooling;
 mod save;
 
-pub(crate) use bert::{Bert, Done, TrainOptions};
+pub(crate) use bert::{Done, TrainOptions};
 pub(crate) use checkpoint::Checkpoint;
 pub use config::{BertConfig, HiddenAct};
 pub use embedding_loss::{DistanceMetric, EmbeddingLoss, EmbeddingObjective};

@@ -89,6 +89,8 @@ pub struct TrainingArguments {
     pub seed: u64,
     /// Seconds after which a device that another one does not answer gives up; for training on several.
     pub ddp_timeout: u64,
+    /// What gradients travel as between several devices.
+    pub ddp_comm_hook: CommHook,
     /// Where checkpoints of the run are written and looked for.
     pub output_dir: Option<PathBuf>,
     /// Steps between two checkpoints, `checkpoint-N` in `output_dir`; a run that is cancelled writes one, too. None without.
@@ -108,6 +110,48 @@ pub enum Objective {
     /// Embeddings that tell what belongs together, with [`Trainer::train_triplets`](crate::Trainer::train_triplets). The options about
     /// masks have no effect, and the masked-language-model head is left out: it would not fit the encoder any more.
     Embedding(EmbeddingObjective),
+}
+
+/// What gradients travel as, by the names of accelerate's `DDPCommunicationHookType`. Sums are taken in f32 in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum CommHook {
+    /// f32.
+    #[default]
+    No,
+    /// f16: half the bytes, ten bits of the fraction; what is below 6e-8 is lost.
+    Fp16,
+    /// bf16: half the bytes, seven bits of the fraction, the range of f32.
+    Bf16,
+}
+
+impl CommHook {
+    /// A number as it travels in 16 bits; `None` where it travels as it is.
+    pub(crate) fn bits(self, value: f32) -> Option<u16> {
+        match self {
+            Self::No => None,
+            Self::Fp16 => Some(half::f16::from_f32(value).to_bits()),
+            Self::Bf16 => Some(half::bf16::from_f32(value).to_bits()),
+        }
+    }
+
+    /// And as it arrives.
+    pub(crate) fn value(self, bits: u16) -> f32 {
+        match self {
+            Self::Bf16 => half::bf16::from_bits(bits).to_f32(),
+            _ => half::f16::from_bits(bits).to_f32(),
+        }
+    }
+
+    /// What is left of numbers on their way.
+    pub(crate) fn round(self, values: &mut [f32]) {
+        for value in values {
+            if let Some(bits) = self.bits(*value) {
+                *value = self.value(bits);
+            }
+        }
+    }
 }
 
 /// The learning rate's course, as transformers' schedulers of these names have it.
@@ -164,6 +208,7 @@ impl Default for TrainingArguments {
             logging_steps: 500,
             seed: 42,
             ddp_timeout: 1800,
+            ddp_comm_hook: CommHook::No,
             output_dir: None,
             save_steps: None,
             save_total_limit: None,

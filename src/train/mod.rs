@@ -22,7 +22,7 @@ mod trainer;
 pub use self::mpi::Mpi;
 #[cfg(all(feature = "bench", feature = "mpi"))]
 pub(crate) use self::mpi::sums_of_processes;
-pub use arguments::{Objective, SchedulerType, TrainingArguments};
+pub use arguments::{CommHook, Objective, SchedulerType, TrainingArguments};
 #[cfg(feature = "capi")]
 pub(crate) use data::Data;
 pub use evaluate::{Evaluation, EvaluationOptions};

@@ -7,7 +7,7 @@ use mpi::environment::Universe;
 use mpi::request::{Request, scope};
 use mpi::topology::{Communicator as _, SimpleCommunicator};
 
-use super::arguments::TrainingArguments;
+use super::arguments::{CommHook, TrainingArguments};
 use super::parallel::Communicator;
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
@@ -135,8 +135,8 @@ impl World {
         }
     }
 
-    fn all_to_all(&self, send: &[f32]) -> Vec<f32> {
-        let mut received = vec![0f32; send.len()];
+    fn all_to_all<T: mpi::datatype::Equivalence + Clone + Default>(&self, send: &[T]) -> Vec<T> {
+        let mut received = vec![T::default(); send.len()];
         let world = SimpleCommunicator::world();
         scope(|scope| self.finish(world.immediate_all_to_all_into(scope, send, &mut received[..])));
         received
@@ -150,6 +150,14 @@ impl World {
     }
 }
 
+fn packed(values: &[f32], hook: CommHook) -> Option<Vec<u16>> {
+    values.iter().map(|&value| hook.bits(value)).collect()
+}
+
+fn unpacked(bits: &[u16], hook: CommHook) -> Vec<f32> {
+    bits.iter().map(|&bits| hook.value(bits)).collect()
+}
+
 impl Communicator for World {
     fn rank(&self) -> usize {
         self.rank
@@ -160,19 +168,25 @@ impl Communicator for World {
     }
 
     /// Each rank gets a part of all, sums it in the order of the ranks (MPI's own sums leave the order open), and gives it to the others.
-    fn sum(&self, mut values: Vec<f32>) -> Result<Vec<f32>> {
+    fn sum(&self, mut values: Vec<f32>, hook: CommHook) -> Result<Vec<f32>> {
         let len = values.len();
         if len == 0 {
             return Ok(values);
         }
         let part = len.div_ceil(self.size);
         values.resize(part * self.size, 0.0);
-        let parts = self.all_to_all(&values);
+        let parts = match packed(&values, hook) {
+            Some(bits) => unpacked(&self.all_to_all(&bits), hook),
+            None => self.all_to_all(&values),
+        };
         let mut sums = parts[..part].to_vec();
         for others in parts[part..].chunks_exact(part) {
             sums.iter_mut().zip(others).for_each(|(sum, value)| *sum += value);
         }
-        let mut all = self.all_gather(&sums);
+        let mut all = match packed(&sums, hook) {
+            Some(bits) => unpacked(&self.all_gather(&bits), hook),
+            None => self.all_gather(&sums),
+        };
         all.truncate(len);
         Ok(all)
     }

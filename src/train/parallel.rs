@@ -6,6 +6,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::arguments::CommHook;
 use crate::error::{Error, Result};
 
 /// How a rank talks to the others.
@@ -16,8 +17,8 @@ pub(crate) trait Communicator: Send + Sync {
     /// How many there are.
     fn size(&self) -> usize;
 
-    /// Replaces values by their sums over all ranks.
-    fn sum(&self, values: Vec<f32>) -> Result<Vec<f32>>;
+    /// Sums of values over all ranks, which travel as the hook says.
+    fn sum(&self, values: Vec<f32>, hook: CommHook) -> Result<Vec<f32>>;
 
     /// What every rank has to say, in their order.
     fn gather(&self, said: Vec<u8>) -> Result<Vec<Vec<u8>>>;
@@ -84,7 +85,7 @@ pub(super) fn timed(rank: &dyn Communicator, len: usize, rounds: usize) -> Resul
         // All begin together: waiting for a late one is not the sum's own time.
         rank.gather(Vec::new())?;
         let began = Instant::now();
-        rank.sum(values)?;
+        rank.sum(values, CommHook::No)?;
         Ok(began.elapsed().as_secs_f64())
     };
     (0..=rounds).map(round).skip(1).collect()
@@ -183,8 +184,9 @@ impl Communicator for Threads {
     }
 
     /// Each rank sums a part of what all have left, and leaves that for the others.
-    fn sum(&self, values: Vec<f32>) -> Result<Vec<f32>> {
+    fn sum(&self, mut values: Vec<f32>, hook: CommHook) -> Result<Vec<f32>> {
         let len = values.len();
+        hook.round(&mut values);
         let all = self.meet(&self.shared.sums, Arc::new(values))?;
         let part = len.div_ceil(self.size());
         let own = (part * self.rank).min(len)..(part * (self.rank + 1)).min(len);
@@ -193,6 +195,7 @@ impl Communicator for Threads {
             sums.iter_mut().zip(&others[own.clone()]).for_each(|(sum, value)| *sum += value);
         }
         drop(all);
+        hook.round(&mut sums);
         let parts = self.meet(&self.shared.sums, Arc::new(sums))?;
         Ok(parts.iter().flat_map(|part| part.iter().copied()).collect())
     }
@@ -239,7 +242,7 @@ mod tests {
             let found = on_all(size, Duration::from_secs(60), |rank| {
                 let round = |round| {
                     let own = (0..len).map(|i| value(rank.rank(), round, i)).collect();
-                    let sums = rank.sum(own).unwrap();
+                    let sums = rank.sum(own, CommHook::No).unwrap();
                     // Another meeting in between, of another length.
                     let said = rank.gather(vec![rank.rank() as u8; rank.rank()]).unwrap();
                     assert!(said.iter().enumerate().all(|(i, said)| *said == vec![i as u8; i]));
@@ -264,7 +267,7 @@ mod tests {
                 rank.abort("the device was lost");
                 return Ok(Vec::new());
             }
-            rank.sum(vec![1.0])
+            rank.sum(vec![1.0], CommHook::No)
         });
         for of_rank in [&found[0], &found[2]] {
             assert!(
@@ -283,6 +286,6 @@ mod tests {
         let group = Threads::group(1, Duration::from_secs(1));
         group[0].abort("once");
         group[0].recover();
-        assert_eq!(group[0].sum(vec![2.0]).unwrap(), [2.0]);
+        assert_eq!(group[0].sum(vec![2.0, 1.0 / 3.0], CommHook::Bf16).unwrap(), [2.0, 0.333_984_38]);
     }
 }

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use super::arguments::{Objective, TrainingArguments};
+use super::arguments::{CommHook, Objective, TrainingArguments};
 use super::parallel::{Communicator, Threads};
 use super::run::Run;
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
 use crate::gpu::{Download, Gpu, Pass};
-use crate::model::{Bert, Gradients, Model, Parameter};
+use crate::model::{Gradients, Model, Parameter};
 
 impl Trainer {
     /// As [`Trainer::new`], on the model's own device and these others together: each computes its share of every step's examples,
@@ -229,10 +229,11 @@ impl Leaving {
     pub(super) fn sum(
         &mut self,
         ranks: &dyn Communicator,
-        gpu: &Gpu,
-        bert: &Bert,
+        hook: CommHook,
+        model: &Model,
         gradients: &Gradients,
     ) -> Result<()> {
+        let (gpu, bert) = (&model.gpu, &model.bert);
         let mut layers = bert.layer_parameters();
         layers.reverse();
         layers.push(bert.trained_parameters());
@@ -253,7 +254,7 @@ impl Leaving {
                 continue;
             }
             let began = Instant::now();
-            let sums = ranks.sum(values)?;
+            let sums = ranks.sum(values, hook)?;
             self.took += began.elapsed();
             places.into_iter().try_for_each(|(gradient, range)| gradient.write(gpu, 0, &sums[range]))?;
         }

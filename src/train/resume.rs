@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::arguments::{Objective, TrainingArguments};
+use super::arguments::{CommHook, Objective, TrainingArguments};
 use super::data::Data;
 use crate::error::{Error, Result};
 use crate::gpu::Tensor;
@@ -168,6 +168,9 @@ pub(crate) fn run_of(
             // A ranking loss depends on it.
             entries.push(("per_device_eval_batch_size", a.per_device_eval_batch_size.to_string()));
         }
+    }
+    if a.ddp_comm_hook != CommHook::No {
+        entries.push(("ddp_comm_hook", format!("{:?}", a.ddp_comm_hook)));
     }
     if a.fp16 {
         entries.push(("the kernels for f16", f16_kernels.to_owned()));

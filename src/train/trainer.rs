@@ -162,7 +162,7 @@ impl Trainer {
         if let Some(ranks) = &self.ranks {
             leaving.start(&mut pass, &self.gradients, &self.model.bert.trained_parameters())?;
             std::mem::replace(&mut pass, new_pass()).submit()?;
-            leaving.sum(&**ranks, &gpu, &self.model.bert, &self.gradients)?;
+            leaving.sum(&**ranks, self.arguments.ddp_comm_hook, &self.model, &self.gradients)?;
         }
         let gradients: Vec<&Tensor> = self.gradients.all().collect();
         let clip = adamw::clip(&mut pass, &gradients, self.arguments.max_grad_norm as f32, self.scale())?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 use retto::{
-    Forecast, Gpu, METRICS_FILE, MetricsFile, SchedulerType, StepReport, TrainEvent, TrainOutput, Trainer,
+    CommHook, Forecast, Gpu, METRICS_FILE, MetricsFile, SchedulerType, StepReport, TrainEvent, TrainOutput, Trainer,
     TrainingArguments,
 };
 
@@ -85,6 +85,9 @@ pub(crate) struct TrainArgs {
     /// Seconds after which a device that another one does not answer gives up
     #[arg(long, default_value_t = 1800, value_name = "SECONDS")]
     ddp_timeout: u64,
+    /// What gradients travel as between several devices
+    #[arg(long, value_enum, default_value_t = Hook::No, value_name = "NAME")]
+    ddp_comm_hook: Hook,
     /// Where the trained model and metrics.jsonl are written
     #[arg(long, value_name = "DIR")]
     pub(crate) output: PathBuf,
@@ -127,6 +130,17 @@ enum Precision {
     F32,
     /// With the loss scaled so that gradients fit; not on every adapter
     F16,
+}
+
+/// accelerate's names.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Hook {
+    /// f32
+    No,
+    /// Half the bytes; what is tiny is lost
+    Fp16,
+    /// Half the bytes, fewer digits
+    Bf16,
 }
 
 /// transformers' names.
@@ -192,6 +206,11 @@ impl TrainArgs {
             load_best_model_at_end: self.load_best_model_at_end,
             logging_steps: self.logging_steps,
             ddp_timeout: self.ddp_timeout,
+            ddp_comm_hook: match self.ddp_comm_hook {
+                Hook::No => CommHook::No,
+                Hook::Fp16 => CommHook::Fp16,
+                Hook::Bf16 => CommHook::Bf16,
+            },
             output_dir: Some(self.output.clone()),
             // Without any, an interruption still saves one.
             save_steps: self.save_steps.or(Some(u64::MAX)),
