@@ -20,7 +20,7 @@ FEATURES = all$$(scripts/setup.sh has-mpi && echo ,mpi)
 # What `make bench` is given: `make bench BENCH="--only fill --models mini"`; --help lists it. With --burn, burn too.
 BENCH ?=
 
-.PHONY: help demo build capi header test test-next bench bench-scaling memcheck lint check reference install install-command install-library
+.PHONY: help demo build capi header test test-next test-hosts bench bench-scaling memcheck lint check reference install install-command install-library
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -65,6 +65,10 @@ bench: ## Retto beside transformers, onnxruntime and (BENCH=--burn) burn: instal
 	@scripts/setup.sh bench
 	@scripts/bench-peers.sh $(filter --burn,$(BENCH))
 	cargo bench --features bench,cli $(LOCKED) --bench side_by_side -- $(BENCH)
+
+test-hosts: ## training across two hosts, which are network namespaces of this one: needs root and an MPI
+	@scripts/setup.sh test && scripts/setup.sh mpi
+	cargo test --features all,mpi $(LOCKED) --test mpi -- --ignored two_hosts
 
 # Under mpirun as well, where there is one.
 bench-scaling: ## what several devices cost each other, measured and carried on to clusters: output/scaling.json, docs/scaling.svg

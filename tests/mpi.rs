@@ -234,3 +234,84 @@ fn a_process_that_does_not_answer_is_given_up() {
     assert!(!ended.status.success() && told.contains("did not answer within 3 s"), "{told}");
     assert!(room.path("silent").join("checkpoint-3/trainer_state.json").exists());
 }
+
+/// Two network namespaces with a cable between them, and a way for mpirun to start programs in the other one.
+#[cfg(target_os = "linux")]
+struct Hosts {
+    names: [String; 2],
+    agent: PathBuf,
+}
+
+#[cfg(target_os = "linux")]
+impl Hosts {
+    const ADDRESSES: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
+
+    fn new(room: &Room) -> Self {
+        let id = std::process::id() % 10_000;
+        let names = ["a", "b"].map(|side| format!("retto-{side}-{id}"));
+        let agent = room.path("agent.sh");
+        let hosts = Self { names, agent };
+        let [a, b] = &hosts.names;
+        let cables = ["a", "b"].map(|side| format!("rt{side}{id}"));
+        hosts.ip(&format!("netns add {a}"));
+        hosts.ip(&format!("netns add {b}"));
+        hosts.ip(&format!("link add {} type veth peer name {}", cables[0], cables[1]));
+        for ((name, cable), address) in hosts.names.iter().zip(&cables).zip(Self::ADDRESSES) {
+            hosts.ip(&format!("link set {cable} netns {name}"));
+            hosts.ip(&format!("-n {name} addr add {address}/24 dev {cable}"));
+            hosts.ip(&format!("-n {name} link set {cable} up"));
+            hosts.ip(&format!("-n {name} link set lo up"));
+        }
+        let script = format!(
+            "#!/bin/sh\nhost=$1; shift\ncase $host in {}) name={a};; *) name={b};; esac\nexec ip netns exec $name sh -c \"$*\"\n",
+            Self::ADDRESSES[0]
+        );
+        std::fs::write(&hosts.agent, script).unwrap();
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&hosts.agent, executable).unwrap();
+        hosts
+    }
+
+    fn ip(&self, arguments: &str) {
+        let status = Command::new("ip").args(arguments.split(' ')).status().expect("this test needs ip, of iproute2");
+        assert!(status.success(), "ip {arguments}: this test needs root");
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = Command::new("ip").args(["netns", "del", name]).status();
+        }
+    }
+}
+
+/// Processes of two hosts, which have nothing but a network between them, make the steps of one.
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "makes network namespaces, which takes root: make test-hosts"]
+fn two_hosts_make_the_steps_of_one() {
+    let room = Room::new();
+    let hosts = Hosts::new(&room);
+    stdout(&run(&strs(&room.adapt("alone", &[]))));
+    let local = mpirun(2, &strs(&room.adapt("of-two", &[])));
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", &hosts.names[0], "mpirun", "--mca", "plm_rsh_agent", text(&hosts.agent)]);
+    for name in ["btl_tcp_if_include", "oob_tcp_if_include"] {
+        command.args(["--mca", name, "10.77.0.0/24"]);
+    }
+    let [first, second] = Hosts::ADDRESSES;
+    command.args(["--mca", "btl", "self,tcp", "--host", &format!("{first}:1,{second}:1"), "-n", "2"]);
+    for (name, value) in local.get_envs().filter_map(|(name, value)| Some((name, value?))) {
+        if !name.to_string_lossy().contains("btl") {
+            command.env(name, value);
+            // Where a variable is not handed on by the launcher's own rules.
+            command.args(["-x", &name.to_string_lossy()]);
+        }
+    }
+    // After `-n 2 --oversubscribe` comes the program.
+    let output = output(command.args(local.get_args().skip(3)).stdin(Stdio::null()));
+    assert_eq!(stdout(&output).matches("12 steps").count(), 1);
+    room.assert_alike("of-two", "alone");
+}
