@@ -92,6 +92,7 @@ fn variants() -> Vec<(&'static str, TrainingArguments)> {
     let parts = TrainingArguments { per_device_train_batch_size: 3, gradient_accumulation_steps: 2, ..plain.clone() };
     vec![
         ("low-rank", TrainingArguments { lora: Some(lora), ..plain.clone() }),
+        ("balanced", TrainingArguments { balance_devices: true, ..plain.clone() }),
         ("accumulated", TrainingArguments { gradient_checkpointing: true, ..parts }),
         ("by tokens", TrainingArguments { batch_tokens: Some(40), group_by_length: true, ..plain.clone() }),
         ("frozen", TrainingArguments { freeze_layers: vec![1], freeze_embeddings: true, ..plain.clone() }),

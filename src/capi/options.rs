@@ -192,6 +192,7 @@ pub(super) unsafe fn arguments(options: *const retto_training_options) -> Result
         objective: Objective::MaskedLm,
         ddp_timeout: o.ddp_timeout,
         ddp_comm_hook: CommHook::No,
+        balance_devices: false,
         num_train_epochs: o.num_train_epochs,
         max_steps: some(o.max_steps),
         learning_rate: o.learning_rate,

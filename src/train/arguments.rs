@@ -91,6 +91,9 @@ pub struct TrainingArguments {
     pub ddp_timeout: u64,
     /// What gradients travel as between several devices.
     pub ddp_comm_hook: CommHook,
+    /// Whether of several devices the faster ones get more of a step, by what was measured in the step before. What a step is made of
+    /// stays the same, but sums are then rounded in ways that depend on time: a run does not repeat to the bit.
+    pub balance_devices: bool,
     /// Where checkpoints of the run are written and looked for.
     pub output_dir: Option<PathBuf>,
     /// Steps between two checkpoints, `checkpoint-N` in `output_dir`; a run that is cancelled writes one, too. None without.
@@ -209,6 +212,7 @@ impl Default for TrainingArguments {
             seed: 42,
             ddp_timeout: 1800,
             ddp_comm_hook: CommHook::No,
+            balance_devices: false,
             output_dir: None,
             save_steps: None,
             save_total_limit: None,

@@ -89,19 +89,30 @@ impl Plan {
         (begin..(begin + self.accumulation).min(self.ends.len())).map(|batch| self.batch(batch))
     }
 
-    /// The batches of a step for one of several ranks: each takes every so-many-th example, in as few batches as hold them.
-    /// Together the ranks have the step's examples, whatever their number.
+    /// The batches of a step for one of several ranks, in as few batches as hold its examples. Together the ranks have the step's
+    /// examples, whatever their number; as many each, or as the weights say, which are one for each rank.
     pub(crate) fn share(
         &self,
         data: Data,
         arguments: &TrainingArguments,
         index: usize,
-        (rank, ranks): (usize, usize),
+        rank: usize,
+        weights: &[f64],
     ) -> Vec<Vec<usize>> {
-        if ranks == 1 {
+        if weights.len() <= 1 {
             return self.step(index).map(<[usize]>::to_vec).collect();
         }
-        let own = self.step(index).flatten().skip(rank).step_by(ranks).copied();
+        let total: f64 = weights.iter().sum();
+        let mut taken = vec![0.0; weights.len()];
+        // To whom it is due most; of equals to the first, so that equal ranks take turns.
+        let mut whose = |count: usize| {
+            let due = |rank: usize| weights[rank] / total * count as f64 - taken[rank];
+            let most = (0..weights.len()).fold(0, |best, rank| if due(rank) > due(best) + 1e-9 { rank } else { best });
+            taken[most] += 1.0;
+            most
+        };
+        let examples = self.step(index).flatten().enumerate();
+        let own = examples.filter(|(count, _)| whose(count + 1) == rank).map(|(_, &example)| example);
         let (mut batches, mut tokens): (Vec<Vec<usize>>, usize) = (Vec::new(), 0);
         for example in own {
             let length = data.length(example);
@@ -183,7 +194,7 @@ mod tests {
             let whole = Plan::new((&data).into(), &arguments, 3);
             for ranks in [1, 2, 3, 7] {
                 for (index, step) in plan.iter().enumerate() {
-                    let of = |rank| whole.share((&data).into(), &arguments, index, (rank, ranks));
+                    let of = |rank| whole.share((&data).into(), &arguments, index, rank, &vec![1.0; ranks]);
                     let shares: Vec<Vec<Vec<usize>>> = (0..ranks).map(of).collect();
                     for batch in shares.iter().flatten() {
                         assert!(batch_tokens.map_or(batch.len() <= 5, |budget| tokens(batch) <= budget));
@@ -197,6 +208,13 @@ mod tests {
                     assert_eq!(sorted(shares.concat().concat()), sorted(step.concat()));
                 }
             }
+            // One that is twice as fast takes half of them.
+            let of = |rank| whole.share((&data).into(), &arguments, 0, rank, &[0.5, 1.0, 0.5]).concat().len();
+            let (count, [a, b, c]) = (plan[0].concat().len(), [0, 1, 2].map(of));
+            assert!(
+                a + b + c == count && b.abs_diff(count.div_ceil(2)) <= 1 && a.abs_diff(c) <= 1,
+                "{a} {b} {c} of {count}"
+            );
             assert_ne!(plan, steps(&Plan::new((&data).into(), &arguments, 4)));
             assert_eq!(plan, steps(&Plan::new((&data).into(), &arguments, 3)));
             if group_by_length {

@@ -55,7 +55,7 @@ impl Trainer {
         let mut seconds_per_token = 0.0;
         // The first time compiles the kernels.
         for _ in 0..if steps > 0 { 2 } else { 0 } {
-            let share = plan.share(train, &self.arguments, 0, self.place());
+            let share = plan.share(train, &self.arguments, 0, self.place().0, &self.proportions());
             let Some(examples) = share.first() else { break };
             let batch = self.batch(train, examples, &masking, &self.arguments, 0);
             let began = Instant::now();
@@ -120,7 +120,8 @@ impl Trainer {
     }
 
     fn activation_bytes(&self, train: Data, plan: &Plan, arguments: &TrainingArguments) -> u64 {
-        let batches = (0..plan.steps()).flat_map(|step| plan.share(train, arguments, step, self.place()));
+        let batches =
+            (0..plan.steps()).flat_map(|step| plan.share(train, arguments, step, self.place().0, &self.proportions()));
         let tokens = batches.map(|batch| batch.iter().map(|&i| train.length(i)).sum::<usize>()).max().unwrap_or(0);
         activation_bytes(self.model.config(), arguments, tokens)
     }

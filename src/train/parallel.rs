@@ -31,13 +31,18 @@ pub(crate) trait Communicator: Send + Sync {
 }
 
 impl dyn Communicator + '_ {
+    /// A few numbers of every rank.
+    pub(super) fn gather_f64(&self, values: &[f64]) -> Result<Vec<Vec<f64>>> {
+        let said = self.gather(values.iter().flat_map(|value| value.to_le_bytes()).collect())?;
+        let number = |bytes: &[u8]| f64::from_le_bytes(bytes.try_into().unwrap_or_default());
+        Ok(said.iter().map(|bytes| bytes.chunks_exact(8).map(number).collect()).collect())
+    }
+
     /// Sums of a few numbers over all ranks, in f64.
     pub(super) fn sum_f64(&self, values: &[f64]) -> Result<Vec<f64>> {
         let mut sums = vec![0.0; values.len()];
-        for said in self.gather(values.iter().flat_map(|value| value.to_le_bytes()).collect())? {
-            for (sum, bytes) in sums.iter_mut().zip(said.chunks_exact(8)) {
-                *sum += f64::from_le_bytes(bytes.try_into().unwrap_or_default());
-            }
+        for said in self.gather_f64(values)? {
+            sums.iter_mut().zip(said).for_each(|(sum, value)| *sum += value);
         }
         Ok(sums)
     }

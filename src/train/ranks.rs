@@ -130,15 +130,29 @@ impl Trainer {
     pub(super) fn counted(&mut self, (losses, tokens): (usize, usize)) -> Result<(usize, usize)> {
         let Some(ranks) = &self.ranks else { return Ok((losses, tokens)) };
         let began = Instant::now();
-        let step = self.step as f64;
-        let sums = ranks.sum_f64(&[losses as f64, tokens as f64, step])?;
+        let own = [losses as f64, tokens as f64, self.step as f64, self.speed];
+        let said = ranks.gather_f64(&own)?;
         self.communicating += began.elapsed();
-        if sums[2] != step * ranks.size() as f64 {
+        if said.iter().any(|other| other[2] != own[2]) {
             return Err(Error::RankFailed(
                 "the devices do not stand at the same step: resume from a checkpoint".into(),
             ));
         }
-        Ok((sums[0] as usize, sums[1] as usize))
+        if self.arguments.balance_devices && said.iter().all(|other| other[3] > 0.0) {
+            self.speeds = said.iter().map(|other| other[3]).collect();
+        }
+        let sum = |of: usize| said.iter().map(|other| other[of]).sum::<f64>() as usize;
+        Ok((sum(0), sum(1)))
+    }
+
+    /// Which part of a step each rank takes, of any sum.
+    pub(super) fn proportions(&self) -> Vec<f64> {
+        if self.speeds.is_empty() {
+            return vec![1.0; self.place().1];
+        }
+        // Never nothing at all, so that one that was slow for once is measured again.
+        let fastest = self.speeds.iter().copied().fold(0.0, f64::max);
+        self.speeds.iter().map(|speed| speed.max(fastest / 20.0)).collect()
     }
 
     /// Runs one part of the work on every rank of this process, the first on this thread. An error of one ends the waiting of the others,

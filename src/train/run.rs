@@ -201,7 +201,7 @@ impl Trainer {
             let reason = format!("the checkpoint stands at step {index} of an epoch of {steps_per_epoch}");
             return Err(Error::InvalidArgument(reason));
         }
-        let share = plan.share(train, &run.arguments, index, self.place());
+        let share = plan.share(train, &run.arguments, index, self.place().0, &self.proportions());
         let batches: Vec<_> =
             share.iter().map(|part| self.batch(train, part, &run.masking, &run.arguments, epoch)).collect();
         let examples = plan.step(index).map(<[usize]>::len).sum();

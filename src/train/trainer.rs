@@ -51,6 +51,10 @@ pub struct Trainer {
     pub(super) peers: Vec<Trainer>,
     /// What the latest step spent on the others.
     pub(super) communicating: Duration,
+    /// Tokens a second of each rank, as all know them: empty until they were measured.
+    pub(super) speeds: Vec<f64>,
+    /// This one's in the latest step.
+    pub(super) speed: f64,
 }
 
 impl Trainer {
@@ -106,6 +110,8 @@ impl Trainer {
             ranks: None,
             peers: Vec::new(),
             communicating: Duration::ZERO,
+            speeds: Vec::new(),
+            speed: 0.0,
         })
     }
 
@@ -142,6 +148,7 @@ impl Trainer {
         };
         let mut pass = new_pass();
         self.gradients.clear(&mut pass);
+        let began = Instant::now();
         let mut stats = Vec::new();
         let mut leaving = Leaving::default();
         let batches: Vec<&Batch> = batches.iter().filter(|batch| batch.losses() > 0).collect();
@@ -164,6 +171,7 @@ impl Trainer {
             std::mem::replace(&mut pass, new_pass()).submit()?;
             leaving.sum(&**ranks, self.arguments.ddp_comm_hook, &self.model, &self.gradients)?;
         }
+        let computing = began.elapsed().saturating_sub(leaving.took);
         let gradients: Vec<&Tensor> = self.gradients.all().collect();
         let clip = adamw::clip(&mut pass, &gradients, self.arguments.max_grad_norm as f32, self.scale())?;
         for (parameter, (m, v)) in self.model.bert.trained_parameters().into_iter().zip(&self.moments) {
@@ -192,7 +200,7 @@ impl Trainer {
             sum = ranks.sum_f64(&[sum])?[0];
             leaving.took += began.elapsed();
         }
-        Ok(Attempt { loss: (sum / losses.max(1) as f64) as f32, norm, communicating: leaving.took })
+        Ok(Attempt { loss: (sum / losses.max(1) as f64) as f32, norm, communicating: leaving.took, computing })
     }
 
     fn scale(&self) -> f32 {
@@ -315,6 +323,9 @@ impl Trainer {
             let attempt = self.attempt(batches, losses, learning_rate)?;
             (report.loss, report.grad_norm) = (attempt.loss, attempt.norm);
             self.communicating += attempt.communicating;
+            if own.1 > 0 {
+                self.speed = own.1 as f64 / attempt.computing.as_secs_f64().max(1e-9);
+            }
             if report.grad_norm.is_finite() || !report.loss.is_finite() || !self.arguments.fp16 {
                 break;
             }
@@ -340,6 +351,8 @@ struct Attempt {
     loss: f32,
     norm: f32,
     communicating: Duration,
+    /// Time until all gradients were there, others not waited for.
+    computing: Duration,
 }
 
 /// The 2-norm of all weights: to the bit the same for the same weights, on the same adapter.

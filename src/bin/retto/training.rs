@@ -85,6 +85,9 @@ pub(crate) struct TrainArgs {
     /// Seconds after which a device that another one does not answer gives up
     #[arg(long, default_value_t = 1800, value_name = "SECONDS")]
     ddp_timeout: u64,
+    /// Give the faster of several devices more of each step; the run does not repeat to the bit then
+    #[arg(long)]
+    balance_devices: bool,
     /// What gradients travel as between several devices
     #[arg(long, value_enum, default_value_t = Hook::No, value_name = "NAME")]
     ddp_comm_hook: Hook,
@@ -206,6 +209,7 @@ impl TrainArgs {
             load_best_model_at_end: self.load_best_model_at_end,
             logging_steps: self.logging_steps,
             ddp_timeout: self.ddp_timeout,
+            balance_devices: self.balance_devices,
             ddp_comm_hook: match self.ddp_comm_hook {
                 Hook::No => CommHook::No,
                 Hook::Fp16 => CommHook::Fp16,
