@@ -208,6 +208,7 @@ fn an_encoder_in_a_folder_of_its_own_is_found() {
     let transformer = TRANSFORMER.replace(r#""path": """#, r#""path": "0_Transformer""#);
     write(folder.path(), "modules.json", &format!("[{transformer}]"));
     let options = EmbedOptions::open(folder.path()).unwrap();
+    assert_eq!(Model::encoder_folder(folder.path()).unwrap(), inner);
     let found = Model::open(gpu(), folder.path()).unwrap();
     assert_eq!(found.embed(&["the rain"], &options).unwrap(), model().embed(&["the rain"], &options).unwrap());
 }

@@ -195,6 +195,14 @@ impl Model {
         Self { gpu, bert, tokenizer, has_mlm_head: self.has_mlm_head, lora }
     }
 
+    /// Where config, tokenizer and weights of a model lie: in the folder itself, or in sentence-transformers' layout maybe in one within.
+    ///
+    /// # Errors
+    /// [`Error::BadCheckpoint`] and [`Error::Io`] for a list of modules that cannot be read.
+    pub fn encoder_folder(folder: impl AsRef<Path>) -> Result<std::path::PathBuf> {
+        transformer_folder(folder.as_ref())
+    }
+
     /// The device the weights are on.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu

@@ -52,7 +52,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     // Before a vocabulary is learnt, which may take minutes.
     config.validate()?;
     let tokenizer = match &args.tokenizer {
-        Some(folder) => Tokenizer::open(folder)?,
+        Some(folder) => Tokenizer::open(Model::encoder_folder(folder)?)?,
         None => {
             let lines = crate::data::lines(&args.data, &args.read)?;
             output::note(format!("learning a vocabulary from {} lines of {}", lines.len(), display(&args.data)));

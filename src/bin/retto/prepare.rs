@@ -91,7 +91,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// The tokenizer of a model, and its longest sequence: no GPU is needed.
 fn tokenizer(folder: Option<&std::path::Path>) -> Result<(Tokenizer, usize)> {
     if let Some(folder) = folder {
-        return Ok((Tokenizer::open(folder)?, retto::BertConfig::open(folder)?.max_position_embeddings));
+        let folder = retto::Model::encoder_folder(folder)?;
+        return Ok((Tokenizer::open(&folder)?, retto::BertConfig::open(&folder)?.max_position_embeddings));
     }
     #[cfg(feature = "default-model")]
     return Ok((Tokenizer::open_default()?, retto::BertConfig::open_default()?.max_position_embeddings));
