@@ -701,7 +701,7 @@ typedef struct retto_training_options {
     const struct retto_gpu *const *devices;
     size_t devices_count;
     /**
-     * Seconds after which a device that another one does not answer gives up, with RETTO_DEVICE_LOST. Default 1800.
+     * Seconds after which a device that another one does not answer gives up, with RETTO_DEVICE_LOST. Default 1800, as with 0.
      */
     uint64_t ddp_timeout;
 } retto_training_options;

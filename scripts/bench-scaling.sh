@@ -6,7 +6,7 @@ program=${1:?usage: scripts/bench-scaling.sh PROGRAM}
 mkdir -p output
 {
     "$program" sums
-    if command -v mpirun >/dev/null; then
+    if scripts/setup.sh has-mpi; then
         for ranks in 2 4; do
             OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_btl=self,vader \
                 OMPI_MCA_btl_vader_single_copy_mechanism=none mpirun -n "$ranks" --oversubscribe "$program" sums </dev/null

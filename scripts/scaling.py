@@ -20,9 +20,16 @@ ASSUMED = {
 # Of a GPU: tokens a second in training BERT-base, and bytes a second between it and its host, each way.
 TOKENS_PER_SECOND = 20_000
 HOST_BYTES_PER_SECOND = 12e9
-# Backward is two thirds of a step, and gradients leave while it runs.
+# Backward is two thirds of a step, and the gradients of layers leave while it runs.
 OVERLAP = 2 / 3
-GRADIENTS = {"whole": 4 * 109_514_298, "low-rank, r = 8": 4 * 12 * 2 * 2 * 768 * 8}
+# Bytes of the layers' gradients, and of what is complete only at the end: embeddings and head.
+GRADIENTS = {
+    "whole": (4 * 12 * 7_087_872, 4 * (109_514_298 - 12 * 7_087_872)),
+    "low-rank, r = 8": (4 * 12 * 2 * 2 * 768 * 8, 0),
+}
+LAYERS = 12
+# Messages one after another beside the gradients: three times a few numbers of everyone.
+SMALL = 6
 RANKS = [2, 8, 64, 1024]
 
 
@@ -46,19 +53,29 @@ def predict(alpha: float, beta: float, ranks: int, size: float) -> float:
     return alpha * messages + beta * passed
 
 
-def time_between(network: str, ranks: int, size: float) -> float:
+def travel(network: str, ranks: int, size: float, pieces: int) -> float:
     alpha, rate = ASSUMED[network]
-    return predict(alpha, 1 / rate, ranks, size) + 2 * size / HOST_BYTES_PER_SECOND
+    if size == 0:
+        return 0.0
+    return predict(alpha, 1 / rate, ranks, size) + (pieces - 1) * alpha * features(ranks, 0)[0] + 2 * size / HOST_BYTES_PER_SECOND
 
 
-def efficiency(network: str, ranks: int, size: float, tokens: int) -> float:
+def time_between(network: str, ranks: int, size: tuple[float, float]) -> tuple[float, float]:
+    """What backward may hide, and what it may not."""
+    layers, rest = size
+    small = SMALL * ASSUMED[network][0] * (ranks - 1)
+    return travel(network, ranks, layers, LAYERS), travel(network, ranks, rest, 1) + small
+
+
+def efficiency(network: str, ranks: int, size: tuple[float, float], tokens: int) -> float:
     compute = tokens / TOKENS_PER_SECOND
-    return compute / (compute + max(0.0, time_between(network, ranks, size) - OVERLAP * compute))
+    layers, rest = time_between(network, ranks, size)
+    return compute / (compute + rest + max(0.0, layers - OVERLAP * compute))
 
 
-def hidden_from(network: str, ranks: int, size: float) -> int:
-    """Tokens a device and step from which on the talk takes no time of its own."""
-    return math.ceil(time_between(network, ranks, size) / OVERLAP * TOKENS_PER_SECOND)
+def hidden_from(network: str, ranks: int, size: tuple[float, float]) -> int:
+    """Tokens a device and step from which on backward hides all that it may."""
+    return math.ceil(time_between(network, ranks, size)[0] / OVERLAP * TOKENS_PER_SECOND)
 
 
 def megabytes(size: float) -> str:
@@ -90,10 +107,11 @@ def tables(entries: list[dict]) -> None:
             between, staging = (f"{e[name]:.3f}" if e["devices"] > 1 else "" for name in ("between_devices", "staging"))
             print(f"| {e['step']} | {e['devices']} | {e['seconds']:.2f} | {between} | {staging} | {megabytes(e['bytes'])} |")
     for name, size in GRADIENTS.items():
-        print(f"\n{name}, {megabytes(size)} MB: time between devices, ms, and tokens a device and step that hide it")
+        print(f"\n{name}, {megabytes(sum(size))} MB: time between devices, ms, beside backward + after it; and tokens a device and step")
         print("| network | " + " | ".join(f"{ranks} GPUs" for ranks in RANKS) + " |\n|---" * 1 + "|---" * len(RANKS) + "|")
         for network in ASSUMED:
-            cells = (f"{time_between(network, n, size) * 1e3:.3g} ({hidden_from(network, n, size):,})" for n in RANKS)
+            both = [tuple(f"{seconds * 1e3:.3g}" for seconds in time_between(network, n, size)) for n in RANKS]
+            cells = (f"{a} + {b} ({hidden_from(network, n, size):,})" for (a, b), n in zip(both, RANKS))
             print(f"| {network} | " + " | ".join(cells) + " |")
 
 

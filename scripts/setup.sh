@@ -282,9 +282,13 @@ require_venv() {
 has_mpi() {
     [[ ${RETTO_NO_MPI:-} != 1 ]] || return 1
     command -v mpicc >/dev/null && command -v mpirun >/dev/null || return 1
+    # The tests know Open MPI's options.
+    [[ $(mpirun --version 2>/dev/null) == *'Open MPI'* ]] || return 1
     [[ -z ${LIBCLANG_PATH:-} ]] || return 0
     local found
     for found in /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib64/libclang*.so* /usr/lib/libclang*.so*; do
+        # Another library, of a name that begins likewise.
+        [[ $found != *-cpp* ]] || continue
         [[ ! -e $found ]] || return 0
     done
     return 1

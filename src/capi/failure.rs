@@ -58,6 +58,8 @@ fn quiet_panics() {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| match INSIDE.try_with(Cell::get) {
             Ok(true) => ::log::error!("{info}"),
+            // Started by such a call.
+            _ if std::thread::current().name() == Some("retto-device") => ::log::error!("{info}"),
             _ => before(info),
         }));
     });

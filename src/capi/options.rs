@@ -107,7 +107,7 @@ pub struct retto_training_options {
     /// one. The trainer keeps what it needs of them. Default none.
     pub devices: *const *const retto_gpu,
     pub devices_count: usize,
-    /// Seconds after which a device that another one does not answer gives up, with RETTO_DEVICE_LOST. Default 1800.
+    /// Seconds after which a device that another one does not answer gives up, with RETTO_DEVICE_LOST. Default 1800, as with 0.
     pub ddp_timeout: u64,
 }
 versioned!(retto_training_options, |zero| {
@@ -190,7 +190,7 @@ pub(super) unsafe fn arguments(options: *const retto_training_options) -> Result
     };
     Ok(TrainingArguments {
         objective: Objective::MaskedLm,
-        ddp_timeout: o.ddp_timeout,
+        ddp_timeout: some(o.ddp_timeout).unwrap_or(TrainingArguments::default().ddp_timeout),
         ddp_comm_hook: CommHook::No,
         balance_devices: false,
         num_train_epochs: o.num_train_epochs,

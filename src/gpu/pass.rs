@@ -4,14 +4,15 @@ use std::sync::{Arc, OnceLock};
 
 use super::device::{Gpu, lock};
 use super::kernel::Kernel;
-use super::tensor::Tensor;
+use super::tensor::{Chain, Tensor};
 use crate::error::{Error, Result};
 
 /// A list of dispatches being recorded. Nothing runs before [`Pass::submit`].
 ///
 /// Dispatches run in the order they were recorded, each seeing what the earlier ones wrote. A workspace dropped while
 /// recording may serve a later dispatch of the same pass, or another pass: command buffers run whole, one after another,
-/// and no pass reads what another left in a workspace. Uploads are therefore copies inside the pass, never queue writes.
+/// and no pass reads what another left in a workspace, unless both are parts of a [`Chain`]. Uploads are therefore copies inside
+/// the pass, never queue writes.
 pub(crate) struct Pass<'g> {
     gpu: &'g Gpu,
     // Before `encoder`: an open compute pass has to end first.
@@ -22,6 +23,8 @@ pub(crate) struct Pass<'g> {
     submission: Arc<OnceLock<wgpu::SubmissionIndex>>,
     /// Whether linear layers multiply in f16.
     pub(crate) half: bool,
+    /// Where it is a part of one that is submitted in several.
+    chain: Option<Arc<Chain>>,
     /// Every workspace handed out, so that tests can look beyond their ends.
     #[cfg(test)]
     pub(crate) handed_out: Vec<Tensor>,
@@ -48,9 +51,25 @@ impl<'g> Pass<'g> {
             staging: Vec::new(),
             submission: Arc::default(),
             half: false,
+            chain: None,
             #[cfg(test)]
             handed_out: Vec::new(),
         }
+    }
+
+    /// The first part of a pass that is submitted in several: see [`Pass::part`].
+    pub(crate) fn in_parts(gpu: &'g Gpu) -> Self {
+        Self { chain: Some(Chain::new(gpu)), ..Self::new(gpu) }
+    }
+
+    /// Submits what is recorded, and goes on with a further part, which may read what this one left in workspaces.
+    pub(crate) fn part(&mut self) -> Result<()> {
+        debug_assert!(self.chain.is_some());
+        let mut next = Self { chain: self.chain.clone(), half: self.half, ..Self::new(self.gpu) };
+        #[cfg(test)]
+        next.handed_out.append(&mut self.handed_out);
+        std::mem::swap(self, &mut next);
+        next.submit()
     }
 
     pub(crate) fn gpu(&self) -> &'g Gpu {
@@ -64,12 +83,12 @@ impl<'g> Pass<'g> {
         #[cfg(test)]
         return self.upload(shape, &vec![f32::NAN; shape.iter().product()]);
         #[cfg(not(test))]
-        Tensor::workspace(self.gpu, shape)
+        Tensor::workspace(self.gpu, shape, self.chain.as_ref())
     }
 
     /// A workspace holding these values, visible to what is recorded after this call.
     pub(crate) fn upload<T: bytemuck::NoUninit>(&mut self, shape: &[usize], values: &[T]) -> Result<Tensor> {
-        let tensor = Tensor::workspace(self.gpu, shape)?;
+        let tensor = Tensor::workspace(self.gpu, shape, self.chain.as_ref())?;
         assert_eq!(size_of_val(values) as u64, tensor.len() as u64 * 4);
         let bytes: &[u8] = bytemuck::cast_slice(values);
         #[cfg(test)]

@@ -1,9 +1,9 @@
 //! A buffer, a shape, and the pool that workspaces come from.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use super::device::{Buffer, Gpu, Inner, lock};
 use crate::error::{Error, Result};
@@ -21,38 +21,83 @@ struct Storage {
     /// `None` only while dropping.
     buffer: Option<Buffer>,
     gpu: Weak<Inner>,
-    /// Workspaces go back to the pool; parameters are freed.
-    pooled: bool,
+    home: Home,
+}
+
+/// Where a buffer goes when its last tensor is dropped.
+#[derive(Clone)]
+enum Home {
+    /// A parameter's is freed.
+    None,
+    /// A workspace's serves whatever is recorded next.
+    Pool,
+    /// That of a pass in several parts serves these parts first.
+    Chain(Arc<Chain>),
+}
+
+/// The workspaces of a pass that is submitted in parts. A part reads what an earlier one wrote, so a workspace that is dropped
+/// between them must not serve another thread's pass, which may be submitted before the part that still reads it. They go to the
+/// common pool with the last that holds this.
+pub(crate) struct Chain {
+    gpu: Weak<Inner>,
+    pool: Mutex<HashMap<u64, Vec<Buffer>>>,
+}
+
+impl Chain {
+    pub(crate) fn new(gpu: &Gpu) -> Arc<Self> {
+        Arc::new(Self { gpu: Arc::downgrade(&gpu.inner), pool: Mutex::default() })
+    }
+}
+
+impl Drop for Chain {
+    fn drop(&mut self) {
+        let Some(inner) = self.gpu.upgrade() else { return };
+        let mut pool = lock(&inner.pool);
+        for (capacity, buffers) in lock(&self.pool).drain() {
+            pool.entry(capacity).or_default().extend(buffers);
+        }
+    }
 }
 
 /// Bytes of one element.
 const ELEMENT: u64 = 4;
 
 impl Tensor {
-    /// A workspace: taken from the pool, and given back to it when the last clone is dropped.
-    pub(crate) fn workspace(gpu: &Gpu, shape: &[usize]) -> Result<Self> {
-        Self::new(gpu, shape, true, "a workspace")
+    /// A workspace: taken from the pool, and given back to it when the last clone is dropped; or likewise with a chain's.
+    pub(crate) fn workspace(gpu: &Gpu, shape: &[usize], chain: Option<&Arc<Chain>>) -> Result<Self> {
+        Self::new(gpu, shape, chain.map_or(Home::Pool, |chain| Home::Chain(Arc::clone(chain))), "a workspace")
     }
 
     /// A parameter or optimizer state, in a buffer of its own, called `what` in errors.
     pub(crate) fn persistent(gpu: &Gpu, shape: &[usize], what: &str) -> Result<Self> {
-        Self::new(gpu, shape, false, what)
+        Self::new(gpu, shape, Home::None, what)
     }
 
-    fn new(gpu: &Gpu, shape: &[usize], pooled: bool, what: &str) -> Result<Self> {
+    fn new(gpu: &Gpu, shape: &[usize], home: Home, what: &str) -> Result<Self> {
         let bytes = checked_size(gpu, shape, what)?;
         let limits = &gpu.inner.limits;
-        let capacity = if pooled { size_class(bytes).min(limits.max_buffer_size / ELEMENT * ELEMENT) } else { bytes };
-        let reused = if pooled { lock(&gpu.inner.pool).get_mut(&capacity).and_then(Vec::pop) } else { None };
+        let capacity = match home {
+            Home::None => bytes,
+            _ => size_class(bytes).min(limits.max_buffer_size / ELEMENT * ELEMENT),
+        };
+        let of_pool = || lock(&gpu.inner.pool).get_mut(&capacity).and_then(Vec::pop);
+        let reused = match &home {
+            Home::None => None,
+            Home::Pool => of_pool(),
+            Home::Chain(chain) => {
+                let own = lock(&chain.pool).get_mut(&capacity).and_then(Vec::pop);
+                own.or_else(of_pool)
+            }
+        };
         let buffer = match reused {
             Some(buffer) => buffer,
             None => allocate(gpu, capacity, false)?,
         };
-        Ok(Self::with_buffer(gpu, shape, pooled, buffer))
+        Ok(Self::with_buffer(gpu, shape, home, buffer))
     }
 
-    fn with_buffer(gpu: &Gpu, shape: &[usize], pooled: bool, buffer: Buffer) -> Self {
-        let storage = Storage { buffer: Some(buffer), gpu: Arc::downgrade(&gpu.inner), pooled };
+    fn with_buffer(gpu: &Gpu, shape: &[usize], home: Home, buffer: Buffer) -> Self {
+        let storage = Storage { buffer: Some(buffer), gpu: Arc::downgrade(&gpu.inner), home };
         Self { storage: Arc::new(storage), shape: shape.to_vec() }
     }
 
@@ -60,7 +105,7 @@ impl Tensor {
     pub(crate) fn upload(gpu: &Gpu, shape: &[usize], what: &str) -> Result<Upload> {
         let mapped = gpu.writes_in_place();
         let bytes = checked_size(gpu, shape, what)?;
-        let tensor = Self::with_buffer(gpu, shape, false, allocate(gpu, bytes, mapped)?);
+        let tensor = Self::with_buffer(gpu, shape, Home::None, allocate(gpu, bytes, mapped)?);
         let view = match mapped {
             true => Some(tensor.buffer().buffer.get_mapped_range_mut(..).map_err(|error| gpu.failed(error))?),
             false => None,
@@ -109,7 +154,7 @@ impl Tensor {
     /// Writes values from element `offset` on, for persistent tensors only: the write takes effect before the next
     /// submit of any thread, so a pooled buffer that another pass still uses would be overwritten too early.
     pub(crate) fn write(&self, gpu: &Gpu, offset: usize, values: &[f32]) -> Result<()> {
-        assert!(!self.storage.pooled && offset + values.len() <= self.len());
+        assert!(matches!(self.storage.home, Home::None) && offset + values.len() <= self.len());
         gpu.inner.queue.write_buffer(&self.buffer().buffer, offset as u64 * ELEMENT, bytemuck::cast_slice(values));
         gpu.check()
     }
@@ -195,11 +240,13 @@ fn allocate(gpu: &Gpu, capacity: u64, mapped: bool) -> Result<Buffer> {
 impl Drop for Storage {
     fn drop(&mut self) {
         let (Some(buffer), Some(inner)) = (self.buffer.take(), self.gpu.upgrade()) else { return };
-        if self.pooled {
-            lock(&inner.pool).entry(buffer.capacity).or_default().push(buffer);
-        } else {
-            inner.memory_in_use.fetch_sub(buffer.capacity, Ordering::Relaxed);
-            inner.forget_bind_groups(&HashSet::from([buffer.id]));
+        match &self.home {
+            Home::Pool => lock(&inner.pool).entry(buffer.capacity).or_default().push(buffer),
+            Home::Chain(chain) => lock(&chain.pool).entry(buffer.capacity).or_default().push(buffer),
+            Home::None => {
+                inner.memory_in_use.fetch_sub(buffer.capacity, Ordering::Relaxed);
+                inner.forget_bind_groups(&HashSet::from([buffer.id]));
+            }
         }
     }
 }
@@ -225,12 +272,22 @@ mod tests {
     #[test]
     fn workspaces_are_reused_and_trimmed() {
         let gpu = crate::gpu::test_gpu();
-        let first = Tensor::workspace(&gpu, &[1000]).unwrap();
+        let first = Tensor::workspace(&gpu, &[1000], None).unwrap();
         let id = first.buffer().id;
         drop(first);
-        let second = Tensor::workspace(&gpu, &[1001]).unwrap();
+        let second = Tensor::workspace(&gpu, &[1001], None).unwrap();
         assert_eq!(second.buffer().id, id);
         drop(second);
+        // In a chain it serves the chain alone, until that ends.
+        let chain = Chain::new(&gpu);
+        drop(Tensor::workspace(&gpu, &[1000], Some(&chain)).unwrap());
+        assert_ne!(Tensor::workspace(&gpu, &[1000], None).unwrap().buffer().id, id);
+        let third = Tensor::workspace(&gpu, &[1000], Some(&chain)).unwrap();
+        assert_eq!(third.buffer().id, id);
+        drop((chain, third));
+        let all = [(); 2].map(|()| Tensor::workspace(&gpu, &[1000], None).unwrap());
+        assert!(all.iter().any(|tensor| tensor.buffer().id == id));
+        drop(all);
         gpu.trim();
         assert_eq!(gpu.memory_in_use(), 0);
     }

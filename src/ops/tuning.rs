@@ -65,7 +65,7 @@ fn fastest(gpu: &Gpu, rows: Rows, half: bool) -> Result<Option<&'static str>> {
     let mut pass = Pass::new(gpu);
     let zeros = |pass: &mut Pass, shape: &[usize]| pass.upload(shape, &vec![0f32; shape.iter().product()]);
     let (a, b) = (zeros(&mut pass, &[m, width])?, zeros(&mut pass, &[EDGE, width])?);
-    let (bias, c) = (zeros(&mut pass, &[EDGE])?, Tensor::workspace(gpu, &[m, EDGE])?);
+    let (bias, c) = (zeros(&mut pass, &[EDGE])?, Tensor::workspace(gpu, &[m, EDGE], None)?);
     pass.submit()?;
     let arrays = Gemm { a: &a, b: &b, bias: Some(&bias), c: &c, sizes };
     let mut best: Option<(Duration, &'static str)> = None;

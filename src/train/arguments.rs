@@ -250,6 +250,10 @@ impl TrainingArguments {
                 return Err(Error::InvalidArgument(format!("{name} is 0; it must be at least 1")));
             }
         }
+        if !(1..=1_000_000_000).contains(&self.ddp_timeout) {
+            let reason = format!("ddp_timeout is {} s; it must be from 1 to 1000000000", self.ddp_timeout);
+            return Err(Error::InvalidArgument(reason));
+        }
         if self.save_steps.is_some() && self.output_dir.is_none() {
             return Err(Error::InvalidArgument("save_steps is given, but no output_dir to save to".into()));
         }

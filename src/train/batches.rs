@@ -102,6 +102,10 @@ impl Plan {
         if weights.len() <= 1 {
             return self.step(index).map(<[usize]>::to_vec).collect();
         }
+        if weights.iter().all(|weight| *weight == weights[0]) {
+            let own = self.step(index).flatten().skip(rank).step_by(weights.len()).copied();
+            return Self::cut(data, arguments, own);
+        }
         let total: f64 = weights.iter().sum();
         let mut taken = vec![0.0; weights.len()];
         // To whom it is due most; of equals to the first, so that equal ranks take turns.
@@ -113,6 +117,11 @@ impl Plan {
         };
         let examples = self.step(index).flatten().enumerate();
         let own = examples.filter(|(count, _)| whose(count + 1) == rank).map(|(_, &example)| example);
+        Self::cut(data, arguments, own)
+    }
+
+    /// As few batches as hold these examples.
+    fn cut(data: Data, arguments: &TrainingArguments, own: impl Iterator<Item = usize>) -> Vec<Vec<usize>> {
         let (mut batches, mut tokens): (Vec<Vec<usize>>, usize) = (Vec::new(), 0);
         for example in own {
             let length = data.length(example);

@@ -61,6 +61,15 @@ impl Mpi {
     }
 }
 
+impl Drop for Mpi {
+    fn drop(&mut self) {
+        // Leaving takes all of them, and the others may be waiting for this one.
+        if std::thread::panicking() {
+            self.abort(101);
+        }
+    }
+}
+
 impl std::fmt::Debug for Mpi {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Mpi(rank {} of {})", self.rank, self.size)
@@ -72,7 +81,8 @@ impl Trainer {
     /// data, and to call the same functions; what differs is found out before the first step. The first process tells of the run,
     /// writes checkpoints, and should save the model.
     ///
-    /// An error of one process leaves the others waiting: end them with [`Mpi::abort`]. A process that is not answered for
+    /// All have to see one `output_dir`, where that is used. An error of one process leaves the others waiting: end them with
+    /// [`Mpi::abort`]; a panic that drops the [`Mpi`] does. A process that is not answered for
     /// `ddp_timeout` seconds says so on stderr, and ends them itself.
     ///
     /// # Errors
@@ -84,7 +94,11 @@ impl Trainer {
         let patience = Duration::from_secs(arguments.ddp_timeout);
         let mut trainer = Self::new(model, arguments)?;
         if mpi.size > 1 {
-            trainer.ranks = Some(Box::new(World { rank: mpi.rank, size: mpi.size, patience }));
+            let world: Box<dyn Communicator> = Box::new(World { rank: mpi.rank, size: mpi.size, patience });
+            // As checkpoints record them: another adapter may round the norm in another way, and has other kernels.
+            trainer.base = text(world.heard_from_first(trainer.base.into_bytes())?);
+            trainer.kernels = text(world.heard_from_first(trainer.kernels.into_bytes())?);
+            trainer.ranks = Some(world);
         }
         Ok(trainer)
     }
@@ -95,6 +109,18 @@ impl Trainer {
 pub(crate) fn sums_of_processes(mpi: &Mpi, len: usize, rounds: usize) -> Result<Vec<f64>> {
     let world = World { rank: mpi.rank, size: mpi.size, patience: Duration::from_secs(600) };
     super::parallel::timed(&world, len, rounds)
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// MPI counts in i32.
+fn check_count(len: usize) -> Result<()> {
+    match i32::try_from(len) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::Unsupported(format!("{len} numbers of one layer, which MPI cannot count"))),
+    }
 }
 
 /// How long a rank asks for an answer without a pause.
@@ -174,6 +200,7 @@ impl Communicator for World {
             return Ok(values);
         }
         let part = len.div_ceil(self.size);
+        check_count(part * self.size)?;
         values.resize(part * self.size, 0.0);
         let parts = match packed(&values, hook) {
             Some(bits) => unpacked(&self.all_to_all(&bits), hook),
@@ -198,6 +225,7 @@ impl Communicator for World {
             // An empty buffer is nowhere, which MPI refuses.
             return Ok(vec![Vec::new(); self.size]);
         }
+        check_count(longest * self.size)?;
         let mut padded = said;
         padded.resize(longest, 0);
         let all = self.all_gather(&padded);

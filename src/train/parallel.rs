@@ -34,6 +34,11 @@ impl dyn Communicator + '_ {
     /// A few numbers of every rank.
     pub(super) fn gather_f64(&self, values: &[f64]) -> Result<Vec<Vec<f64>>> {
         let said = self.gather(values.iter().flat_map(|value| value.to_le_bytes()).collect())?;
+        if said.iter().any(|said| said.len() != 8 * values.len()) {
+            return Err(Error::RankFailed(
+                "the devices do not speak of the same: another one does something else".into(),
+            ));
+        }
         let number = |bytes: &[u8]| f64::from_le_bytes(bytes.try_into().unwrap_or_default());
         Ok(said.iter().map(|bytes| bytes.chunks_exact(8).map(number).collect()).collect())
     }
@@ -202,7 +207,9 @@ impl Communicator for Threads {
         drop(all);
         hook.round(&mut sums);
         let parts = self.meet(&self.shared.sums, Arc::new(sums))?;
-        Ok(parts.iter().flat_map(|part| part.iter().copied()).collect())
+        let mut sums = Vec::with_capacity(len);
+        parts.iter().for_each(|part| sums.extend_from_slice(part));
+        Ok(sums)
     }
 
     fn gather(&self, said: Vec<u8>) -> Result<Vec<Vec<u8>>> {

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::arguments::{CommHook, Objective, TrainingArguments};
+use super::data::{Batch, Data};
 use super::parallel::{Communicator, Threads};
 use super::run::Run;
 use super::trainer::Trainer;
@@ -34,6 +36,7 @@ impl Trainer {
             // Another adapter may round the norm it goes by in another way.
             peer.base.clone_from(&first.base);
             peer.base_norm = first.base_norm;
+            peer.kernels.clone_from(&first.kernels);
             first.peers.push(peer);
         }
         if !others.is_empty() {
@@ -58,7 +61,7 @@ impl Trainer {
     }
 
     /// Refuses to begin where the ranks are not about to do the same.
-    pub(super) fn agree_on(&self, run: &Run) -> Result<()> {
+    pub(super) fn agree_on(&self, run: &Run, validation: Option<Data>) -> Result<()> {
         let Some(ranks) = &self.ranks else { return Ok(()) };
         // Rounded, as other adapters round in other ways.
         let base = format!("{:.4e}", self.base_norm);
@@ -67,6 +70,14 @@ impl Trainer {
             ("the tokenizer", self.model.tokenizer.hash()),
             ("the step", run.state.global_step.to_string()),
             ("the norm of the model's weights", base),
+            // These decide about what ranks say to each other, and when.
+            ("the validation data", validation.map_or("none".into(), Data::fingerprint)),
+            ("eval_steps", format!("{:?}", self.arguments.eval_steps)),
+            ("per_device_eval_batch_size", self.arguments.per_device_eval_batch_size.to_string()),
+            ("logging_steps", self.arguments.logging_steps.to_string()),
+            ("save_steps", format!("{:?}", self.arguments.save_steps)),
+            ("balance_devices", self.arguments.balance_devices.to_string()),
+            ("ddp_comm_hook", format!("{:?}", self.arguments.ddp_comm_hook)),
         ];
         let apart = ["the model to start from", "the kernels for f16"];
         let recorded = run.state.run.iter().filter(|(name, _)| !apart.contains(&name.as_str()));
@@ -97,6 +108,29 @@ impl Trainer {
         self.communicating
     }
 
+    /// Refuses to go on after a step that some devices may have made and others not.
+    pub(super) fn check_sure(&self) -> Result<()> {
+        match self.unsure.load(Ordering::Relaxed) {
+            true => Err(Error::RankFailed(
+                "an earlier step ended before all devices had made it: resume from a checkpoint, or begin anew".into(),
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// Notes how fast this one is: what it does first is left out, as kernels are compiled then; steps without a loss tell nothing.
+    pub(super) fn measure(&mut self, batches: &[Batch], computing: Duration) {
+        let tokens =
+            batches.iter().filter(|batch| batch.losses() > 0).map(|batch| batch.packed().tokens()).sum::<usize>();
+        let now = tokens as f64 / computing.as_secs_f64().max(1e-9);
+        if self.step > 1 && tokens > 0 {
+            self.speed = if self.speed > 0.0 { 0.7 * self.speed + 0.3 * now } else { now };
+        } else if tokens == 0 {
+            // Of one that got nothing it is not known any more: so it will get something again.
+            self.speed *= 1.1;
+        }
+    }
+
     /// How many devices train together.
     pub fn devices(&self) -> usize {
         self.place().1
@@ -112,11 +146,11 @@ impl Trainer {
         self.place().0 == 0
     }
 
-    /// Whether the run goes on, as the first rank has it.
+    /// Whether the run goes on: where none of the ranks has been told to end it.
     pub(super) fn agree(&self, flow: ControlFlow<()>) -> Result<ControlFlow<()>> {
         let Some(ranks) = &self.ranks else { return Ok(flow) };
-        let ends = ranks.heard_from_first(vec![u8::from(flow.is_break())])? == [1];
-        Ok(if ends { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        let said = ranks.gather(vec![u8::from(flow.is_break())])?;
+        Ok(if said.iter().any(|said| *said == [1]) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
 
     /// A loss, as the first rank has it.
@@ -150,7 +184,6 @@ impl Trainer {
         if self.speeds.is_empty() {
             return vec![1.0; self.place().1];
         }
-        // Never nothing at all, so that one that was slow for once is measured again.
         let fastest = self.speeds.iter().copied().fold(0.0, f64::max);
         self.speeds.iter().map(|speed| speed.max(fastest / 20.0)).collect()
     }
@@ -197,6 +230,11 @@ impl Trainer {
         if let Some(ranks) = &self.ranks {
             ranks.recover();
         }
+        // Where one has made a step and another has not, no step may follow.
+        let all = self.peers.iter().chain([&*self]);
+        if all.clone().any(|trainer| trainer.unsure.load(Ordering::Relaxed)) {
+            all.for_each(|trainer| trainer.unsure.store(true, Ordering::Relaxed));
+        }
         // The cause, not that the others heard of it.
         let cause = errors.iter().position(|error| !matches!(error, Error::RankFailed(_))).unwrap_or(0);
         Err(errors.swap_remove(cause))
@@ -234,9 +272,7 @@ impl Leaving {
                 self.downloads.insert(parameter.index, pass.download(gradient)?);
             }
         }
-        let mut next = Pass::new(pass.gpu());
-        next.half = pass.half;
-        std::mem::replace(pass, next).submit()
+        pass.part()
     }
 
     /// Puts their sums over all ranks in the gradients' place, layer by layer as backward comes to them.

@@ -190,6 +190,13 @@ pub(crate) fn run_of(
 
 /// Refuses to continue a run as another one.
 pub(crate) fn check_same_run(was: &BTreeMap<String, String>, is: &BTreeMap<String, String>) -> Result<()> {
+    // Recorded only where they are used.
+    for name in ["objective", "ddp_comm_hook"] {
+        if let (Some(before), None) = (was.get(name), is.get(name)) {
+            let reason = format!("cannot resume: {name} was {before}; give what the run began with");
+            return Err(Error::InvalidArgument(reason));
+        }
+    }
     for (name, value) in is {
         let before = was.get(name).map_or("not recorded", String::as_str);
         if before != value {

@@ -11,7 +11,6 @@ use super::events::{StepReport, TrainEvent, TrainOutput};
 use super::resume::{self, MeanLoss, State};
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
-use crate::ops::tuning::in_use;
 use crate::text::random::Stream;
 use crate::text::{Dataset, Masking, PackedBatch, Purpose, Triplets};
 
@@ -96,14 +95,13 @@ impl Trainer {
     pub(crate) fn begin(&mut self, train: Data, validation: Option<Data>) -> Result<Run> {
         let began = Instant::now();
         let arguments = self.arguments.clone();
-        let mut peers = Vec::with_capacity(self.peers.len());
-        for peer in &mut self.peers {
-            peers.push(peer.begin(train, validation)?);
+        self.check_sure()?;
+        // All of them before any is changed: refused, the trainer still stands where it was resumed.
+        for trainer in self.peers.iter().chain([&*self]) {
+            trainer.check_data(train, validation)?;
         }
-        self.check_data(train, validation)?;
         self.check_judged(validation)?;
-        let depends_on = resume::run_of(&arguments, &self.base, &in_use(&self.model.gpu), train, validation);
-        // Before it is taken: refused, the trainer still stands where it was resumed.
+        let depends_on = resume::run_of(&arguments, &self.base, &self.kernels, train, validation);
         if let Some(state) = &self.resumed {
             resume::check_same_run(&state.run, &depends_on)?;
         }
@@ -116,6 +114,8 @@ impl Trainer {
                 State { optimizer_step: self.step, loss_scale: self.loss_scale, ..State::default() }
             }
         };
+        let begun = |peer: &mut Self| peer.begin(train, validation);
+        let peers = self.peers.iter_mut().map(begun).collect::<Result<Vec<_>>>()?;
         Ok(Run {
             total: Plan::total_steps(train, &arguments),
             masking: arguments.masking(Purpose::Train),
@@ -165,7 +165,7 @@ impl Trainer {
         run.since = Instant::now();
         run.cancelled = false;
         if !run.agreed {
-            self.agree_on(run)?;
+            self.agree_on(run, validation)?;
             run.agreed = true;
         }
         let flow = self.advance_untimed(run, train, validation, observe);
@@ -276,6 +276,7 @@ impl Trainer {
         let Some(folder) = &run.arguments.output_dir else {
             return Err(Error::InvalidArgument("a checkpoint takes an output_dir to be written to".into()));
         };
+        self.check_sure()?;
         let step = run.state.global_step;
         if let Some((_, path)) = resume::checkpoints(folder)?.pop().filter(|(latest, _)| *latest == step) {
             // Of this run: another one's are refused before it begins.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::arguments::{Objective, TrainingArguments};
@@ -14,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Pass, Tensor};
 use crate::model::{Done, Gradients, Model, Parameter, TrainOptions, stats_of};
 use crate::ops::adamw::{self, AdamW};
-use crate::ops::tuning::tune;
+use crate::ops::tuning::{in_use, tune};
 use crate::text::{PackedBatch, Purpose};
 
 /// Trains a copy of a model; the model itself stays as it is and can be queried meanwhile.
@@ -45,6 +46,8 @@ pub struct Trainer {
     pub(super) base: String,
     /// Their 2-norm.
     pub(super) base_norm: f32,
+    /// The names of its kernels for f16.
+    pub(super) kernels: String,
     /// Where several devices train together: how this one talks to the others.
     pub(super) ranks: Option<Box<dyn Communicator>>,
     /// The trainers of the other devices, on the first one's.
@@ -53,8 +56,10 @@ pub struct Trainer {
     pub(super) communicating: Duration,
     /// Tokens a second of each rank, as all know them: empty until they were measured.
     pub(super) speeds: Vec<f64>,
-    /// This one's in the latest step.
+    /// This one's in the latest steps.
     pub(super) speed: f64,
+    /// Whether a step ended before all devices were known to have made it.
+    pub(super) unsure: AtomicBool,
 }
 
 impl Trainer {
@@ -96,6 +101,7 @@ impl Trainer {
         };
         let moments = moment("first moment")?.into_iter().zip(moment("second moment")?).collect();
         let base_norm = norm(&model)?;
+        let kernels = in_use(&model.gpu);
         let base = format!("of norm {base_norm} ({:08x})", base_norm.to_bits());
         Ok(Self {
             model,
@@ -107,11 +113,13 @@ impl Trainer {
             resumed: None,
             base,
             base_norm,
+            kernels,
             ranks: None,
             peers: Vec::new(),
             communicating: Duration::ZERO,
             speeds: Vec::new(),
             speed: 0.0,
+            unsure: AtomicBool::new(false),
         })
     }
 
@@ -129,6 +137,8 @@ impl Trainer {
         let Some((_, latest)) = resume::checkpoints(folder)?.pop() else { return Ok(None) };
         let (model, moments, state) = resume::load(&latest, &self.model, &self.arguments)?;
         let step = state.global_step;
+        // Whatever was half done before.
+        self.unsure.store(false, Ordering::Relaxed);
         (self.model, self.moments, self.step) = (model, moments, state.optimizer_step);
         self.loss_scale = state.loss_scale;
         self.resumed = Some(state);
@@ -142,7 +152,8 @@ impl Trainer {
     fn attempt(&self, batches: &[Batch], losses: usize, learning_rate: f64) -> Result<Attempt> {
         let gpu = self.model.gpu.clone();
         let new_pass = || {
-            let mut pass = Pass::new(&gpu);
+            // With others it is submitted in parts.
+            let mut pass = if self.ranks.is_some() { Pass::in_parts(&gpu) } else { Pass::new(&gpu) };
             pass.half = self.arguments.fp16;
             pass
         };
@@ -168,7 +179,7 @@ impl Trainer {
         }
         if let Some(ranks) = &self.ranks {
             leaving.start(&mut pass, &self.gradients, &self.model.bert.trained_parameters())?;
-            std::mem::replace(&mut pass, new_pass()).submit()?;
+            pass = new_pass();
             leaving.sum(&**ranks, self.arguments.ddp_comm_hook, &self.model, &self.gradients)?;
         }
         let computing = began.elapsed().saturating_sub(leaving.took);
@@ -188,6 +199,8 @@ impl Trainer {
             adamw::adamw(&mut pass, AdamW { gradient, clip: &clip, value: &parameter.value, m, v }, step)?;
         }
         let clip = pass.download(&clip)?;
+        // From here on until all ranks are known to have made it.
+        self.unsure.store(self.ranks.is_some(), Ordering::Relaxed);
         pass.submit()?;
         let mut rows = Vec::with_capacity(2 * losses);
         for stats in stats {
@@ -197,8 +210,15 @@ impl Trainer {
         let mut sum = stats_of(&rows).iter().map(|row| f64::from(row.loss)).sum::<f64>();
         if let Some(ranks) = &self.ranks {
             let began = Instant::now();
-            sum = ranks.sum_f64(&[sum])?[0];
+            // A norm that is not finite has left the parameters as they were: everywhere, or the ranks are no longer the same.
+            let sums = ranks.sum_f64(&[sum, f64::from(u8::from(!norm.is_finite()))])?;
+            if sums[1] > 0.0 && sums[1] < ranks.size() as f64 {
+                let reason = "the gradient's norm is finite on some devices, and not on others";
+                return Err(Error::RankFailed(reason.into()));
+            }
+            sum = sums[0];
             leaving.took += began.elapsed();
+            self.unsure.store(false, Ordering::Relaxed);
         }
         Ok(Attempt { loss: (sum / losses.max(1) as f64) as f32, norm, communicating: leaving.took, computing })
     }
@@ -276,7 +296,8 @@ impl Trainer {
         self.train_step_accumulated(std::slice::from_ref(batch), learning_rate)
     }
 
-    /// [`Trainer::train_step`] on several batches, one after another in the memory of one. The loss is the mean over the
+    /// [`Trainer::train_step`] on several batches, one after another in the memory of one; of several devices each takes every
+    /// so-many-th. The loss is the mean over the
     /// masked tokens of all, as if they were one batch.
     ///
     /// # Errors
@@ -299,6 +320,7 @@ impl Trainer {
     /// A step of either objective, on this rank's batches.
     pub(super) fn step(&mut self, batches: &[Batch], learning_rate: f64) -> Result<StepReport> {
         self.communicating = Duration::ZERO;
+        self.check_sure()?;
         let own = batches.iter().map(|batch| (batch.losses(), batch.packed().tokens()));
         let own = own.fold((0, 0), |(losses, tokens), of| (losses + of.0, tokens + of.1));
         batches.iter().try_for_each(|batch| self.model.bert.check_labels(batch.packed()))?;
@@ -323,9 +345,7 @@ impl Trainer {
             let attempt = self.attempt(batches, losses, learning_rate)?;
             (report.loss, report.grad_norm) = (attempt.loss, attempt.norm);
             self.communicating += attempt.communicating;
-            if own.1 > 0 {
-                self.speed = own.1 as f64 / attempt.computing.as_secs_f64().max(1e-9);
-            }
+            self.measure(batches, attempt.computing);
             if report.grad_norm.is_finite() || !report.loss.is_finite() || !self.arguments.fp16 {
                 break;
             }

@@ -160,7 +160,7 @@ struct Reading {
 
 impl Reading {
     fn new() -> Self {
-        let bar = ProgressBar::new(0);
+        let bar = if output::is_silent() { ProgressBar::hidden() } else { ProgressBar::new(0) };
         if let Ok(style) = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} read  {eta} left") {
             bar.set_style(style);
         }

@@ -124,6 +124,8 @@ fn on_ranks(
     train: impl FnOnce(&Gpu, &[Gpu], &Ranks) -> Result<()>,
 ) -> Result<()> {
     let ranks = Ranks::join()?;
+    // A variable set to nothing is how shells unset one.
+    let device = device.filter(|device| !device.is_empty());
     let opened = open_gpus(devices, device, cache_dir, &ranks);
     ranks.outcome(opened.and_then(|(gpu, others)| train(&gpu, &others, &ranks)))
 }

@@ -4,8 +4,11 @@ use retto::{Gpu, Model, Trainer, TrainingArguments};
 
 use crate::Result;
 
-/// How many processes a launcher has started, where one has.
+/// How many processes a launcher has started, where one has. `RETTO_NO_MPI=1` makes each a run of its own.
 fn launched() -> Option<usize> {
+    if std::env::var("RETTO_NO_MPI").is_ok_and(|set| set == "1") {
+        return None;
+    }
     let number = |name: &str| std::env::var(name).ok()?.parse::<usize>().ok();
     // Open MPI, MPICH and Intel MPI, MVAPICH; and Slurm's own, which says so of each task of a step.
     let size = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"].iter().find_map(|name| number(name));
@@ -22,11 +25,20 @@ impl Ranks {
     /// Joins the others, where there are any.
     #[cfg(feature = "mpi")]
     pub(crate) fn join() -> Result<Self> {
-        let mpi = launched().filter(|size| *size > 1).map(|_| retto::Mpi::init()).transpose()?;
-        if mpi.as_ref().is_some_and(|mpi| mpi.rank() > 0) {
+        let Some(started) = launched().filter(|size| *size > 1) else { return Ok(Self { mpi: None }) };
+        let mpi = retto::Mpi::init()?;
+        if mpi.rank() > 0 {
             crate::output::silence();
         }
-        Ok(Self { mpi })
+        if mpi.size() != started {
+            let seen = mpi.size();
+            return Err(format!(
+                "the launcher started {started} processes, and this command's MPI sees {seen}: use the mpirun of the MPI it was built \
+                 with, or RETTO_NO_MPI=1 for runs of their own"
+            )
+            .into());
+        }
+        Ok(Self { mpi: Some(mpi) })
     }
 
     #[cfg(not(feature = "mpi"))]
@@ -34,7 +46,8 @@ impl Ranks {
         match launched().filter(|size| *size > 1) {
             None => Ok(Self {}),
             Some(size) => Err(format!(
-                "started as one of {size} MPI processes, but this command was built without MPI: cargo install --path . --features cli,mpi"
+                "started as one of {size} MPI processes, but this command was built without MPI: cargo install --path . --features cli,mpi \
+                 (or RETTO_NO_MPI=1 for runs of their own)"
             )
             .into()),
         }
@@ -93,7 +106,9 @@ impl Ranks {
         #[cfg(feature = "mpi")]
         if let (Some(mpi), Err(error)) = (&self.mpi, &result) {
             if mpi.rank() > 0 {
-                std::thread::sleep(std::time::Duration::from_secs(2));
+                // One after another, so that the first ends the others.
+                let later = 2000 + 300 * mpi.rank().min(100) as u64;
+                std::thread::sleep(std::time::Duration::from_millis(later));
             }
             let line = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
             eprintln!("error: rank {}: {line}", mpi.rank());
