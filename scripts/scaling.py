@@ -117,7 +117,7 @@ def tables(entries: list[dict]) -> None:
 
 def picture(path: Path) -> None:
     """Efficiency by the number of GPUs, for 4,096 tokens a device and step."""
-    width, height, left, top, plot_width, plot_height = 720, 360, 60, 24, 470, 280
+    width, height, left, top, plot_width, plot_height = 720, 360, 60, 24, 430, 280
     ranks = [2**power for power in range(11)]
     tokens = 4096
 
