@@ -32,7 +32,7 @@ body { margin: 0 auto; max-width: 60rem; padding: 1rem; font: 16px/1.5 system-ui
   background: var(--paper); overflow-wrap: break-word }
 h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2rem } h3 { font-size: 1rem; margin: 1.5rem 0 .3rem }
 .soft { color: var(--soft) } .good { color: var(--good) } .bad { color: var(--bad) }
-#kinds .n, #runs .n { white-space: nowrap } .wide { overflow-x: auto } svg { max-width: 100%; height: auto }
+td.n { white-space: nowrap } .wide { overflow-x: auto } svg { max-width: 100%; height: auto }
 table { border-collapse: collapse; width: 100% } th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line);
   text-align: left; vertical-align: top } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: 0 1.5rem }
