@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::adapter::{self, Adapter, GpuOptions};
 use super::cache::PipelineCache;
@@ -42,6 +43,8 @@ pub(super) struct Inner {
     pub(super) cache: Option<PipelineCache>,
     /// Where what was measured is kept.
     choices: Option<Choices>,
+    /// Milliseconds after which a driver that does not answer counts as lost; 0 for never.
+    patience: AtomicU64,
     fault: Arc<Mutex<Option<Fault>>>,
 }
 
@@ -165,6 +168,7 @@ impl Gpu {
             pool: Mutex::default(),
             memory_in_use: AtomicU64::new(0),
             next_buffer_id: AtomicU64::new(0),
+            patience: AtomicU64::new(0),
             fault,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -290,6 +294,11 @@ impl Gpu {
         buffer.ok_or_else(|| Error::OutOfMemory { bytes: descriptor.size, in_use: self.memory_in_use() })
     }
 
+    /// A driver that does not answer for so long counts as lost, for all clones of this: others may be waiting for it.
+    pub(crate) fn set_patience(&self, patience: Duration) {
+        self.inner.patience.store(patience.as_millis().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
     /// Waits until everything submitted so far is done.
     pub(crate) fn wait(&self) -> Result<()> {
         self.wait_for(None)
@@ -297,7 +306,13 @@ impl Gpu {
 
     /// Waits until this submission is done; `None` is the latest.
     pub(super) fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
-        let polled = self.inner.device.poll(wgpu::PollType::Wait { submission_index, timeout: None });
+        let patience = self.inner.patience.load(Ordering::Relaxed);
+        let timeout = (patience > 0).then(|| Duration::from_millis(patience));
+        let polled = self.inner.device.poll(wgpu::PollType::Wait { submission_index, timeout });
+        if matches!(polled, Err(wgpu::PollError::Timeout)) {
+            let message = format!("its driver did not answer within {patience} ms");
+            lock(&self.inner.fault).get_or_insert(Fault::Lost(message));
+        }
         self.check()?;
         polled.map(|_| ()).map_err(|error| self.failed(error))
     }
@@ -352,6 +367,7 @@ impl fmt::Debug for Gpu {
 mod tests {
     use super::*;
     use crate::gpu::{Pass, Tensor};
+    use crate::ops::scale::scale;
 
     #[test]
     fn a_lost_device_is_an_error_and_stays_one() {
@@ -421,6 +437,20 @@ mod tests {
                 Err(Error::AdapterNotFound { available, .. }) => assert!(available.contains(&adapter.name)),
                 other => panic!("{wanted:?}: {other:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_driver_that_does_not_answer_counts_as_lost() {
+        let gpu = crate::gpu::test_gpu();
+        let x = Tensor::persistent(&gpu, &[1 << 18], "x").unwrap();
+        let mut pass = Pass::new(&gpu);
+        (0..40).for_each(|_| drop(scale(&mut pass, &x, 1.5).unwrap()));
+        gpu.set_patience(Duration::from_millis(1));
+        pass.submit().unwrap();
+        for _ in 0..2 {
+            let error = gpu.wait().unwrap_err();
+            assert!(matches!(&error, Error::DeviceLost(why) if why.contains("within 1 ms")), "{error}");
         }
     }
 }

@@ -94,6 +94,7 @@ impl Trainer {
         let patience = Duration::from_secs(arguments.ddp_timeout);
         let mut trainer = Self::new(model, arguments)?;
         if mpi.size > 1 {
+            model.gpu.set_patience(patience);
             let world: Box<dyn Communicator> = Box::new(World { rank: mpi.rank, size: mpi.size, patience });
             // As checkpoints record them: another adapter may round the norm in another way, and has other kernels.
             trainer.base = text(world.heard_from_first(trainer.base.into_bytes())?);

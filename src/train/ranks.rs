@@ -32,6 +32,7 @@ impl Trainer {
         let patience = Duration::from_secs(arguments.ddp_timeout);
         let mut first = Self::new(model, arguments.clone())?;
         for gpu in others {
+            gpu.set_patience(patience);
             let mut peer = Self::new(&model.on(gpu)?, arguments.clone())?;
             // Another adapter may round the norm it goes by in another way.
             peer.base.clone_from(&first.base);
@@ -40,6 +41,7 @@ impl Trainer {
             first.peers.push(peer);
         }
         if !others.is_empty() {
+            model.gpu.set_patience(patience);
             let mut group = Threads::group(1 + others.len(), patience)
                 .into_iter()
                 .map(|rank| Box::new(rank) as Box<dyn Communicator>);
