@@ -366,8 +366,8 @@ impl fmt::Debug for Gpu {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::{Pass, Tensor};
-    use crate::ops::scale::scale;
+    use crate::gpu::{Pass, Tensor, spread};
+    use crate::ops::scale::{SCALE, scale};
 
     #[test]
     fn a_lost_device_is_an_error_and_stays_one() {
@@ -444,10 +444,18 @@ mod tests {
     fn a_driver_that_does_not_answer_counts_as_lost() {
         let gpu = crate::gpu::test_gpu();
         let x = Tensor::persistent(&gpu, &[1 << 18], "x").unwrap();
-        let mut pass = Pass::new(&gpu);
-        (0..40).for_each(|_| drop(scale(&mut pass, &x, 1.5).unwrap()));
         gpu.set_patience(Duration::from_millis(1));
-        pass.submit().unwrap();
+        // More and more work, until it takes longer on this adapter, too.
+        let answered = |dispatches: u32| {
+            let mut pass = Pass::new(&gpu);
+            let y = scale(&mut pass, &x, 1.5).unwrap();
+            (0..dispatches).for_each(|_| {
+                let params = [x.len() as u32, 1.5f32.to_bits()];
+                pass.dispatch(&SCALE, 0, &[&x, &y], &params, spread(1024)).unwrap();
+            });
+            pass.submit().is_ok() && gpu.wait().is_ok()
+        };
+        assert!((4..17).any(|power| !answered(1 << power)), "no work took a millisecond");
         for _ in 0..2 {
             let error = gpu.wait().unwrap_err();
             assert!(matches!(&error, Error::DeviceLost(why) if why.contains("within 1 ms")), "{error}");
