@@ -52,7 +52,7 @@ impl Trainer {
         self.train_on(train.into(), validation.map(Data::from), observe)
     }
 
-    /// Trains embeddings on triplets, in a new order every epoch, with [`Objective::Embedding`]; otherwise as
+    /// Trains embeddings on triplets, in a new order every epoch, with [`Objective::Embedding`](crate::Objective::Embedding); otherwise as
     /// [`Trainer::train_dataset`]. An example is a triplet. Where the loss has texts of a batch be each other's negatives, batches that
     /// are accumulated to a step are not as one larger batch.
     ///
