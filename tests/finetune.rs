@@ -423,36 +423,13 @@ fn two_models_are_compared_by_a_task_built_on_both() {
     assert!(runs.len() == 2 && of(0) != of(1));
     assert!(((of(0) + of(1)) / 2.0 - value("after", "base", "loss")).abs() < 1e-9);
     assert_eq!(json(&[&args[..], &steps, &["--json"]].concat())["results"], *found, "the same seeds");
-    let same = [
-        "downstream",
-        "--base",
-        &base,
-        "--adapted",
-        &base,
-        "--data",
-        &songs,
-        "--max-steps",
-        "2",
-        "--seeds",
-        "1",
-        "--json",
-    ];
-    assert_eq!(json(&same)["results"]["after"]["difference"]["loss"]["value"], 0.0);
+    let same =
+        ["downstream", "--base", &base, "--adapted", &base, "--data", &songs, "--max-steps", "2", "--seeds", "1"];
+    assert_eq!(json(&[&same[..], &["--json"]].concat())["results"]["after"]["difference"]["loss"]["value"], 0.0);
 
     let report = path("report.html");
-    stdout(&run(&[
-        "compare",
-        "--base",
-        &base,
-        "--adapted",
-        &adapted,
-        "--data",
-        &songs,
-        "--html",
-        &report,
-        "--downstream",
-        &results,
-    ]));
+    let compare = ["compare", "--base", &base, "--adapted", &adapted, "--data", &songs];
+    stdout(&run(&[&compare[..], &["--html", &report, "--downstream", &results]].concat()));
     for page in [page, report] {
         let page = fs::read_to_string(page).unwrap();
         for stage in ["before", "after"] {
@@ -460,22 +437,7 @@ fn two_models_are_compared_by_a_task_built_on_both() {
             assert!(page.contains(&format!("id=\"{stage}\"")) && page.contains(&figure), "{stage}");
         }
     }
-    fails(
-        &[
-            "compare",
-            "--base",
-            &base,
-            "--adapted",
-            &adapted,
-            "--data",
-            &songs,
-            "--html",
-            &path("x"),
-            "--downstream",
-            &songs,
-        ],
-        &["songs.txt"],
-    );
+    fails(&[&compare[..], &["--html", &path("x"), "--downstream", &songs]].concat(), &["songs.txt"]);
     fails(&[&args[..], &["--max-seq-length", "65"]].concat(), &["max_seq_length is 65", "64"]);
     fails(&[&args[..], &["--html", &path("none/x.html")]].concat(), &["none/x.html"]);
     // Of given triplets, and with a name that a page must not take for its own.

@@ -59,7 +59,7 @@ fn quiet_panics() {
         std::panic::set_hook(Box::new(move |info| match INSIDE.try_with(Cell::get) {
             Ok(true) => ::log::error!("{info}"),
             // Started by such a call.
-            _ if std::thread::current().name() == Some("retto-device") => ::log::error!("{info}"),
+            _ if std::thread::current().name() == Some(crate::train::DEVICE_THREAD) => ::log::error!("{info}"),
             _ => before(info),
         }));
     });

@@ -34,15 +34,7 @@ impl<'d> Data<'d> {
         let own = negatives || (triplets.songs().is_none() && triplets.has_negatives());
         Self::Triplets(triplets, Drawn { seed: arguments.seed, negatives, in_batch: !own })
     }
-}
 
-impl<'d> From<&'d Dataset> for Data<'d> {
-    fn from(data: &'d Dataset) -> Self {
-        Self::Examples(data)
-    }
-}
-
-impl<'d> Data<'d> {
     /// The texts examples are made of.
     fn texts(self) -> &'d Dataset {
         match self {
@@ -113,6 +105,12 @@ impl<'d> Data<'d> {
             Self::Triplets(triplets, _) => ("triplets", triplets.hash()),
         };
         format!("{} {what}, hash {hash:016x}", self.len())
+    }
+}
+
+impl<'d> From<&'d Dataset> for Data<'d> {
+    fn from(data: &'d Dataset) -> Self {
+        Self::Examples(data)
     }
 }
 

@@ -33,5 +33,7 @@ pub use metrics::{METRICS_FILE, MetricsFile};
 #[cfg(feature = "bench")]
 pub(crate) use parallel::sums_of_threads;
 #[cfg(feature = "capi")]
+pub(crate) use ranks::DEVICE_THREAD;
+#[cfg(feature = "capi")]
 pub(crate) use run::Run;
 pub use trainer::Trainer;

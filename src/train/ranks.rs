@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 use crate::gpu::{Download, Gpu, Pass};
 use crate::model::{Gradients, Model, Parameter};
 
+/// What threads of other devices are called.
+pub(crate) const DEVICE_THREAD: &str = "retto-device";
+
 impl Trainer {
     /// As [`Trainer::new`], on the model's own device and these others together: each computes its share of every step's examples,
     /// gradients are summed, and every device makes the same step. What a run does, its examples, masks and order, does not depend on
@@ -205,7 +208,7 @@ impl Trainer {
         let own = std::thread::scope(|threads| {
             let spawn = |(peer, state)| {
                 let other = &other;
-                let name = std::thread::Builder::new().name("retto-device".into());
+                let name = std::thread::Builder::new().name(DEVICE_THREAD.into());
                 name.spawn_scoped(threads, move || guarded(peer, |peer: &mut Self| other(peer, state)))
             };
             let spawned: Vec<_> = peers.iter_mut().zip(of_peers.iter_mut()).map(spawn).collect();

@@ -297,8 +297,7 @@ impl Trainer {
     }
 
     /// [`Trainer::train_step`] on several batches, one after another in the memory of one; of several devices each takes every
-    /// so-many-th. The loss is the mean over the
-    /// masked tokens of all, as if they were one batch.
+    /// so-many-th. The loss is the mean over the masked tokens of all, as if they were one batch.
     ///
     /// # Errors
     /// As [`Trainer::train_step`].

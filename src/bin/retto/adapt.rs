@@ -6,7 +6,7 @@ use retto::{Gpu, LoraConfig, Model, TrainingArguments};
 
 use crate::data::{self, MaskArgs, UnitArgs};
 use crate::ranks::Ranks;
-use crate::training::{TrainArgs, all, announce};
+use crate::training::{TrainArgs, announce, devices_of_run};
 use crate::{Result, carry_embedding, open_model, output};
 
 #[derive(clap::Args)]
@@ -94,7 +94,7 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
     };
     drop(model);
     let mut metrics = training.begin(&mut trainer, ranks)?;
-    output::note(format!("training on {} examples with {}", train.len(), all(gpu, others, ranks)));
+    output::note(format!("training on {} examples with {}", train.len(), devices_of_run(gpu, others, ranks)));
     announce(&trainer.forecast(&train)?);
     let trained = training
         .run(&mut metrics, |observe| trainer.train_dataset(&train, validation.as_ref(), |event| observe(event)))?;

@@ -7,7 +7,9 @@ use retto::{CompareOptions, Comparison, Fill, GoldRank, Gpu, Interval, Kind, MET
 use crate::data::{self, UnitArgs};
 use crate::downstream_report;
 use crate::report::{self, Context};
-use crate::{Result, TRAINING_ARGUMENTS_FILE, check_writable, curve, display, open_model, output, write_whole};
+use crate::{
+    Result, TRAINING_ARGUMENTS_FILE, check_writable, curve, display, open_adapted, open_model, output, write_whole,
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -73,10 +75,7 @@ struct Row<'a> {
 
 pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     let base = open_model(gpu, args.base.as_deref(), None)?;
-    let adapted = match !args.adapted.join("config.json").exists() && Model::is_adapter(&args.adapted) {
-        true => base.with_adapter(&args.adapted)?,
-        false => Model::open(gpu, &args.adapted)?,
-    };
+    let adapted = open_adapted(&base, &args.adapted)?;
     if !args.data.is_empty() {
         return on_data(gpu, &base, &adapted, args);
     }
@@ -159,10 +158,7 @@ fn print_comparison(comparison: &Comparison) -> Result<()> {
     let rows: [(&str, Pick); 4] =
         [("top-1", |s| s.top1), ("top-10", |s| s.top10), ("MRR", |s| s.mrr), ("loss", |s| s.loss)];
     for (name, pick) in rows {
-        let cell = |Interval { value, low, high }: Interval| format!("{value:.3} [{low:.3}, {high:.3}]");
-        let Interval { value, low, high } = pick(difference);
-        let change = format!("{value:+.3} [{low:+.3}, {high:+.3}]");
-        output::line(format!("{name:8}{:<24}{:<24}{change}", cell(pick(base)), cell(pick(adapted))))?;
+        output::line(format!("{name:8}{}", output::sides([base, adapted, difference].map(pick))))?;
     }
     output::line("\nright: the word is the first answer; wrong: it is not among the first ten")?;
     for (name, count) in [

@@ -6,16 +6,13 @@ use std::sync::atomic::Ordering;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use retto::{
-    Downstream, DownstreamEvent, DownstreamFigures, DownstreamOptions, Gpu, Interval, Model, Objective,
-    TrainingArguments,
+    Downstream, DownstreamEvent, DownstreamFigures, DownstreamOptions, Gpu, Interval, Objective, TrainingArguments,
 };
 use serde_json::json;
 
-use crate::data::ReadArgs;
-use crate::embed::VectorArgs;
-use crate::finetune::{self, LossArgs, Task};
+use crate::finetune::{self, Task, TaskArgs};
 use crate::training::{OptimizerArgs, interruption};
-use crate::{Result, check_writable, display, downstream_report, open_model, output, write_whole};
+use crate::{Result, check_writable, display, downstream_report, open_adapted, open_model, output, write_whole};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -38,11 +35,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 5, value_name = "N")]
     seeds: usize,
     #[command(flatten)]
-    read: ReadArgs,
-    #[command(flatten)]
-    loss: LossArgs,
-    #[command(flatten)]
-    vectors: VectorArgs,
+    task: TaskArgs,
     #[command(flatten)]
     optimizer: OptimizerArgs,
     /// Print JSON
@@ -59,20 +52,17 @@ pub(crate) struct Args {
 pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     [&args.output, &args.html].into_iter().flatten().try_for_each(|path| check_writable(path))?;
     let base = open_model(gpu, args.base.as_deref(), None)?;
-    let adapted = match !args.adapted.join("config.json").exists() && Model::is_adapter(&args.adapted) {
-        true => base.with_adapter(&args.adapted)?,
-        false => Model::open(gpu, &args.adapted)?,
-    };
+    let adapted = open_adapted(&base, &args.adapted)?;
     // One task for both: as the base model's folder says.
     let longest = base.config().max_position_embeddings.min(adapted.config().max_position_embeddings);
-    let task = Task::new(&args.loss, &args.vectors, args.base.as_deref(), args.optimizer.max_seq_length, longest)?;
+    let task = Task::new(&args.task, args.base.as_deref(), args.optimizer.max_seq_length, longest)?;
     let arguments = TrainingArguments {
         objective: Objective::Embedding(task.objective),
         max_seq_length: Some(task.length),
         ..args.optimizer.arguments()
     };
     let open = |what: &str, paths: &[PathBuf], split| {
-        finetune::load(base.tokenizer(), what, paths, &args.read, &task, (split, args.optimizer.seed))
+        finetune::load(base.tokenizer(), what, paths, &args.task.read, &task, (split, args.optimizer.seed))
     };
     let (train, split) = open("", &args.data, if args.validation.is_empty() { args.validation_split } else { 0.0 })?;
     let held_out = match split {
@@ -141,10 +131,7 @@ fn print(found: &Downstream) -> Result<()> {
         for (name, pick) in rows {
             let sides = (pick(&stage.base), pick(&stage.adapted), pick(&stage.difference));
             let (Some(base), Some(adapted), Some(difference)) = sides else { continue };
-            let cell = |Interval { value, low, high }: Interval| format!("{value:.3} [{low:.3}, {high:.3}]");
-            let Interval { value, low, high } = difference;
-            let change = format!("{value:+.3} [{low:+.3}, {high:+.3}]");
-            output::line(format!("{name:11}{:<24}{:<24}{change}", cell(base), cell(adapted)))?;
+            output::line(format!("{name:11}{}", output::sides([base, adapted, difference])))?;
         }
     }
     Ok(())

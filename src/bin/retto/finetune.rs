@@ -10,7 +10,7 @@ use retto::{
 use crate::data::{self, ReadArgs};
 use crate::embed::VectorArgs;
 use crate::ranks::Ranks;
-use crate::training::{TrainArgs, all, announce};
+use crate::training::{TrainArgs, announce, devices_of_run};
 use crate::{Result, open_model, output};
 
 #[derive(clap::Args)]
@@ -20,18 +20,25 @@ pub(crate) struct Args {
     #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
     train: Vec<PathBuf>,
     #[command(flatten)]
-    read: ReadArgs,
-    #[command(flatten)]
-    loss: LossArgs,
-    #[command(flatten)]
-    vectors: VectorArgs,
+    task: TaskArgs,
     #[command(flatten)]
     pub(crate) training: TrainArgs,
 }
 
+/// What texts are read, and what is learnt from them.
+#[derive(clap::Args)]
+pub(crate) struct TaskArgs {
+    #[command(flatten)]
+    pub(crate) read: ReadArgs,
+    #[command(flatten)]
+    loss: LossArgs,
+    #[command(flatten)]
+    vectors: VectorArgs,
+}
+
 /// The loss, by the names of sentence-transformers.
 #[derive(clap::Args)]
-pub(crate) struct LossArgs {
+struct LossArgs {
     /// What is made small
     #[arg(long, value_enum, default_value_t = ObjectiveName::Triplet, value_name = "NAME")]
     objective: ObjectiveName,
@@ -106,20 +113,19 @@ impl Task {
     /// As the model's folder says, but for what is asked for. What the model cannot read it cannot have been made for; what the user
     /// asks for is checked by the trainer.
     pub(crate) fn new(
-        loss: &LossArgs,
-        vectors: &VectorArgs,
+        args: &TaskArgs,
         model: Option<&Path>,
         max_seq_length: Option<usize>,
         longest: usize,
     ) -> Result<Self> {
-        let mut options = vectors.options(model)?;
+        let mut options = args.vectors.options(model)?;
         if options.do_lower_case {
             return Err("this model wants its texts in lower case, which training does not do".into());
         }
         let made_for = options.max_seq_length.map(|length| length.min(longest));
         options.max_seq_length = max_seq_length.or(made_for);
         let objective =
-            EmbeddingObjective { loss: loss.loss()?, pooling: options.pooling, normalize: options.normalize };
+            EmbeddingObjective { loss: args.loss.loss()?, pooling: options.pooling, normalize: options.normalize };
         let length = options.max_seq_length.unwrap_or(longest);
         Ok(Self { objective, options, length })
     }
@@ -189,7 +195,7 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
     let model = open_model(gpu, training.model.as_deref(), None)?;
     let longest = model.config().max_position_embeddings;
     let (from, asked) = (training.model.as_deref(), training.optimizer.max_seq_length);
-    let task = Task::new(&args.loss, &args.vectors, from, asked, longest)?;
+    let task = Task::new(&args.task, from, asked, longest)?;
     let arguments = TrainingArguments {
         objective: Objective::Embedding(task.objective),
         max_seq_length: task.options.max_seq_length,
@@ -197,7 +203,7 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
     };
     let mut trainer = ranks.trainer(&model, others, arguments.clone())?;
     let open = |what: &str, paths: &[PathBuf], split| {
-        load(model.tokenizer(), what, paths, &args.read, &task, (split, training.optimizer.seed))
+        load(model.tokenizer(), what, paths, &args.task.read, &task, (split, training.optimizer.seed))
     };
     let (train, split) = open("", &args.train, training.validation_split)?;
     let validation = match training.validation.is_empty() {
@@ -207,7 +213,7 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
     let config = model.config().clone();
     drop(model);
     let mut metrics = training.begin(&mut trainer, ranks)?;
-    output::note(format!("training on {} triplets an epoch with {}", train.len(), all(gpu, others, ranks)));
+    output::note(format!("training on {} triplets an epoch with {}", train.len(), devices_of_run(gpu, others, ranks)));
     announce(&trainer.forecast_triplets(&train)?);
     let trained = training
         .run(&mut metrics, |observe| trainer.train_triplets(&train, validation.as_ref(), |event| observe(event)))?;

@@ -74,6 +74,8 @@ pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> ExitCode {
     let Cli { device, cache_dir, command } = Cli::parse();
+    // A variable set to nothing is how shells unset one.
+    let device = device.filter(|device| !device.is_empty());
     let gpu = || open_gpu(device.clone(), cache_dir.clone());
     let result = match command {
         Command::Devices(args) => devices::run(&args),
@@ -98,16 +100,13 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_closed_pipe(error.as_ref()) => ExitCode::SUCCESS,
         Err(error) => {
-            let line = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-            output::note(format!("error: {line}"));
+            output::note(format!("error: {}", output::one_line(error.as_ref())));
             ExitCode::FAILURE
         }
     }
 }
 
-fn open_gpu(device: Option<String>, cache_dir: Option<OsString>) -> Result<Gpu> {
-    // A variable set to nothing is how shells unset one.
-    let name = device.filter(|device| !device.is_empty());
+fn open_gpu(name: Option<String>, cache_dir: Option<OsString>) -> Result<Gpu> {
     let cache_dir = match cache_dir {
         Some(folder) => Some(PathBuf::from(folder)).filter(|folder| !folder.as_os_str().is_empty()),
         // A home that cannot be written is no reason to stop.
@@ -124,8 +123,6 @@ fn on_ranks(
     train: impl FnOnce(&Gpu, &[Gpu], &Ranks) -> Result<()>,
 ) -> Result<()> {
     let ranks = Ranks::join()?;
-    // A variable set to nothing is how shells unset one.
-    let device = device.filter(|device| !device.is_empty());
     let opened = open_gpus(devices, device, cache_dir, &ranks);
     ranks.outcome(opened.and_then(|(gpu, others)| train(&gpu, &others, &ranks)))
 }
@@ -163,7 +160,7 @@ fn alike(adapters: &[Adapter]) -> Vec<String> {
 /// The model in a folder, or the bundled one, with an adapter added where one is named.
 fn open_model(gpu: &Gpu, folder: Option<&Path>, adapter: Option<&Path>) -> Result<Model> {
     let model = match folder {
-        Some(folder) if !folder.join("config.json").exists() && Model::is_adapter(folder) => {
+        Some(folder) if is_only_adapter(folder) => {
             let folder = folder.display();
             return Err(format!(
                 "{folder} is a low-rank adapter: name it with --adapter, beside the --model it is for"
@@ -180,6 +177,16 @@ fn open_model(gpu: &Gpu, folder: Option<&Path>, adapter: Option<&Path>) -> Resul
         Some(adapter) => model.with_adapter(adapter)?,
         None => model,
     })
+}
+
+/// What a base model was adapted to: a whole model, or a low-rank adapter of that one.
+fn open_adapted(base: &Model, folder: &Path) -> Result<Model> {
+    Ok(if is_only_adapter(folder) { base.with_adapter(folder)? } else { Model::open(base.gpu(), folder)? })
+}
+
+/// Whether a folder holds an adapter, and no model that it might be meant for.
+fn is_only_adapter(folder: &Path) -> bool {
+    !folder.join("config.json").exists() && Model::is_adapter(folder)
 }
 
 /// Writes beside a model made of another what says how that one embeds texts, where anything does.

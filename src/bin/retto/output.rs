@@ -4,6 +4,8 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use retto::Interval;
+
 use crate::Result;
 
 /// Whether it is another process that tells.
@@ -37,6 +39,23 @@ pub(crate) fn note(text: impl std::fmt::Display) {
 /// Writes a value as JSON to stdout.
 pub(crate) fn json(value: &impl serde::Serialize) -> Result<()> {
     line(serde_json::to_string_pretty(value)?)
+}
+
+/// An error as the one line that scripts look for.
+pub(crate) fn one_line(error: &dyn Error) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A figure with its bounds; with signs, where it is a difference.
+pub(crate) fn interval(interval: Interval, signed: bool) -> String {
+    let Interval { value, low, high } = interval;
+    if signed { format!("{value:+.3} [{low:+.3}, {high:+.3}]") } else { format!("{value:.3} [{low:.3}, {high:.3}]") }
+}
+
+/// A figure of the base model, of the adapted one, and their difference, in columns.
+pub(crate) fn sides([base, adapted, difference]: [Interval; 3]) -> String {
+    let cell = |of| interval(of, false);
+    format!("{:<24}{:<24}{}", cell(base), cell(adapted), interval(difference, true))
 }
 
 /// Whether the reader of our output has seen enough (`retto fill … | head -1`).

@@ -110,8 +110,7 @@ impl Ranks {
                 let later = 2000 + 300 * mpi.rank().min(100) as u64;
                 std::thread::sleep(std::time::Duration::from_millis(later));
             }
-            let line = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-            eprintln!("error: rank {}: {line}", mpi.rank());
+            eprintln!("error: rank {}: {}", mpi.rank(), crate::output::one_line(error.as_ref()));
             mpi.abort(1);
         }
         result

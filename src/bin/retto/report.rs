@@ -5,6 +5,7 @@ use retto::{Comparison, Fill, Interval, Kind, Scores, Showcase};
 use serde_json::Value;
 
 use crate::downstream_report;
+use crate::output::interval;
 
 /// What the page shows beside the comparison.
 pub(crate) struct Context {
@@ -150,11 +151,6 @@ pub(crate) fn table(id: &str, rows: impl IntoIterator<Item = (&'static str, [Int
             }
         }
     }
-}
-
-pub(crate) fn interval(interval: Interval, signed: bool) -> String {
-    let Interval { value, low, high } = interval;
-    if signed { format!("{value:+.3} [{low:+.3}, {high:+.3}]") } else { format!("{value:.3} [{low:.3}, {high:.3}]") }
 }
 
 fn showcase(case: &Showcase, number: usize) -> Markup {

@@ -320,7 +320,7 @@ impl TrainArgs {
 }
 
 /// The devices of a run, in words.
-pub(crate) fn all(gpu: &Gpu, others: &[Gpu], ranks: &Ranks) -> String {
+pub(crate) fn devices_of_run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks) -> String {
     if ranks.count() > 1 {
         return format!("{} processes, of which this has {gpu}", ranks.count());
     }
