@@ -5,6 +5,9 @@
 // relu:     f(x) = max(x, 0)
 
 override KIND: u32; // 0 gelu, 1 gelu_new, 2 relu
+override THREADS: u32 = 256u; // of a workgroup; 8 on software adapters
+
+const BLOCK = 1024u; // elements of a workgroup
 
 struct Sizes { len: u32 }
 var<immediate> sizes: Sizes;
@@ -49,14 +52,15 @@ fn df(x: f32) -> f32 {
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(THREADS)
 fn forward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let i = (group.y * groups.x + group.x) * 256u + thread;
-    if i < sizes.len {
+    let first = (group.y * groups.x + group.x) * BLOCK;
+    let end = min(first + BLOCK, sizes.len);
+    for (var i = first + thread; i < end; i += THREADS) {
         y[i] = f(x[i]);
     }
 }
@@ -64,14 +68,15 @@ fn forward(
 @group(0) @binding(1) var<storage, read> dy: array<f32>;
 @group(0) @binding(2) var<storage, read_write> dx: array<f32>;
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(THREADS)
 fn backward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let i = (group.y * groups.x + group.x) * 256u + thread;
-    if i < sizes.len {
+    let first = (group.y * groups.x + group.x) * BLOCK;
+    let end = min(first + BLOCK, sizes.len);
+    for (var i = first + thread; i < end; i += THREADS) {
         dx[i] = dy[i] * df(x[i]);
     }
 }

@@ -25,26 +25,27 @@ struct Params {
 }
 var<immediate> params: Params;
 
-const THREADS = 256u;
-const BLOCK = 16384u;
-var<workgroup> sums: array<f32, 256>;
+override THREADS: u32 = 256u; // of a workgroup; 8 on software adapters
+const SUM_BLOCK = 16384u; // elements of a workgroup that sums
+const BLOCK = 1024u; // of one that steps
+var<workgroup> sums: array<f32, THREADS>;
 
 @group(0) @binding(0) var<storage, read> gradient: array<f32>;
 @group(0) @binding(1) var<storage, read_write> partial: array<f32>;
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(THREADS)
 fn sum_of_squares(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
     let block = group.y * groups.x + group.x;
-    if block * BLOCK >= params.len {
+    if block * SUM_BLOCK >= params.len {
         return;
     }
-    let end = min(block * BLOCK + BLOCK, params.len);
+    let end = min(block * SUM_BLOCK + SUM_BLOCK, params.len);
     var sum = 0.0;
-    for (var i = block * BLOCK + thread; i < end; i += THREADS) {
+    for (var i = block * SUM_BLOCK + thread; i < end; i += THREADS) {
         sum = fma(gradient[i], gradient[i], sum);
     }
     sums[thread] = sum;
@@ -61,7 +62,7 @@ fn sum_of_squares(
 @group(0) @binding(0) var<storage, read> partials: array<f32>;
 @group(0) @binding(1) var<storage, read_write> state: array<f32>; // norm, coefficient
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(THREADS)
 fn clip(@builtin(local_invocation_index) thread: u32) {
     var sum = 0.0;
     for (var i = thread; i < params.len; i += THREADS) {
@@ -86,21 +87,25 @@ fn clip(@builtin(local_invocation_index) thread: u32) {
 @group(0) @binding(3) var<storage, read_write> m: array<f32>;
 @group(0) @binding(4) var<storage, read_write> v: array<f32>;
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(THREADS)
 fn adamw(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let i = (group.y * groups.x + group.x) * THREADS + thread;
     // The exponent of infinity and NaN, as bits: drivers may assume that floats are finite.
-    if i >= params.len || (bitcast<u32>(clipping[0]) & 0x7f800000u) == 0x7f800000u {
+    if (bitcast<u32>(clipping[0]) & 0x7f800000u) == 0x7f800000u {
         return;
     }
-    let g = gradient[i] * clipping[1];
-    let m1 = params.beta1 * m[i] + params.one_minus_beta1 * g;
-    let v1 = params.beta2 * v[i] + params.one_minus_beta2 * g * g;
-    m[i] = m1;
-    v[i] = v1;
-    value[i] = value[i] * params.decay - params.step_size * m1 / (sqrt(v1) / params.sqrt_correction2 + params.eps);
+    let coefficient = clipping[1];
+    let first = (group.y * groups.x + group.x) * BLOCK;
+    let end = min(first + BLOCK, params.len);
+    for (var i = first + thread; i < end; i += THREADS) {
+        let g = gradient[i] * coefficient;
+        let m1 = params.beta1 * m[i] + params.one_minus_beta1 * g;
+        let v1 = params.beta2 * v[i] + params.one_minus_beta2 * g * g;
+        m[i] = m1;
+        v[i] = v1;
+        value[i] = value[i] * params.decay - params.step_size * m1 / (sqrt(v1) / params.sqrt_correction2 + params.eps);
+    }
 }

@@ -12,10 +12,10 @@ var<immediate> sizes: Sizes;
 @group(0) @binding(1) var<storage, read_write> logits: array<f32>; // [rows, columns]
 @group(0) @binding(2) var<storage, read_write> stats: array<vec2<f32>>; // [rows of all chunks]: loss, rank
 
-const THREADS = 64u;
-var<workgroup> partial: array<vec2<f32>, 64>;
+override THREADS: u32 = 64u; // of a workgroup; 8 on software adapters
+var<workgroup> partial: array<vec2<f32>, THREADS>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn cross_entropy(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,

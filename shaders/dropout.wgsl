@@ -3,11 +3,13 @@
 struct Params { rows: u32, columns: u32, site: u32, threshold: u32, kept: f32 }
 var<immediate> params: Params;
 
+override THREADS: u32 = 64u; // of a workgroup; 8 on software adapters
+
 @group(0) @binding(0) var<storage, read> x: array<f32>; // [rows, columns]
 @group(0) @binding(1) var<storage, read> keys: array<u32>; // [rows]
 @group(0) @binding(2) var<storage, read_write> y: array<f32>; // [rows, columns]
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn apply(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -18,7 +20,7 @@ fn apply(
         return;
     }
     let key = keys[row];
-    for (var column = thread; column < params.columns; column += 64u) {
+    for (var column = thread; column < params.columns; column += THREADS) {
         let at = row * params.columns + column;
         y[at] = x[at] * dropout(key, params.site, column, params.threshold, params.kept);
     }

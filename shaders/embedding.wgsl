@@ -7,6 +7,8 @@
 struct Sizes { rows: u32, columns: u32 }
 var<immediate> sizes: Sizes;
 
+override THREADS: u32 = 64u; // of a workgroup; 8 on software adapters
+
 @group(0) @binding(0) var<storage, read> input_ids: array<u32>;
 @group(0) @binding(1) var<storage, read> position_ids: array<u32>;
 @group(0) @binding(2) var<storage, read> token_type_ids: array<u32>;
@@ -15,7 +17,7 @@ var<immediate> sizes: Sizes;
 @group(0) @binding(5) var<storage, read> token_type: array<f32>;
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn forward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -28,7 +30,7 @@ fn forward(
     let w = input_ids[t] * sizes.columns;
     let p = position_ids[t] * sizes.columns;
     let k = token_type_ids[t] * sizes.columns;
-    for (var i = thread; i < sizes.columns; i += 64u) {
+    for (var i = thread; i < sizes.columns; i += THREADS) {
         y[t * sizes.columns + i] = word[w + i] + position[p + i] + token_type[k + i];
     }
 }
@@ -41,7 +43,7 @@ override ACCUMULATE: bool;
 @group(0) @binding(3) var<storage, read> ids: array<u32>;
 @group(0) @binding(4) var<storage, read_write> target_rows: array<f32>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn sum_rows(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -52,7 +54,7 @@ fn sum_rows(
         return;
     }
     let end = starts[u + 1u];
-    for (var i = thread; i < sizes.columns; i += 64u) {
+    for (var i = thread; i < sizes.columns; i += THREADS) {
         var sum = 0.0;
         for (var j = starts[u]; j < end; j++) {
             sum += x[rows[j] * sizes.columns + i];

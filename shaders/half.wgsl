@@ -4,6 +4,9 @@
 struct Params { len: u32 }
 var<immediate> params: Params;
 
+override THREADS: u32 = 256u; // of a workgroup; 8 on software adapters
+const BLOCK = 1024u; // words of a workgroup
+
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> y: array<u32>;
 
@@ -16,20 +19,20 @@ fn bits(value: f32) -> u32 {
     return sign | select(0x7e00u, 0x7c00u, abs(value) >= 65520.0);
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(THREADS)
 fn to_half(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let word = (group.y * groups.x + group.x) * 256u + thread;
-    let at = word * 2u;
-    if at >= params.len {
-        return;
+    let first = (group.y * groups.x + group.x) * BLOCK;
+    let end = min(first + BLOCK, (params.len + 1u) / 2u);
+    for (var word = first + thread; word < end; word += THREADS) {
+        let at = word * 2u;
+        var packed = bits(x[at]);
+        if at + 1u < params.len {
+            packed |= bits(x[at + 1u]) << 16u;
+        }
+        y[word] = packed;
     }
-    var packed = bits(x[at]);
-    if at + 1u < params.len {
-        packed |= bits(x[at + 1u]) << 16u;
-    }
-    y[word] = packed;
 }

@@ -9,10 +9,10 @@ var<immediate> sizes: Sizes;
 
 override RESIDUAL: bool;
 
-const THREADS = 32u;
-var<workgroup> partial: array<vec2<f32>, 32>;
+override THREADS: u32 = 32u; // of a workgroup; 8 on software adapters
+var<workgroup> partial: array<vec2<f32>, THREADS>;
 
-// The sum over all threads, in thread order. Every thread adds all 32: one barrier, and cheaper than a tree.
+// The sum over all threads, in thread order. Every thread adds all of them: one barrier, and cheaper than a tree.
 fn reduce(thread: u32, value: vec2<f32>) -> vec2<f32> {
     workgroupBarrier();
     partial[thread] = value;
@@ -32,7 +32,7 @@ fn reduce(thread: u32, value: vec2<f32>) -> vec2<f32> {
 @group(0) @binding(5) var<storage, read_write> normalized: array<f32>;
 @group(0) @binding(6) var<storage, read_write> rstd: array<f32>;
 
-@compute @workgroup_size(32)
+@compute @workgroup_size(THREADS)
 fn forward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -77,7 +77,7 @@ fn forward(
 @group(0) @binding(3) var<storage, read> rstd_in: array<f32>;
 @group(0) @binding(4) var<storage, read_write> dx: array<f32>;
 
-@compute @workgroup_size(32)
+@compute @workgroup_size(THREADS)
 fn backward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -105,19 +105,18 @@ fn backward(
 @group(0) @binding(2) var<storage, read_write> dgamma: array<f32>; // [blocks, columns]
 @group(0) @binding(3) var<storage, read_write> dbeta: array<f32>; // [blocks, columns]
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn backward_parameters(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-    let column = group.x * 64u + thread;
-    if column >= sizes.columns {
-        return;
-    }
     let start = group.y * sizes.rows_per_block;
     let end = min(start + sizes.rows_per_block, sizes.rows);
-    var sums = vec2<f32>();
-    for (var row = start; row < end; row++) {
-        let d = dy[row * sizes.columns + column];
-        sums += vec2<f32>(d * normalized_rows[row * sizes.columns + column], d);
+    let beyond = min(group.x * 64u + 64u, sizes.columns);
+    for (var column = group.x * 64u + thread; column < beyond; column += THREADS) {
+        var sums = vec2<f32>();
+        for (var row = start; row < end; row++) {
+            let d = dy[row * sizes.columns + column];
+            sums += vec2<f32>(d * normalized_rows[row * sizes.columns + column], d);
+        }
+        dgamma[group.y * sizes.columns + column] = sums.x;
+        dbeta[group.y * sizes.columns + column] = sums.y;
     }
-    dgamma[group.y * sizes.columns + column] = sums.x;
-    dbeta[group.y * sizes.columns + column] = sums.y;
 }

@@ -8,14 +8,14 @@ override KIND: u32; // 0 mean, 1 first, 2 maximum
 struct Sizes { rows: u32, columns: u32 } // sequences, hidden size
 var<immediate> sizes: Sizes;
 
-const THREADS = 64u;
-var<workgroup> partial: array<f32, 64>;
+override THREADS: u32 = 64u; // of a workgroup; 8 on software adapters
+var<workgroup> partial: array<f32, THREADS>;
 
 @group(0) @binding(0) var<storage, read> x: array<f32>; // pool: [tokens, columns]; normalize: [rows, columns]
 @group(0) @binding(1) var<storage, read> cu_seqlens: array<u32>; // [rows + 1]
 @group(0) @binding(2) var<storage, read_write> y: array<f32>; // [rows, columns]
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn pool(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -44,7 +44,7 @@ fn pool(
 
 @group(0) @binding(1) var<storage, read_write> normalized: array<f32>; // [rows, columns]
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn normalize(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -74,7 +74,7 @@ fn normalize(
 @group(0) @binding(2) var<storage, read> dy: array<f32>; // [rows, columns]
 @group(0) @binding(3) var<storage, read_write> dx: array<f32>; // [tokens, columns]
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn pool_backward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -110,7 +110,7 @@ fn pool_backward(
 @group(0) @binding(2) var<storage, read_write> dvectors: array<f32>; // [rows, columns]
 var<workgroup> partial_product: array<f32, 64>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn normalize_backward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,

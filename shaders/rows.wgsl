@@ -4,11 +4,13 @@
 struct Sizes { rows: u32, columns: u32 }
 var<immediate> sizes: Sizes;
 
+override THREADS: u32 = 64u; // of a workgroup; 8 on software adapters
+
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> rows: array<u32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn gather(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -18,12 +20,12 @@ fn gather(
     if i >= sizes.rows {
         return;
     }
-    for (var j = thread; j < sizes.columns; j += 64u) {
+    for (var j = thread; j < sizes.columns; j += THREADS) {
         y[i * sizes.columns + j] = x[rows[i] * sizes.columns + j];
     }
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn scatter(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -33,7 +35,7 @@ fn scatter(
     if i >= sizes.rows {
         return;
     }
-    for (var j = thread; j < sizes.columns; j += 64u) {
+    for (var j = thread; j < sizes.columns; j += THREADS) {
         y[rows[i] * sizes.columns + j] = x[i * sizes.columns + j];
     }
 }

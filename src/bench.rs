@@ -12,7 +12,7 @@ use crate::ops::tilings::{TILINGS, choose};
 const SOURCE: &str = include_str!("../shaders/ceiling.wgsl");
 /// One vector of a CPU; and for GPUs, several of their subgroups.
 pub(crate) static CEILING: Kernel =
-    Kernel { file: "ceiling", source: SOURCE, entry: "ceiling", variants: &[&[("WIDTH", 8.0)], &[("WIDTH", 256.0)]] };
+    Kernel::new("ceiling", SOURCE, "ceiling", &[&[("WIDTH", 8.0)], &[("WIDTH", 256.0)]]);
 /// Of the shader, for each thread and round.
 const FLOPS: f64 = 160.0;
 

@@ -48,8 +48,9 @@ pub(super) struct Inner {
     fault: Arc<Mutex<Option<Fault>>>,
 }
 
-/// What a pipeline was compiled from: file, entry point, and the index of its override values.
-pub(super) type PipelineKey = (&'static str, &'static str, usize);
+/// What a pipeline was compiled from: file, entry point, the index of its override values, and whether its workgroups are
+/// one vector.
+pub(super) type PipelineKey = (&'static str, &'static str, usize, bool);
 
 /// A GPU buffer with what the pool and the bind-group cache need to know of it.
 pub(super) struct Buffer {
@@ -220,6 +221,11 @@ impl Gpu {
     #[cfg(any(test, all(feature = "capi", debug_assertions)))]
     pub(crate) fn lose(&self) {
         self.inner.device.destroy();
+    }
+
+    /// Whether shaders run on the CPU.
+    pub(crate) fn is_software(&self) -> bool {
+        self.inner.adapter.device_type == "cpu"
     }
 
     pub(crate) fn has_subgroups(&self) -> bool {

@@ -17,41 +17,68 @@ pub(crate) struct Kernel {
     pub(crate) entry: &'static str,
     /// All combinations in use: what is not listed here cannot be dispatched, and what is listed is tested.
     pub(crate) variants: &'static [Constants],
+    /// Whether it declares THREADS, the threads of a workgroup, which is [`VECTOR`] on software adapters: there a workgroup is
+    /// a task of one core and each vector of it is begun, and waited for at barriers, by itself.
+    pub(crate) narrows: bool,
 }
+
+/// Lanes of a software adapter's vector.
+const VECTOR: f64 = 8.0;
 
 /// The combination of a kernel without overrides.
 pub(crate) const PLAIN: &[Constants] = &[&[]];
 
 impl Kernel {
     pub(crate) const fn plain(file: &'static str, source: &'static str, entry: &'static str) -> Self {
-        Self { file, source, entry, variants: PLAIN }
+        Self::new(file, source, entry, PLAIN)
     }
 
-    pub(super) fn key(&self, variant: usize) -> PipelineKey {
-        (self.file, self.entry, variant)
+    pub(crate) const fn new(
+        file: &'static str,
+        source: &'static str,
+        entry: &'static str,
+        variants: &'static [Constants],
+    ) -> Self {
+        Self { file, source, entry, variants, narrows: false }
+    }
+
+    /// The same, with workgroups of one vector on software adapters: see [`Kernel::narrows`].
+    pub(crate) const fn narrowing(self) -> Self {
+        Self { narrows: true, ..self }
+    }
+
+    /// What its workgroups are narrowed by, on a software adapter.
+    pub(crate) fn narrowed(&self) -> Option<(&'static str, f64)> {
+        self.narrows.then_some(("THREADS", VECTOR))
+    }
+
+    pub(super) fn key(&self, variant: usize, narrow: bool) -> PipelineKey {
+        (self.file, self.entry, variant, narrow && self.narrows)
     }
 }
 
 impl Gpu {
     /// Makes a kernel's pipeline ahead of its use, which would say what is wrong if anything is.
     pub(crate) fn compile_ahead(&self, kernel: &Kernel, variant: usize) {
-        let _ = self.pipeline(kernel, variant);
+        let _ = self.pipeline(kernel, variant, self.is_software());
     }
 
     /// The pipeline of a kernel's variant, compiled at its first use.
-    pub(super) fn pipeline(&self, kernel: &Kernel, variant: usize) -> Result<Arc<wgpu::ComputePipeline>> {
-        let key = kernel.key(variant);
+    pub(super) fn pipeline(&self, kernel: &Kernel, variant: usize, narrow: bool) -> Result<Arc<wgpu::ComputePipeline>> {
+        let key = kernel.key(variant, narrow);
         if let Some(pipeline) = lock(&self.inner.pipelines).get(&key) {
             return Ok(Arc::clone(pipeline));
         }
         // Compiled outside the lock: two threads may both do it, which is only slower.
-        let pipeline = Arc::new(self.compile(kernel, kernel.variants[variant])?);
+        let pipeline = Arc::new(self.compile(kernel, kernel.variants[variant], narrow)?);
         Ok(Arc::clone(lock(&self.inner.pipelines).entry(key).or_insert(pipeline)))
     }
 
     #[allow(unsafe_code, reason = "the one place that trusts shaders")]
-    fn compile(&self, kernel: &Kernel, constants: Constants) -> Result<wgpu::ComputePipeline> {
+    fn compile(&self, kernel: &Kernel, constants: Constants, narrow: bool) -> Result<wgpu::ComputePipeline> {
         let device = &self.inner.device;
+        let narrowed = kernel.narrowed().filter(|_| narrow);
+        let constants: Vec<_> = constants.iter().copied().chain(narrowed).collect();
         let label = format!("{}::{}", kernel.file, kernel.entry);
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let descriptor = wgpu::ShaderModuleDescriptor {
@@ -68,7 +95,7 @@ impl Gpu {
             module: &module,
             entry_point: Some(kernel.entry),
             compilation_options: wgpu::PipelineCompilationOptions {
-                constants,
+                constants: &constants,
                 zero_initialize_workgroup_memory: false,
             },
             cache: self.inner.cache.as_ref().map(PipelineCache::used),

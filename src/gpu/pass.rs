@@ -23,11 +23,16 @@ pub(crate) struct Pass<'g> {
     submission: Arc<OnceLock<wgpu::SubmissionIndex>>,
     /// Whether linear layers multiply in f16.
     pub(crate) half: bool,
+    /// Whether workgroups are one vector, where kernels can do with that: see [`Kernel::narrows`].
+    pub(crate) narrow: bool,
     /// Where it is a part of one that is submitted in several.
     chain: Option<Arc<Chain>>,
     /// Every workspace handed out, so that tests can look beyond their ends.
     #[cfg(test)]
     pub(crate) handed_out: Vec<Tensor>,
+    /// Whether any kernel was recorded that `narrow` makes a difference to.
+    #[cfg(test)]
+    pub(crate) differs: bool,
 }
 
 /// What unit tests put into the unused end of a workspace: no kernel may change it.
@@ -51,9 +56,12 @@ impl<'g> Pass<'g> {
             staging: Vec::new(),
             submission: Arc::default(),
             half: false,
+            narrow: gpu.is_software(),
             chain: None,
             #[cfg(test)]
             handed_out: Vec::new(),
+            #[cfg(test)]
+            differs: false,
         }
     }
 
@@ -65,7 +73,7 @@ impl<'g> Pass<'g> {
     /// Submits what is recorded, and goes on with a further part, which may read what this one left in workspaces.
     pub(crate) fn part(&mut self) -> Result<()> {
         debug_assert!(self.chain.is_some());
-        let mut next = Self { chain: self.chain.clone(), half: self.half, ..Self::new(self.gpu) };
+        let mut next = Self { chain: self.chain.clone(), half: self.half, narrow: self.narrow, ..Self::new(self.gpu) };
         #[cfg(test)]
         next.handed_out.append(&mut self.handed_out);
         std::mem::swap(self, &mut next);
@@ -165,7 +173,11 @@ impl<'g> Pass<'g> {
                 limit: limit as u64,
             });
         }
-        let pipeline = self.gpu.pipeline(kernel, variant)?;
+        #[cfg(test)]
+        {
+            self.differs |= kernel.narrows;
+        }
+        let pipeline = self.gpu.pipeline(kernel, variant, self.narrow)?;
         let group = self.bind_group(kernel, variant, &pipeline, tensors);
         let compute = self.compute.get_or_insert_with(|| {
             self.encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()).forget_lifetime()
@@ -212,7 +224,7 @@ impl<'g> Pass<'g> {
             let buffer = tensor.buffer();
             (buffer.id, if buffer.capacity <= limit { buffer.capacity } else { tensor.bytes() })
         });
-        let key = (kernel.key(variant), sizes.collect::<Vec<_>>());
+        let key = (kernel.key(variant, self.narrow), sizes.collect::<Vec<_>>());
         let mut cache = lock(&inner.bind_groups);
         if let Some(group) = cache.groups.get(&key) {
             return group.clone();

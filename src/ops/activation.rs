@@ -1,5 +1,6 @@
 //! The activations BERT checkpoints name in `hidden_act`.
 
+use super::BLOCK;
 use crate::error::Result;
 use crate::gpu::{Constants, Kernel, Pass, Tensor, spread};
 
@@ -16,21 +17,20 @@ pub(crate) enum Activation {
 
 const VARIANTS: &[Constants] = &[&[("KIND", 0.0)], &[("KIND", 1.0)], &[("KIND", 2.0)]];
 const SOURCE: &str = include_str!("../../shaders/activation.wgsl");
-pub(crate) static FORWARD: Kernel = Kernel { file: "activation", source: SOURCE, entry: "forward", variants: VARIANTS };
-pub(crate) static BACKWARD: Kernel =
-    Kernel { file: "activation", source: SOURCE, entry: "backward", variants: VARIANTS };
+pub(crate) static FORWARD: Kernel = Kernel::new("activation", SOURCE, "forward", VARIANTS).narrowing();
+pub(crate) static BACKWARD: Kernel = Kernel::new("activation", SOURCE, "backward", VARIANTS).narrowing();
 
 /// y = f(x)
 pub(crate) fn forward(pass: &mut Pass, kind: Activation, x: &Tensor) -> Result<Tensor> {
     let y = pass.alloc(x.shape())?;
-    pass.dispatch(&FORWARD, kind as usize, &[x, &y], &(x.len() as u32), spread(x.len().div_ceil(256)))?;
+    pass.dispatch(&FORWARD, kind as usize, &[x, &y], &(x.len() as u32), spread(x.len().div_ceil(BLOCK)))?;
     Ok(y)
 }
 
 /// dx = dy f'(x)
 pub(crate) fn backward(pass: &mut Pass, kind: Activation, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let dx = pass.alloc(x.shape())?;
-    pass.dispatch(&BACKWARD, kind as usize, &[x, dy, &dx], &(x.len() as u32), spread(x.len().div_ceil(256)))?;
+    pass.dispatch(&BACKWARD, kind as usize, &[x, dy, &dx], &(x.len() as u32), spread(x.len().div_ceil(BLOCK)))?;
     Ok(dx)
 }
 

@@ -1,15 +1,16 @@
 //! Global-norm clipping and AdamW (Loshchilov and Hutter, arXiv 1711.05101) as `torch.optim.AdamW` computes it.
 
+use super::BLOCK;
 use crate::error::Result;
 use crate::gpu::{Kernel, Pass, Tensor, spread};
 
 const SOURCE: &str = include_str!("../../shaders/adamw.wgsl");
-pub(crate) static SUM_OF_SQUARES: Kernel = Kernel::plain("adamw", SOURCE, "sum_of_squares");
-pub(crate) static CLIP: Kernel = Kernel::plain("adamw", SOURCE, "clip");
-pub(crate) static ADAMW: Kernel = Kernel::plain("adamw", SOURCE, "adamw");
+pub(crate) static SUM_OF_SQUARES: Kernel = Kernel::plain("adamw", SOURCE, "sum_of_squares").narrowing();
+pub(crate) static CLIP: Kernel = Kernel::plain("adamw", SOURCE, "clip").narrowing();
+pub(crate) static ADAMW: Kernel = Kernel::plain("adamw", SOURCE, "adamw").narrowing();
 
 /// Elements whose squares one workgroup sums; the shader's `BLOCK`.
-const BLOCK: usize = 16_384;
+const SUM_BLOCK: usize = 16_384;
 
 /// The shader's immediates; each entry point reads those it needs.
 #[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
@@ -32,12 +33,12 @@ struct Params {
 /// Returns \[norm, coefficient\]: the 2-norm of all gradients together, and `min(1, max_norm / (norm + 1e-6))`, or 1
 /// where `max_norm` is 0. Where the gradients are `loss_scale` times as large as they should be, that is taken out of both.
 pub(crate) fn clip(pass: &mut Pass, gradients: &[&Tensor], max_norm: f32, loss_scale: f32) -> Result<Tensor> {
-    let blocks: usize = gradients.iter().map(|gradient| gradient.len().div_ceil(BLOCK)).sum();
+    let blocks: usize = gradients.iter().map(|gradient| gradient.len().div_ceil(SUM_BLOCK)).sum();
     let partials = pass.alloc(&[blocks])?;
     let mut first = 0;
     for gradient in gradients {
         let params = Params { len: gradient.len() as u32, first: first as u32, ..Default::default() };
-        let blocks = gradient.len().div_ceil(BLOCK);
+        let blocks = gradient.len().div_ceil(SUM_BLOCK);
         pass.dispatch(&SUM_OF_SQUARES, 0, &[gradient, &partials], &params, spread(blocks))?;
         first += blocks;
     }
@@ -86,7 +87,7 @@ pub(crate) fn adamw(pass: &mut Pass, arrays: AdamW, step: Step) -> Result<()> {
         sqrt_correction2: (1.0 - beta2.powi(steps)).sqrt() as f32,
         ..Default::default()
     };
-    let grid = spread(value.len().div_ceil(256));
+    let grid = spread(value.len().div_ceil(BLOCK));
     pass.dispatch(&ADAMW, 0, &[gradient, clip, value, m, v], &params, grid)
 }
 

@@ -7,7 +7,7 @@ use crate::gpu::{Constants, Kernel, Pass, Tensor, spread};
 const SOURCE: &str = concat!(include_str!("../../shaders/random.wgsl"), include_str!("../../shaders/attention.wgsl"));
 const VARIANTS: &[Constants] = &[&[("DROPOUT", 0.0)], &[("DROPOUT", 1.0)]];
 const fn kernel(entry: &'static str) -> Kernel {
-    Kernel { file: "attention", source: SOURCE, entry, variants: VARIANTS }
+    Kernel::new("attention", SOURCE, entry, VARIANTS)
 }
 pub(crate) static FORWARD: Kernel = kernel("forward");
 pub(crate) static BACKWARD_QUERY: Kernel = kernel("backward_query");

@@ -16,10 +16,42 @@ pub(crate) fn f64s(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&x| f64::from(x)).collect()
 }
 
-/// Records, submits, and reads back the tensors that `record` returns. Fails where a kernel wrote beyond a tensor's end.
-pub(crate) fn run(gpu: &Gpu, record: impl FnOnce(&mut Pass) -> Result<Vec<Tensor>>) -> Vec<Vec<f32>> {
+/// Records, submits, and reads back the tensors that `record` returns. Fails where a kernel wrote beyond a tensor's end, and
+/// where workgroups of one vector and wide ones disagree: an adapter takes one kind, and is tested with both.
+pub(crate) fn run(gpu: &Gpu, record: impl FnMut(&mut Pass) -> Result<Vec<Tensor>>) -> Vec<Vec<f32>> {
+    run_within(2e-5, gpu, record)
+}
+
+/// The same where the two kinds of workgroups may differ by so much, as [`assert_close`] has it.
+pub(crate) fn run_within(
+    tolerance: f32,
+    gpu: &Gpu,
+    mut record: impl FnMut(&mut Pass) -> Result<Vec<Tensor>>,
+) -> Vec<Vec<f32>> {
+    let (got, differs) = run_once(gpu, gpu.is_software(), &mut record);
+    if differs {
+        let (other, _) = run_once(gpu, !gpu.is_software(), &mut record);
+        for (i, (got, other)) in got.iter().zip(&other).enumerate() {
+            assert_eq!(got.len(), other.len());
+            for (got, other) in got.iter().zip(other) {
+                let same = got.to_bits() == other.to_bits() || (got - other).abs() <= tolerance * (1.0 + got.abs());
+                assert!(same, "output {i}: {got} and {other} by the size of workgroups");
+            }
+        }
+    }
+    got
+}
+
+/// And whether the size of workgroups makes a difference.
+fn run_once(
+    gpu: &Gpu,
+    narrow: bool,
+    record: &mut impl FnMut(&mut Pass) -> Result<Vec<Tensor>>,
+) -> (Vec<Vec<f32>>, bool) {
     let mut pass = Pass::new(gpu);
+    pass.narrow = narrow;
     let tensors = record(&mut pass).unwrap();
+    let differs = pass.differs;
     let downloads: Vec<_> = tensors.iter().map(|tensor| pass.download(tensor).unwrap()).collect();
     let handed_out = std::mem::take(&mut pass.handed_out);
     let whole: Vec<_> = handed_out.iter().map(|tensor| (tensor, pass.download(&tensor.whole()).unwrap())).collect();
@@ -28,7 +60,7 @@ pub(crate) fn run(gpu: &Gpu, record: impl FnOnce(&mut Pass) -> Result<Vec<Tensor
         let words: Vec<u32> = download.wait(gpu).unwrap();
         assert!(words[tensor.len()..].iter().all(|&word| word == GUARD), "written beyond the end of {tensor:?}");
     }
-    downloads.into_iter().map(|download| download.wait(gpu).unwrap()).collect()
+    (downloads.into_iter().map(|download| download.wait(gpu).unwrap()).collect(), differs)
 }
 
 /// Fails where `|got - want| > tolerance * (1 + |want|)`, or where `got` is not finite.

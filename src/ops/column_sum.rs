@@ -8,12 +8,8 @@ const VARIANTS: &[Constants] = &[&[("ACCUMULATE", 0.0)], &[("ACCUMULATE", 1.0)]]
 const WRITE: usize = 0;
 const ADD: usize = 1;
 
-pub(crate) static COLUMN_SUM: Kernel = Kernel {
-    file: "column_sum",
-    source: include_str!("../../shaders/column_sum.wgsl"),
-    entry: "column_sum",
-    variants: VARIANTS,
-};
+pub(crate) static COLUMN_SUM: Kernel =
+    Kernel::new("column_sum", include_str!("../../shaders/column_sum.wgsl"), "column_sum", VARIANTS).narrowing();
 
 /// Rows one thread adds up before its sum goes to memory: bounds both the rounding error and the longest serial chain.
 pub(crate) const ROWS_PER_BLOCK: usize = 128;

@@ -4,12 +4,9 @@ use crate::error::Result;
 use crate::gpu::{Constants, Kernel, Pass, Tensor, spread};
 
 const VARIANTS: &[Constants] = &[&[("GRADIENT", 0.0)], &[("GRADIENT", 1.0)]];
-pub(crate) static CROSS_ENTROPY: Kernel = Kernel {
-    file: "cross_entropy",
-    source: include_str!("../../shaders/cross_entropy.wgsl"),
-    entry: "cross_entropy",
-    variants: VARIANTS,
-};
+pub(crate) static CROSS_ENTROPY: Kernel =
+    Kernel::new("cross_entropy", include_str!("../../shaders/cross_entropy.wgsl"), "cross_entropy", VARIANTS)
+        .narrowing();
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::gpu::{Kernel, Pass, Tensor, spread};
 
 const SOURCE: &str = concat!(include_str!("../../shaders/random.wgsl"), include_str!("../../shaders/dropout.wgsl"));
-pub(crate) static APPLY: Kernel = Kernel::plain("dropout", SOURCE, "apply");
+pub(crate) static APPLY: Kernel = Kernel::plain("dropout", SOURCE, "apply").narrowing();
 
 /// One of the network's dropouts.
 #[derive(Clone, Copy, Debug)]

@@ -6,9 +6,8 @@ use crate::gpu::{Constants, Kernel, Pass, Tensor, spread};
 
 const SOURCE: &str = include_str!("../../shaders/embedding.wgsl");
 const VARIANTS: &[Constants] = &[&[("ACCUMULATE", 0.0)], &[("ACCUMULATE", 1.0)]];
-pub(crate) static FORWARD: Kernel = Kernel::plain("embedding", SOURCE, "forward");
-pub(crate) static SUM_ROWS: Kernel =
-    Kernel { file: "embedding", source: SOURCE, entry: "sum_rows", variants: VARIANTS };
+pub(crate) static FORWARD: Kernel = Kernel::plain("embedding", SOURCE, "forward").narrowing();
+pub(crate) static SUM_ROWS: Kernel = Kernel::new("embedding", SOURCE, "sum_rows", VARIANTS).narrowing();
 const WRITE: usize = 0;
 const ADD: usize = 1;
 

@@ -1,15 +1,17 @@
 //! y = x in f16.
 
+use super::BLOCK;
 use crate::error::Result;
 use crate::gpu::{Kernel, Pass, Tensor, spread};
 
-pub(crate) static TO_HALF: Kernel = Kernel::plain("half", include_str!("../../shaders/half.wgsl"), "to_half");
+pub(crate) static TO_HALF: Kernel =
+    Kernel::plain("half", include_str!("../../shaders/half.wgsl"), "to_half").narrowing();
 
 /// Returns x rounded to f16, two values in an element of four bytes.
 pub(crate) fn to_half(pass: &mut Pass, x: &Tensor) -> Result<Tensor> {
     let words = x.len().div_ceil(2);
     let y = pass.alloc(&[words])?;
-    pass.dispatch(&TO_HALF, 0, &[x, &y], &(x.len() as u32), spread(words.div_ceil(256)))?;
+    pass.dispatch(&TO_HALF, 0, &[x, &y], &(x.len() as u32), spread(words.div_ceil(BLOCK)))?;
     Ok(y)
 }
 

@@ -29,6 +29,9 @@ pub(crate) mod check;
 #[cfg(test)]
 mod translate;
 
+/// Elements that a workgroup of an elementwise kernel takes; the shaders' BLOCK.
+const BLOCK: usize = 1024;
+
 /// Sizes of kernels that work on rows.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]

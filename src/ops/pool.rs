@@ -6,13 +6,11 @@ use crate::gpu::{Constants, Kernel, Pass, Tensor, spread};
 
 const SOURCE: &str = include_str!("../../shaders/pool.wgsl");
 const KINDS: &[Constants] = &[&[("KIND", 0.0)], &[("KIND", 1.0)], &[("KIND", 2.0)]];
-pub(crate) static POOL: Kernel = Kernel { file: "pool", source: SOURCE, entry: "pool", variants: KINDS };
-pub(crate) static POOL_BACKWARD: Kernel =
-    Kernel { file: "pool", source: SOURCE, entry: "pool_backward", variants: KINDS };
-pub(crate) static NORMALIZE: Kernel =
-    Kernel { file: "pool", source: SOURCE, entry: "normalize", variants: &[&[("KIND", 0.0)]] };
+pub(crate) static POOL: Kernel = Kernel::new("pool", SOURCE, "pool", KINDS).narrowing();
+pub(crate) static POOL_BACKWARD: Kernel = Kernel::new("pool", SOURCE, "pool_backward", KINDS).narrowing();
+pub(crate) static NORMALIZE: Kernel = Kernel::new("pool", SOURCE, "normalize", &[&[("KIND", 0.0)]]).narrowing();
 pub(crate) static NORMALIZE_BACKWARD: Kernel =
-    Kernel { file: "pool", source: SOURCE, entry: "normalize_backward", variants: &[&[("KIND", 0.0)]] };
+    Kernel::new("pool", SOURCE, "normalize_backward", &[&[("KIND", 0.0)]]).narrowing();
 
 /// Which vector; the discriminants are the shader's.
 #[derive(Clone, Copy, Debug)]

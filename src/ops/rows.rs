@@ -5,8 +5,8 @@ use crate::error::Result;
 use crate::gpu::{Kernel, Pass, Tensor, spread};
 
 const SOURCE: &str = include_str!("../../shaders/rows.wgsl");
-pub(crate) static GATHER: Kernel = Kernel::plain("rows", SOURCE, "gather");
-pub(crate) static SCATTER: Kernel = Kernel::plain("rows", SOURCE, "scatter");
+pub(crate) static GATHER: Kernel = Kernel::plain("rows", SOURCE, "gather").narrowing();
+pub(crate) static SCATTER: Kernel = Kernel::plain("rows", SOURCE, "scatter").narrowing();
 
 /// y\[i, :\] = x\[rows\[i\], :\]
 pub(crate) fn gather(pass: &mut Pass, x: &Tensor, rows: &Tensor) -> Result<Tensor> {

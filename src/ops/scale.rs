@@ -1,9 +1,10 @@
 //! y = factor * x
 
+use super::BLOCK;
 use crate::error::Result;
 use crate::gpu::{Kernel, Pass, Tensor, spread};
 
-pub(crate) static SCALE: Kernel = Kernel::plain("scale", include_str!("../../shaders/scale.wgsl"), "scale");
+pub(crate) static SCALE: Kernel = Kernel::plain("scale", include_str!("../../shaders/scale.wgsl"), "scale").narrowing();
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -16,7 +17,7 @@ struct Params {
 pub(crate) fn scale(pass: &mut Pass, x: &Tensor, factor: f32) -> Result<Tensor> {
     let y = pass.alloc(x.shape())?;
     let params = Params { len: x.len() as u32, factor };
-    pass.dispatch(&SCALE, 0, &[x, &y], &params, spread(x.len().div_ceil(256)))?;
+    pass.dispatch(&SCALE, 0, &[x, &y], &params, spread(x.len().div_ceil(BLOCK)))?;
     Ok(y)
 }
 

@@ -105,12 +105,12 @@ macro_rules! common {
 
 macro_rules! kernel {
     ($name:literal, $before:expr, $source:literal, $variants:expr) => {
-        Kernel {
-            file: $name,
-            source: concat!($before, include_str!(concat!("../../shaders/", $source, ".wgsl"))),
-            entry: "gemm",
-            variants: $variants,
-        }
+        Kernel::new(
+            $name,
+            concat!($before, include_str!(concat!("../../shaders/", $source, ".wgsl"))),
+            "gemm",
+            $variants,
+        )
     };
 }
 
@@ -150,7 +150,7 @@ fn has_subgroups_of_8(gpu: &Gpu) -> bool {
 /// Mesa before 26 compiles these kernels for minutes, and runs them slowly.
 fn takes_arrays_apart(gpu: &Gpu) -> bool {
     let old = gpu.adapter().mesa_version().is_some_and(|version| version < 26);
-    has_subgroups_of_8(gpu) && !(old && gpu.adapter().device_type == "cpu")
+    has_subgroups_of_8(gpu) && !(old && gpu.is_software())
 }
 
 /// Cooperative matrices of this edge, for subgroups that all have so many lanes.
@@ -330,7 +330,7 @@ impl Rows {
 fn preferred(gpu: &Gpu, rows: Rows) -> &'static [&'static str] {
     let adapter = gpu.adapter();
     // Measured: see ARCHITECTURE.md.
-    match (adapter.device_type == "cpu", adapter.mesa_version() >= Some(26), rows) {
+    match (gpu.is_software(), adapter.mesa_version() >= Some(26), rows) {
         (true, true, Rows::Few) => &["vectors-16", "subgroup", "tiled"],
         (true, true, Rows::Some) => &["vectors-32", "subgroup", "tiled"],
         (true, true, Rows::Many) => &["vectors-64", "subgroup", "tiled"],

@@ -4,7 +4,7 @@
 use naga::back::{hlsl, msl, pipeline_constants::process_overrides};
 use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 
-use crate::gpu::{Constants, Kernel};
+use crate::gpu::Kernel;
 
 /// Every kernel of the crate but the GEMMs.
 const OTHERS: &[&Kernel] = &[
@@ -57,7 +57,7 @@ fn validator() -> Validator {
     validator
 }
 
-fn translate(kernel: &Kernel, constants: Constants) {
+fn translate(kernel: &Kernel, constants: &[(&'static str, f64)]) {
     let what = format!("{}::{} {constants:?}", kernel.file, kernel.entry);
     let module = naga::front::wgsl::parse_str(kernel.source).unwrap_or_else(|e| panic!("{what}: {e}"));
     let info = validator().validate(&module).unwrap_or_else(|e| panic!("{what}: {e:?}"));
@@ -131,6 +131,9 @@ fn every_variant_translates_to_metal_and_dx12_within_default_limits() {
     for kernel in kernels() {
         for constants in kernel.variants {
             translate(kernel, constants);
+            if let Some(narrowed) = kernel.narrowed() {
+                translate(kernel, &[*constants, &[narrowed]].concat());
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::gpu::{Constants, Kernel, Pass, Tensor, spread};
 const SOURCE: &str = include_str!("../../shaders/triplet.wgsl");
 const METRICS: &[Constants] = &[&[("METRIC", 0.0)], &[("METRIC", 1.0)]];
 const fn kernel(entry: &'static str) -> Kernel {
-    Kernel { file: "triplet", source: SOURCE, entry, variants: METRICS }
+    Kernel::new("triplet", SOURCE, entry, METRICS)
 }
 pub(crate) static CHOOSE: Kernel = kernel("choose");
 pub(crate) static LOSS: Kernel = kernel("loss");
