@@ -238,16 +238,20 @@ pub fn profile(shape: &Shape, options: &Options) -> Vec<Table> {
     let mut tables = Vec::new();
     for (name, request) in jobs {
         let column = ["retto".to_owned()];
-        let mut table = Table::new(format!("{name} by kernel, {}", shape.name), "ms", &column);
+        let mut table =
+            Table::new(format!("{name} by kernel, with its share and dispatches, {}", shape.name), "ms", &column);
         match retto.ask(&request) {
             Ok(answer) => {
-                let all = answer["milliseconds"].as_object().into_iter().flatten();
-                let mut all: Vec<(&String, f64)> = all.filter_map(|(k, ms)| Some((k, ms.as_f64()?))).collect();
-                let total: f64 = all.iter().map(|(_, ms)| ms).sum();
-                all.sort_by(|a, b| b.1.total_cmp(&a.1));
-                for (kernel, ms) in all {
-                    let share = format!(" {:.0} %", ms * 100.0 / total);
-                    table.row(kernel, vec![Ok(Cell::noted(Sample::new(vec![ms]), share))]);
+                let all = answer["kernels"].as_object().into_iter().flatten();
+                let numbers = |(k, pair): (&String, &Value)| Some((k.clone(), pair[0].as_f64()?, pair[1].as_f64()?));
+                let mut all: Vec<(String, f64, f64)> = all.filter_map(numbers).collect();
+                let total = |of: fn(&(String, f64, f64)) -> f64| all.iter().map(of).sum::<f64>();
+                let (dispatches, total) = (total(|kernel| kernel.1), total(|kernel| kernel.2));
+                all.sort_by(|a, b| b.2.total_cmp(&a.2));
+                all.insert(0, ("all".into(), dispatches, total));
+                for (kernel, dispatches, ms) in all {
+                    let note = format!(" {:.0} % in {dispatches:.0}", ms * 100.0 / total);
+                    table.row(kernel, vec![Ok(Cell::noted(Sample::new(vec![ms]), note))]);
                 }
             }
             Err(reason) => table.row("all", vec![Err(reason)]),

@@ -80,7 +80,7 @@ fn fill(model: &Model, request: &Value, budget: Duration) -> Answer {
     Ok(json!({ "seconds": seconds, "answers": first }))
 }
 
-/// Milliseconds by kernel of one query, or of one training step where there is a file, each dispatch by itself.
+/// Dispatches and their milliseconds by kernel of one query, or of one training step where there is a file, each dispatch by itself.
 fn profile(model: &Model, request: &Value) -> Answer {
     const QUERIES: u32 = 5;
     let texts: Vec<String> = serde_json::from_value(request["texts"].clone()).unwrap_or_default();
@@ -99,8 +99,11 @@ fn profile(model: &Model, request: &Value) -> Answer {
     // Training's warm-up step is one more.
     let runs = if texts.is_empty() { runs + 1 } else { runs };
     let profile = retto::bench::profile::finish();
-    let each = |(kernel, (_, time)): (String, (u64, Duration))| (kernel, time.as_secs_f64() * 1e3 / f64::from(runs));
-    Ok(json!({ "milliseconds": profile.into_iter().map(each).collect::<std::collections::BTreeMap<_, _>>() }))
+    let each = |(kernel, (dispatches, time)): (String, (u64, Duration))| {
+        let runs = f64::from(runs);
+        (kernel, [dispatches as f64 / runs, time.as_secs_f64() * 1e3 / runs])
+    };
+    Ok(json!({ "kernels": profile.into_iter().map(each).collect::<std::collections::BTreeMap<_, _>>() }))
 }
 
 /// The same job as the peers': lines of similar length together, dropout as the config says, clipping, AdamW.

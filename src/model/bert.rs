@@ -93,11 +93,12 @@ impl Bert {
     pub(crate) fn compile_ahead(gpu: &Gpu, config: &BertConfig) {
         let (hidden, wide) = (config.hidden_size as u32, config.intermediate_size as u32);
         let activation = config.hidden_act.op() as usize;
+        let attention = ops::attention::Way::of(gpu, config.head_size());
         let others = [
             (&ops::embedding::FORWARD, 0),
             (&ops::layer_norm::FORWARD, 0),
             (&ops::layer_norm::FORWARD, 1),
-            (&ops::attention::FORWARD, 0),
+            (&attention.kernels().forward, attention.variant(false)),
             (&ops::activation::FORWARD, activation),
             (&ops::rows::GATHER, 0),
         ];
@@ -236,7 +237,7 @@ impl Bert {
     /// The encoder's output, \[tokens, hidden\].
     pub(crate) fn encode(&self, pass: &mut Pass, batch: &PackedBatch) -> Result<Tensor> {
         self.check(batch)?;
-        let batch = DeviceBatch::new(pass, batch, None)?;
+        let batch = DeviceBatch::new(pass, self.config.head_size(), batch, None)?;
         let (mut hidden_states, _) = self.embeddings.forward(pass, &batch)?;
         for layer in &self.layers {
             (hidden_states, _) = layer.forward(pass, &batch, hidden_states)?;
@@ -308,7 +309,7 @@ impl Bert {
 
     /// The encoder's output, and what its backward pass needs.
     fn forward_kept(&self, pass: &mut Pass, batch: &PackedBatch, options: TrainOptions) -> Result<(Tensor, Kept)> {
-        let device = DeviceBatch::new(pass, batch, options.dropout_keys)?;
+        let device = DeviceBatch::new(pass, self.config.head_size(), batch, options.dropout_keys)?;
         let (mut hidden_states, embeddings) = self.embeddings.forward(pass, &device)?;
         let mut layers = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {

@@ -205,6 +205,11 @@ impl BertConfig {
         Ok(())
     }
 
+    /// Numbers of a head's queries, keys and values.
+    pub(crate) fn head_size(&self) -> usize {
+        self.hidden_size / self.num_attention_heads
+    }
+
     /// The file's contents: what was read, with this crate's fields as they are now.
     pub(crate) fn to_json(&self, architecture: &str) -> Value {
         let mut raw = self.raw.clone();

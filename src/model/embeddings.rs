@@ -29,20 +29,26 @@ pub(crate) struct DeviceBatch {
     position_ids: Tensor,
     token_type_ids: Tensor,
     /// The attention's work list.
-    pub(crate) blocks: Tensor,
+    pub(crate) blocks: attention::Blocks,
     /// u32 \[tokens\]: what dropout draws from.
     dropout_keys: Option<Tensor>,
 }
 
 impl DeviceBatch {
-    pub(crate) fn new(pass: &mut Pass, batch: &PackedBatch, dropout_keys: Option<&[u32]>) -> Result<Self> {
+    /// For heads of this size.
+    pub(crate) fn new(
+        pass: &mut Pass,
+        head_size: usize,
+        batch: &PackedBatch,
+        dropout_keys: Option<&[u32]>,
+    ) -> Result<Self> {
         let tokens = batch.input_ids.len();
-        let blocks = attention::blocks(&batch.cu_seqlens);
+        let way = attention::Way::of(pass.gpu(), head_size);
         Ok(Self {
             input_ids: pass.upload(&[tokens], &batch.input_ids)?,
             position_ids: pass.upload(&[tokens], &batch.position_ids)?,
             token_type_ids: pass.upload(&[tokens], &batch.token_type_ids)?,
-            blocks: pass.upload(&[blocks.len(), 4], &blocks)?,
+            blocks: attention::Blocks::upload(pass, way, &batch.cu_seqlens)?,
             dropout_keys: dropout_keys.map(|keys| pass.upload(&[tokens], keys)).transpose()?,
         })
     }

@@ -1,20 +1,84 @@
 //! Multi-head self-attention over packed sequences, each attending to itself alone.
 
 use super::dropout::Dropout;
+use super::tilings::takes_arrays_apart;
 use crate::error::Result;
-use crate::gpu::{Constants, Kernel, Pass, Tensor, spread};
+use crate::gpu::{Constants, Gpu, Kernel, Pass, Tensor, spread};
 
 const SOURCE: &str = concat!(include_str!("../../shaders/random.wgsl"), include_str!("../../shaders/attention.wgsl"));
 const VARIANTS: &[Constants] = &[&[("DROPOUT", 0.0)], &[("DROPOUT", 1.0)]];
-const fn kernel(entry: &'static str) -> Kernel {
-    Kernel::new("attention", SOURCE, entry, VARIANTS)
-}
-pub(crate) static FORWARD: Kernel = kernel("forward");
-pub(crate) static BACKWARD_QUERY: Kernel = kernel("backward_query");
-pub(crate) static BACKWARD_KEY: Kernel = kernel("backward_key");
+const VECTORS: &str =
+    concat!(include_str!("../../shaders/random.wgsl"), include_str!("../../shaders/attention_vectors.wgsl"));
+/// The heads of nearly every BERT.
+const VECTOR_HEADS: [usize; 2] = [32, 64];
+const VECTOR_VARIANTS: &[Constants] = &[
+    &[("HEAD_SIZE", 32.0), ("DROPOUT", 0.0)],
+    &[("HEAD_SIZE", 32.0), ("DROPOUT", 1.0)],
+    &[("HEAD_SIZE", 64.0), ("DROPOUT", 0.0)],
+    &[("HEAD_SIZE", 64.0), ("DROPOUT", 1.0)],
+];
 
-/// Rows of one sequence that a workgroup takes; the shader's `ROWS`.
-const ROWS: u32 = 4;
+/// The kernels of one way to compute it.
+pub(crate) struct Kernels {
+    pub(crate) forward: Kernel,
+    pub(crate) backward_query: Kernel,
+    pub(crate) backward_key: Kernel,
+}
+
+const fn kernels(file: &'static str, source: &'static str, variants: &'static [Constants]) -> Kernels {
+    Kernels {
+        forward: Kernel::new(file, source, "forward", variants),
+        backward_query: Kernel::new(file, source, "backward_query", variants),
+        backward_key: Kernel::new(file, source, "backward_key", variants),
+    }
+}
+
+pub(crate) static ANY: Kernels = kernels("attention", SOURCE, VARIANTS);
+pub(crate) static OF_VECTORS: Kernels = kernels("attention_vectors", VECTORS, VECTOR_VARIANTS);
+
+/// The ways to compute it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Any head, on any adapter.
+    Any,
+    /// A row a lane, for software adapters and heads of [`VECTOR_HEADS`], of which this is the index.
+    Vectors(usize),
+}
+
+impl Way {
+    /// The faster one, for heads of this size.
+    pub(crate) fn of(gpu: &Gpu, head_size: usize) -> Self {
+        if gpu.is_software() { Self::vectors(gpu, head_size) } else { None }.unwrap_or(Self::Any)
+    }
+
+    /// [`Way::Vectors`], where they can be had.
+    pub(crate) fn vectors(gpu: &Gpu, head_size: usize) -> Option<Self> {
+        let index = VECTOR_HEADS.iter().position(|&size| size == head_size)?;
+        takes_arrays_apart(gpu).then_some(Self::Vectors(index))
+    }
+
+    /// Rows of one sequence that a workgroup takes; of the shader of [`Way::Any`] its `ROWS`.
+    fn rows(self) -> u32 {
+        match self {
+            Self::Any => 4,
+            Self::Vectors(_) => 16,
+        }
+    }
+
+    pub(crate) fn kernels(self) -> &'static Kernels {
+        match self {
+            Self::Any => &ANY,
+            Self::Vectors(_) => &OF_VECTORS,
+        }
+    }
+
+    pub(crate) fn variant(self, has_dropout: bool) -> usize {
+        match self {
+            Self::Any => usize::from(has_dropout),
+            Self::Vectors(head) => 2 * head + usize::from(has_dropout),
+        }
+    }
+}
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -28,11 +92,25 @@ struct Sizes {
     kept: f32,
 }
 
-/// The work list of a batch: (first row, rows, start and end of the sequence) for every up to four rows.
-pub(crate) fn blocks(cu_seqlens: &[u32]) -> Vec<[u32; 4]> {
+/// The work list of a batch, for one way to compute its attention.
+pub(crate) struct Blocks {
+    way: Way,
+    /// u32 \[blocks, 4\]
+    list: Tensor,
+}
+
+impl Blocks {
+    pub(crate) fn upload(pass: &mut Pass, way: Way, cu_seqlens: &[u32]) -> Result<Self> {
+        let list = blocks(cu_seqlens, way.rows());
+        Ok(Self { way, list: pass.upload(&[list.len(), 4], &list)? })
+    }
+}
+
+/// (first row, rows, start and end of the sequence) for every up to so many rows.
+fn blocks(cu_seqlens: &[u32], rows: u32) -> Vec<[u32; 4]> {
     let sequences = cu_seqlens.windows(2).map(|pair| (pair[0], pair[1]));
     let block = |(start, end): (u32, u32)| {
-        (start..end).step_by(ROWS as usize).map(move |row| [row, ROWS.min(end - row), start, end])
+        (start..end).step_by(rows as usize).map(move |row| [row, rows.min(end - row), start, end])
     };
     sequences.flat_map(block).collect()
 }
@@ -40,8 +118,7 @@ pub(crate) fn blocks(cu_seqlens: &[u32]) -> Vec<[u32; 4]> {
 /// What forward and backward share.
 #[derive(Clone, Copy)]
 pub(crate) struct Attention<'t> {
-    /// u32 \[blocks, 4\], from [`blocks`]
-    pub(crate) blocks: &'t Tensor,
+    pub(crate) blocks: &'t Blocks,
     /// \[tokens, 3 * hidden\]: queries, keys, values
     pub(crate) qkv: &'t Tensor,
     pub(crate) heads: usize,
@@ -57,7 +134,7 @@ impl Attention<'_> {
             site: self.dropout.map_or(0, |dropout| dropout.site),
             threshold,
             kept,
-            blocks: self.blocks.rows() as u32,
+            blocks: self.blocks.list.rows() as u32,
             heads: self.heads as u32,
             head_size: head_size as u32,
             scale: (1.0 / (head_size as f64).sqrt()) as f32,
@@ -65,16 +142,17 @@ impl Attention<'_> {
     }
 
     fn variant(&self) -> usize {
-        usize::from(self.dropout.is_some())
+        self.blocks.way.variant(self.dropout.is_some())
     }
 
     /// Without dropout its binding is not read; any read-only tensor serves.
     fn keys(&self) -> &Tensor {
-        self.dropout.map_or(self.blocks, |dropout| dropout.keys)
+        self.dropout.map_or(&self.blocks.list, |dropout| dropout.keys)
     }
 
     fn grid(&self) -> [usize; 3] {
-        let [x, y, _] = spread(self.blocks.rows());
+        let [x, y, _] = spread(self.blocks.list.rows());
+        // Of wide heads a workgroup takes a part; vectors are for no head so wide.
         [x, y, self.heads * (self.sizes().head_size as usize).div_ceil(64)]
     }
 }
@@ -90,8 +168,8 @@ pub(crate) fn forward(pass: &mut Pass, attention: Attention) -> Result<(Tensor, 
     let Attention { blocks, qkv, heads, .. } = attention;
     let context = pass.alloc(&[qkv.rows(), qkv.columns() / 3])?;
     let lse = pass.alloc(&[qkv.rows(), heads])?;
-    let tensors = [blocks, qkv, &context, &lse, attention.keys()];
-    pass.dispatch(&FORWARD, attention.variant(), &tensors, &attention.sizes(), attention.grid())?;
+    let tensors = [&blocks.list, qkv, &context, &lse, attention.keys()];
+    pass.dispatch(&blocks.way.kernels().forward, attention.variant(), &tensors, &attention.sizes(), attention.grid())?;
     Ok((context, Saved { lse }))
 }
 
@@ -108,10 +186,11 @@ pub(crate) fn backward(
     let delta = pass.alloc(saved.lse.shape())?;
     let (sizes, grid) = (attention.sizes(), attention.grid());
     let (variant, keys) = (attention.variant(), attention.keys());
-    let tensors = [blocks, qkv, context, &saved.lse, dcontext, &delta, &dqkv, keys];
-    pass.dispatch(&BACKWARD_QUERY, variant, &tensors, &sizes, grid)?;
-    let tensors = [blocks, qkv, &saved.lse, &delta, dcontext, &dqkv, keys];
-    pass.dispatch(&BACKWARD_KEY, variant, &tensors, &sizes, grid)?;
+    let kernels = blocks.way.kernels();
+    let tensors = [&blocks.list, qkv, context, &saved.lse, dcontext, &delta, &dqkv, keys];
+    pass.dispatch(&kernels.backward_query, variant, &tensors, &sizes, grid)?;
+    let tensors = [&blocks.list, qkv, &saved.lse, &delta, dcontext, &dqkv, keys];
+    pass.dispatch(&kernels.backward_key, variant, &tensors, &sizes, grid)?;
     Ok(dqkv)
 }
 
@@ -215,8 +294,8 @@ mod tests {
 
     #[test]
     fn blocks_cover_every_row_once() {
-        assert_eq!(blocks(&[0, 5, 5, 6]), [[0, 4, 0, 5], [4, 1, 0, 5], [5, 1, 5, 6]]);
-        assert!(blocks(&[0]).is_empty());
+        assert_eq!(blocks(&[0, 5, 5, 6], 4), [[0, 4, 0, 5], [4, 1, 0, 5], [5, 1, 5, 6]]);
+        assert!(blocks(&[0], 4).is_empty());
     }
 
     #[test]
@@ -239,17 +318,21 @@ mod tests {
             Shape { cu_seqlens: &[0, 128, 257], heads: 1, head_size: 8, probability: 0.1 }, // on and beyond a piece
             Shape { cu_seqlens: &[0, 300], heads: 2, head_size: 5, probability: 0.0 },
             Shape { cu_seqlens: &[0, 9, 17], heads: 2, head_size: 72, probability: 0.5 }, // wider than a workgroup
+            Shape { cu_seqlens: &[0, 1, 8, 16, 25, 58], heads: 2, head_size: 32, probability: 0.0 },
+            Shape { cu_seqlens: &[0, 1, 8, 16, 25, 58], heads: 2, head_size: 32, probability: 0.2 },
+            Shape { cu_seqlens: &[0, 17, 30, 165], heads: 1, head_size: 64, probability: 0.0 },
+            Shape { cu_seqlens: &[0, 17, 30, 60], heads: 3, head_size: 64, probability: 0.3 },
         ];
-        for shape in shapes {
+        let ways = |shape| [Some(Way::Any), Way::vectors(&gpu, shape)].into_iter().flatten();
+        for (shape, way) in shapes.iter().flat_map(|shape| ways(shape.head_size).map(move |way| (shape, way))) {
             let (tokens, hidden) = (shape.tokens(), shape.hidden());
             let Shape { cu_seqlens, heads, head_size, probability } = shape;
-            let what = format!("{cu_seqlens:?} x {heads} x {head_size}, dropout {probability}");
+            let what = format!("{way:?}: {cu_seqlens:?} x {heads} x {head_size}, dropout {probability}");
             // Large enough scores that softmax is far from uniform.
             let qkv: Vec<f32> = random(tokens * 3 * hidden, 1).iter().map(|x| x * 3.0).collect();
             let dcontext = random(tokens * hidden, 2);
-            let list = blocks(shape.cu_seqlens);
             let got = run(&gpu, |pass| {
-                let blocks = pass.upload(&[list.len(), 4], &list)?;
+                let blocks = Blocks::upload(pass, way, shape.cu_seqlens)?;
                 let qkv = pass.upload(&[tokens, 3 * hidden], &qkv)?;
                 let dcontext = pass.upload(&[tokens, hidden], &dcontext)?;
                 let keys = pass.upload(&[tokens], &shape.keys())?;
