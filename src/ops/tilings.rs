@@ -18,8 +18,8 @@ pub(crate) struct Tiling {
     pub(crate) first_variant: usize,
     pub(crate) rows: usize,
     pub(crate) columns: usize,
-    /// The length of B's rows, as stored, has to be a multiple of this.
-    granule: u32,
+    /// The lengths of A's rows and of B's, as stored, have to be multiples of these.
+    granules: [u32; 2],
     runs_on: fn(&Gpu) -> bool,
 }
 
@@ -120,9 +120,27 @@ static SUBGROUP: Kernel = kernel!("gemm_subgroup", "alias Element = f32;\n", "ge
 static SUBGROUP_F16: Kernel =
     kernel!("gemm_subgroup_f16", "enable f16;\nalias Element = f16;\n", "gemm_subgroup", PLAIN);
 static PAIRS: Kernel = kernel!("gemm_pairs", common!(), "gemm_pairs", PLAIN);
-static VECTOR: Kernel = kernel!("gemm_vectors", concat!("alias Element = f32;\n", common!()), "gemm_vectors", VECTORS);
-static VECTOR_F16: Kernel =
-    kernel!("gemm_vectors_f16", concat!("enable f16;\nalias Element = f16;\n", common!()), "gemm_vectors", VECTORS);
+static VECTOR: Kernel = kernel!(
+    "gemm_vectors",
+    concat!(
+        common!(),
+        include_str!("../../shaders/gemm_vectors_block.wgsl"),
+        include_str!("../../shaders/gemm_vectors_pairs.wgsl")
+    ),
+    "gemm_vectors",
+    VECTORS
+);
+static VECTOR_F16: Kernel = kernel!(
+    "gemm_vectors_f16",
+    concat!(
+        "enable f16;\nalias Element = f16;\n",
+        common!(),
+        include_str!("../../shaders/gemm_vectors_block.wgsl"),
+        include_str!("../../shaders/gemm_vectors_single.wgsl")
+    ),
+    "gemm_vectors",
+    VECTORS
+);
 static COOPERATIVE_8: Kernel = kernel!(
     "gemm_cooperative_8",
     "enable f16;\nenable wgpu_cooperative_matrix;\nconst EDGE = 8u;\nalias MatrixA = coop_mat8x8<f16, A>;\n\
@@ -150,7 +168,7 @@ fn has_subgroups_of_8(gpu: &Gpu) -> bool {
 /// Mesa before 26 compiles these kernels for minutes, and runs them slowly.
 pub(super) fn takes_arrays_apart(gpu: &Gpu) -> bool {
     let old = gpu.adapter().mesa_version().is_some_and(|version| version < 26);
-    has_subgroups_of_8(gpu) && !(old && gpu.is_software())
+    has_subgroups_of_8(gpu) && gpu.has_int64() && !(old && gpu.is_software())
 }
 
 /// Cooperative matrices of this edge, for subgroups that all have so many lanes.
@@ -167,7 +185,7 @@ pub(crate) static TILINGS: [Tiling; 10] = [
         first_variant: 0,
         rows: 64,
         columns: 64,
-        granule: 1,
+        granules: [1, 1],
         runs_on: |_| true,
     },
     Tiling {
@@ -177,7 +195,7 @@ pub(crate) static TILINGS: [Tiling; 10] = [
         first_variant: 0,
         rows: 16,
         columns: 128,
-        granule: 1,
+        granules: [1, 1],
         runs_on: has_subgroups_of_8,
     },
     Tiling {
@@ -187,7 +205,7 @@ pub(crate) static TILINGS: [Tiling; 10] = [
         first_variant: 0,
         rows: 16,
         columns: 32,
-        granule: 2,
+        granules: [1, 2],
         runs_on: |gpu| has_subgroups_of_8(gpu) && gpu.has_int64(),
     },
     Tiling {
@@ -197,7 +215,7 @@ pub(crate) static TILINGS: [Tiling; 10] = [
         first_variant: 0,
         rows: 16,
         columns: 64,
-        granule: 4,
+        granules: [2, 4],
         runs_on: takes_arrays_apart,
     },
     Tiling {
@@ -207,7 +225,7 @@ pub(crate) static TILINGS: [Tiling; 10] = [
         first_variant: FORMS.len(),
         rows: 32,
         columns: 64,
-        granule: 4,
+        granules: [2, 4],
         runs_on: takes_arrays_apart,
     },
     Tiling {
@@ -217,7 +235,7 @@ pub(crate) static TILINGS: [Tiling; 10] = [
         first_variant: 2 * FORMS.len(),
         rows: 64,
         columns: 64,
-        granule: 4,
+        granules: [2, 4],
         runs_on: takes_arrays_apart,
     },
     Tiling {
@@ -227,7 +245,7 @@ pub(crate) static TILINGS: [Tiling; 10] = [
         first_variant: 0,
         rows: 32,
         columns: 32,
-        granule: 1,
+        granules: [1, 1],
         runs_on: |gpu| has_cooperative(gpu, 8, 8),
     },
     Tiling {
@@ -237,7 +255,7 @@ pub(crate) static TILINGS: [Tiling; 10] = [
         first_variant: FORMS.len(),
         rows: 32,
         columns: 32,
-        granule: 1,
+        granules: [1, 1],
         runs_on: |gpu| has_cooperative(gpu, 8, 32),
     },
     Tiling {
@@ -247,7 +265,7 @@ pub(crate) static TILINGS: [Tiling; 10] = [
         first_variant: FORMS.len(),
         rows: 64,
         columns: 64,
-        granule: 1,
+        granules: [1, 1],
         runs_on: |gpu| has_cooperative(gpu, 16, 32),
     },
     Tiling {
@@ -257,7 +275,7 @@ pub(crate) static TILINGS: [Tiling; 10] = [
         first_variant: 2 * FORMS.len(),
         rows: 64,
         columns: 64,
-        granule: 1,
+        granules: [1, 1],
         runs_on: |gpu| has_cooperative(gpu, 16, 64),
     },
 ];
@@ -267,13 +285,14 @@ impl Tiling {
         (self.runs_on)(gpu)
     }
 
-    /// Whether B's rows, as stored, have a length this kernel can read.
+    /// Whether the rows of A and B, as stored, have lengths this kernel can read.
     pub(crate) fn fits(&self, form: Form, sizes: Sizes) -> bool {
-        let row = match form {
-            Form::Linear | Form::TransposedAdd => sizes.k,
-            Form::InputGradient | Form::InputGradientAdd | Form::WeightGradient => sizes.n,
+        let rows = match form {
+            Form::Linear | Form::TransposedAdd => [sizes.k, sizes.k],
+            Form::InputGradient | Form::InputGradientAdd => [sizes.k, sizes.n],
+            Form::WeightGradient => [sizes.m, sizes.n],
         };
-        row.is_multiple_of(self.granule)
+        rows.iter().zip(self.granules).all(|(row, granule)| row.is_multiple_of(granule))
     }
 
     /// Whether it is worth trying on so many rows: not where half of its tile would be beyond the end, if a smaller one is
