@@ -11,6 +11,7 @@ pub mod profile;
 mod tensor;
 
 pub use adapter::{Adapter, GpuOptions, PowerPreference};
+pub(crate) use cache::hash;
 pub use device::Gpu;
 pub(crate) use kernel::{Constants, Kernel};
 #[cfg(test)]

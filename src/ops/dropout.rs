@@ -48,7 +48,7 @@ pub(super) mod tests {
     use super::*;
     use crate::ops::check::{random, run};
 
-    fn pcg(value: u32) -> u32 {
+    pub(in crate::ops) fn pcg(value: u32) -> u32 {
         let state = value.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
         let word = ((state >> ((state >> 28) + 4)) ^ state).wrapping_mul(277_803_737);
         (word >> 22) ^ word

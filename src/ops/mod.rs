@@ -13,6 +13,7 @@ pub(crate) mod column_sum;
 pub(crate) mod cross_entropy;
 pub(crate) mod dropout;
 pub(crate) mod embedding;
+pub(crate) mod fingerprint;
 pub(crate) mod gemm;
 pub(crate) mod half;
 pub(crate) mod layer_norm;

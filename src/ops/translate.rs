@@ -26,6 +26,7 @@ const OTHERS: &[&Kernel] = &[
     &super::dropout::APPLY,
     &super::embedding::FORWARD,
     &super::embedding::SUM_ROWS,
+    &super::fingerprint::FINGERPRINT,
     &super::half::TO_HALF,
     &super::layer_norm::FORWARD,
     &super::layer_norm::BACKWARD,

@@ -37,9 +37,6 @@ impl Trainer {
         for gpu in others {
             gpu.set_patience(patience);
             let mut peer = Self::new(&model.on(gpu)?, arguments.clone())?;
-            // Another adapter may round the norm it goes by in another way.
-            peer.base.clone_from(&first.base);
-            peer.base_norm = first.base_norm;
             peer.kernels.clone_from(&first.kernels);
             first.peers.push(peer);
         }
@@ -68,13 +65,11 @@ impl Trainer {
     /// Refuses to begin where the ranks are not about to do the same.
     pub(super) fn agree_on(&self, run: &Run, validation: Option<Data>) -> Result<()> {
         let Some(ranks) = &self.ranks else { return Ok(()) };
-        // Rounded, as other adapters round in other ways.
-        let base = format!("{:.4e}", self.base_norm);
         let mut own = vec![
             ("retto's version", env!("CARGO_PKG_VERSION").to_owned()),
             ("the tokenizer", self.model.tokenizer.hash()),
             ("the step", run.state.global_step.to_string()),
-            ("the norm of the model's weights", base),
+            ("the model to start from", self.base.clone()),
             // These decide about what ranks say to each other, and when.
             ("the validation data", validation.map_or("none".into(), Data::fingerprint)),
             ("eval_steps", format!("{:?}", self.arguments.eval_steps)),

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Pass, Tensor};
 use crate::model::{Done, Gradients, Model, Parameter, TrainOptions, stats_of};
 use crate::ops::adamw::{self, AdamW};
+use crate::ops::fingerprint::fingerprint;
 use crate::ops::tuning::{in_use, tune};
 use crate::text::{PackedBatch, Purpose};
 
@@ -42,10 +43,8 @@ pub struct Trainer {
     pub(super) loss_scale: LossScale,
     /// Where [`Trainer::train`] goes on.
     pub(super) resumed: Option<State>,
-    /// The weights it began with.
+    /// The weights it began with: their hash, in words.
     pub(super) base: String,
-    /// Their 2-norm.
-    pub(super) base_norm: f32,
     /// The names of its kernels for f16.
     pub(super) kernels: String,
     /// Where several devices train together: how this one talks to the others.
@@ -100,9 +99,9 @@ impl Trainer {
             model.bert.trained_parameters().into_iter().map(each).collect::<Result<Vec<_>>>()
         };
         let moments = moment("first moment")?.into_iter().zip(moment("second moment")?).collect();
-        let base_norm = norm(&model)?;
         let kernels = in_use(&model.gpu);
-        let base = format!("of norm {base_norm} ({:08x})", base_norm.to_bits());
+        let weights: Vec<&Tensor> = model.bert.parameters().into_iter().map(|parameter| &parameter.value).collect();
+        let base = format!("of weights with the hash {:016x}", fingerprint(&model.gpu, &weights)?);
         Ok(Self {
             model,
             arguments,
@@ -112,7 +111,6 @@ impl Trainer {
             loss_scale: LossScale::default(),
             resumed: None,
             base,
-            base_norm,
             kernels,
             ranks: None,
             peers: Vec::new(),
@@ -372,16 +370,6 @@ struct Attempt {
     communicating: Duration,
     /// Time until all gradients were there, others not waited for.
     computing: Duration,
-}
-
-/// The 2-norm of all weights: to the bit the same for the same weights, on the same adapter.
-fn norm(model: &Model) -> Result<f32> {
-    let mut pass = Pass::new(&model.gpu);
-    let values: Vec<&Tensor> = model.bert.parameters().into_iter().map(|parameter| &parameter.value).collect();
-    let norm = adamw::clip(&mut pass, &values, 0.0, 1.0)?;
-    let norm = pass.download(&norm)?;
-    pass.submit()?;
-    Ok(norm.wait::<f32>(&model.gpu)?[0])
 }
 
 impl std::fmt::Debug for Trainer {
