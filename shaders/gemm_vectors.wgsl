@@ -9,7 +9,11 @@
 override ROWS: u32; // 16 or 32
 override TWICE: bool; // 2 ROWS rows of C instead of ROWS
 
-fn add(sum: vec4<f32>, x: Row, b: Block) -> vec4<f32> {
+fn add(sum: vec4<f32>, x: Row, w: Row, b: Blocks) -> vec4<f32> {
+    return add_eight(add_eight(sum, x, b.first), w, b.second);
+}
+
+fn add_eight(sum: vec4<f32>, x: Row, b: Block) -> vec4<f32> {
     let s = fma(x.x3, b.y3, fma(x.x2, b.y2, fma(x.x1, b.y1, fma(x.x0, b.y0, sum))));
     return fma(x.x7, b.y7, fma(x.x6, b.y6, fma(x.x5, b.y5, fma(x.x4, b.y4, s))));
 }
@@ -33,23 +37,26 @@ fn gemm(
         lower_left[i] = vec4<f32>();
         lower_right[i] = vec4<f32>();
     }
-    for (var k = 0u; k < sizes.k; k += 8u) {
-        let y = load_block(k, column);
-        let z = load_block(k, column + 4u);
+    // 16 at a time: a sum is loaded and stored once for 16 products, and of B's rows a whole line of the cache is read at once.
+    for (var k = 0u; k < sizes.k; k += 16u) {
+        let y = load_blocks(k, column);
+        let z = load_blocks(k, column + 4u);
         for (var i = 0u; i < ROWS; i += 2u) {
             let x = load_rows(row + i, k, lane & 7u);
-            left[i] = add(left[i], x.even, y);
-            right[i] = add(right[i], x.even, z);
-            left[i + 1u] = add(left[i + 1u], x.odd, y);
-            right[i + 1u] = add(right[i + 1u], x.odd, z);
+            let w = load_rows(row + i, k + 8u, lane & 7u);
+            left[i] = add(left[i], x.even, w.even, y);
+            right[i] = add(right[i], x.even, w.even, z);
+            left[i + 1u] = add(left[i + 1u], x.odd, w.odd, y);
+            right[i + 1u] = add(right[i + 1u], x.odd, w.odd, z);
         }
         if TWICE {
             for (var i = 0u; i < ROWS; i += 2u) {
                 let x = load_rows(row + ROWS + i, k, lane & 7u);
-                lower_left[i] = add(lower_left[i], x.even, y);
-                lower_right[i] = add(lower_right[i], x.even, z);
-                lower_left[i + 1u] = add(lower_left[i + 1u], x.odd, y);
-                lower_right[i + 1u] = add(lower_right[i + 1u], x.odd, z);
+                let w = load_rows(row + ROWS + i, k + 8u, lane & 7u);
+                lower_left[i] = add(lower_left[i], x.even, w.even, y);
+                lower_right[i] = add(lower_right[i], x.even, w.even, z);
+                lower_left[i + 1u] = add(lower_left[i + 1u], x.odd, w.odd, y);
+                lower_right[i + 1u] = add(lower_right[i + 1u], x.odd, w.odd, z);
             }
         }
     }

@@ -5,6 +5,9 @@ struct Block {
     y0: vec4<f32>, y1: vec4<f32>, y2: vec4<f32>, y3: vec4<f32>, y4: vec4<f32>, y5: vec4<f32>, y6: vec4<f32>, y7: vec4<f32>,
 }
 
+// Of sixteen rows.
+struct Blocks { first: Block, second: Block }
+
 // Eight elements of a row of op(A), each in every lane.
 struct Row {
     x0: vec4<f32>, x1: vec4<f32>, x2: vec4<f32>, x3: vec4<f32>, x4: vec4<f32>, x5: vec4<f32>, x6: vec4<f32>, x7: vec4<f32>,

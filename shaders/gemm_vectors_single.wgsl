@@ -4,12 +4,16 @@
 @group(0) @binding(0) var<storage, read> a: array<Element>; // f32 or f16, as the host says
 @group(0) @binding(1) var<storage, read> b: array<vec4<Element>>;
 
+fn load_blocks(k: u32, column: u32) -> Blocks {
+    return Blocks(load_block(k, column), load_block(k + 8u, column));
+}
+
 // Beyond the end of B the last rows and columns are repeated; what comes of them is multiplied by 0, or not stored.
 fn load_block(k: u32, column: u32) -> Block {
     if TRANS_B {
         let stride = sizes.k / 4u;
         let starts = min(vec4<u32>(column, column + 1u, column + 2u, column + 3u), vec4<u32>(sizes.n - 1u)) * stride;
-        let p = starts + k / 4u;
+        let p = starts + min(k / 4u, stride - 1u);
         let q = starts + min(k / 4u + 1u, stride - 1u);
         let upper = transpose(mat4x4<f32>(
             vec4<f32>(b[p.x]), vec4<f32>(b[p.y]), vec4<f32>(b[p.z]), vec4<f32>(b[p.w]),
