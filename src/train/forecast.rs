@@ -17,7 +17,7 @@ pub struct Forecast {
     /// Optimizer steps to come.
     pub steps: u64,
     /// Bytes of GPU memory for weights, gradients and optimizer: those of the model the trainer was made of included. Of several
-    /// devices all this is the first one's.
+    /// devices these are the first adapter's, with all of this process's devices that are on it.
     pub state_bytes: u64,
     /// Bytes for the activations of the largest batch, about. Buffers kept for batches of other lengths come on top, and are
     /// given back where memory runs out.
@@ -66,11 +66,13 @@ impl Trainer {
         // By tokens, of which batches have more or fewer.
         let tokens_per_step = train.tokens() as f64 / plan.steps().max(1) as f64;
         let seconds = steps as f64 * tokens_per_step * seconds_per_token;
+        let adapter = self.model.gpu.adapter();
+        let [state_bytes, activation_bytes] = self.bytes_on(adapter.index, train, &self.arguments);
         Ok(Forecast {
             steps,
-            state_bytes: self.state_bytes(),
-            activation_bytes: self.activation_bytes(train, &plan, &self.arguments),
-            adapter_bytes: self.model.gpu.adapter().memory_bytes,
+            state_bytes,
+            activation_bytes,
+            adapter_bytes: adapter.memory_bytes,
             // Years are as good as any longer time.
             duration: Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(1 << 32)),
         })
@@ -78,22 +80,23 @@ impl Trainer {
 
     /// Refuses a run that cannot fit, with what would.
     pub(super) fn check_memory(&self, train: Data) -> Result<()> {
-        let Some(available) = self.model.gpu.adapter().memory_bytes else { return Ok(()) };
-        let state = self.state_bytes();
-        let plan = Plan::new(train, &self.arguments, 0);
-        let needed = state + self.activation_bytes(train, &plan, &self.arguments);
-        if needed <= available {
-            return Ok(());
-        }
+        // Of every adapter in use: several devices may be on one.
+        let short_of = |arguments: &TrainingArguments| {
+            self.devices_here().find_map(|trainer| {
+                let adapter = trainer.model.gpu.adapter();
+                let needed = self.bytes_on(adapter.index, train, arguments).iter().sum();
+                adapter.memory_bytes.filter(|&available| needed > available).map(|available| (needed, available))
+            })
+        };
+        let Some((needed, available)) = short_of(&self.arguments) else { return Ok(()) };
         let mut options = Vec::new();
         let mut arguments = self.arguments.clone();
         let mut try_out = |arguments: &TrainingArguments, words: String| {
-            let plan = Plan::new(train, arguments, 0);
-            let needed = state + self.activation_bytes(train, &plan, arguments);
-            if needed <= available {
+            let fits = short_of(arguments).is_none();
+            if fits {
                 options.push(words);
             }
-            needed <= available
+            fits
         };
         if !arguments.gradient_checkpointing {
             arguments.gradient_checkpointing = true;
@@ -111,6 +114,20 @@ impl Trainer {
         }
         options.push("another adapter".into());
         Err(Error::WouldNotFit { needed, available, options: options.join("; ") })
+    }
+
+    /// This process's trainers, one a device.
+    fn devices_here(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.peers)
+    }
+
+    /// Bytes that all of this process's devices on one adapter need together: of state, and of activations.
+    fn bytes_on(&self, adapter: usize, train: Data, arguments: &TrainingArguments) -> [u64; 2] {
+        let plan = Plan::new(train, arguments, 0);
+        let there = self.devices_here().filter(|trainer| trainer.model.gpu.adapter().index == adapter);
+        there.fold([0, 0], |[state, activations], trainer| {
+            [state + trainer.state_bytes(), activations + trainer.activation_bytes(train, &plan, arguments)]
+        })
     }
 
     /// The base model, what is trained of it once more, and gradients and moments of that.
@@ -151,4 +168,29 @@ fn activation_bytes(config: &BertConfig, arguments: &TrainingArguments, tokens: 
     let floats = tokens * (kept + gradients + 4 * hidden) + logits + rows * 6 * hidden + low_rank;
     // Buffers are shared by batches of about the same length, an eighth larger at most.
     floats * 4 * 17 / 16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Model;
+
+    #[test]
+    fn devices_on_one_adapter_need_their_memory_together() {
+        let gpu = crate::gpu::test_gpu();
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures/fillmask");
+        let model = Model::open(&gpu, folder).unwrap();
+        let lines = ["take me back", "down the road", "where we began", "and sing to me"];
+        let train = Dataset::from_lines(model.tokenizer(), &lines, 64).unwrap();
+        let of = |others: &[crate::Gpu]| {
+            let trainer = Trainer::with_devices(&model, others, TrainingArguments::default()).unwrap();
+            let [state, activations] = trainer.bytes_on(gpu.adapter().index, (&train).into(), &trainer.arguments);
+            assert_eq!(trainer.bytes_on(usize::MAX, (&train).into(), &trainer.arguments), [0, 0]);
+            [state, activations]
+        };
+        let (one, three) = (of(&[]), of(&[crate::gpu::test_gpu(), crate::gpu::test_gpu()]));
+        assert_eq!(three[0], 3 * one[0]);
+        // The batch is divided, not repeated; what each keeps beside its tokens is.
+        assert!(three[1] >= one[1] && three[1] < 2 * one[1], "{} {}", one[1], three[1]);
+    }
 }
