@@ -178,10 +178,10 @@ fn forward(
         let m = max(largest, vec2<f32>(largest_of(q_low, q_high), largest_of(r_low, r_high)));
         let rescale = exp(largest - m);
         largest = m;
-        q_low = exp(q_low - m.x);
-        q_high = exp(q_high - m.x);
-        r_low = exp(r_low - m.y);
-        r_high = exp(r_high - m.y);
+        q_low = select(vec4<f32>(), exp(q_low - m.x), is_low);
+        q_high = select(vec4<f32>(), exp(q_high - m.x), is_high);
+        r_low = select(vec4<f32>(), exp(r_low - m.y), is_low);
+        r_high = select(vec4<f32>(), exp(r_high - m.y), is_high);
         total = fma(total, rescale, vec2<f32>(sum_of(q_low, q_high), sum_of(r_low, r_high)));
         if DROPOUT {
             let first = start - here.block.z;

@@ -108,7 +108,7 @@ fn pool_backward(
 
 @group(0) @binding(1) var<storage, read> dnormalized: array<f32>; // [rows, columns]
 @group(0) @binding(2) var<storage, read_write> dvectors: array<f32>; // [rows, columns]
-var<workgroup> partial_product: array<f32, 64>;
+var<workgroup> partial_product: array<f32, THREADS>;
 
 @compute @workgroup_size(THREADS)
 fn normalize_backward(

@@ -170,7 +170,17 @@ fn what_one_process_alone_meets_with_ends_all_with_one_message() {
     let args = room.adapt("bad", &[]);
     let songs = room.path("songs.txt");
     let own = room.path("own");
-    // Each process reads a file of its own: the second one's has other lines, and the third one has none.
+    // The same numbers, of the same norm, but for two that have changed places.
+    let (base, other) = (room.path("base"), room.path("other"));
+    std::fs::create_dir(&other).unwrap();
+    for file in std::fs::read_dir(&base).unwrap().map(|file| file.unwrap().path()) {
+        std::fs::copy(&file, other.join(file.file_name().unwrap())).unwrap();
+    }
+    let mut weights = std::fs::read(other.join("model.safetensors")).unwrap();
+    let at = weights.len() - 8;
+    weights[at..].rotate_left(4);
+    std::fs::write(other.join("model.safetensors"), weights).unwrap();
+    // Each process reads a file of its own: the second one's has other lines, the third one has none; or other weights.
     for (ranks, prepare, words) in [
         (
             2,
@@ -178,16 +188,25 @@ fn what_one_process_alone_meets_with_ends_all_with_one_message() {
             "the ranks are not about to do the same: on rank 0 the training data is 23",
         ),
         (3, "test $OMPI_COMM_WORLD_RANK = 1 && cp $songs $own", "own.2.txt"),
+        (
+            2,
+            "cp $songs $own; base=$other",
+            "the ranks are not about to do the same: on rank 0 the model to start from is of weights with the hash",
+        ),
     ] {
         let own = format!("{}.$OMPI_COMM_WORLD_RANK.txt", own.display());
         let shell = format!(
-            "songs={}; own={own}; if test $OMPI_COMM_WORLD_RANK = 0; then cp $songs $own; else {prepare}; fi; exec \"$@\"",
-            songs.display()
+            "songs={}; own={own}; base={}; other={}; if test $OMPI_COMM_WORLD_RANK = 0; then cp $songs $own; else {prepare}; fi; exec \"$@\"",
+            songs.display(),
+            base.display(),
+            other.display()
         );
         let script = room.path("script.sh");
-        std::fs::write(&script, shell.replace("exec \"$@\"", "exec \"$0\" \"$@\" --train $own")).unwrap();
+        std::fs::write(&script, shell.replace("exec \"$@\"", "exec \"$0\" \"$@\" --train $own --model $base")).unwrap();
         let mut rest: Vec<String> = args.clone();
         let at = rest.iter().position(|arg| arg == "--train").unwrap();
+        rest.splice(at..at + 2, []);
+        let at = rest.iter().position(|arg| arg == "--model").unwrap();
         rest.splice(at..at + 2, []);
         let command = mpirun(ranks, &strs(&rest));
         // mpirun's own arguments, then a shell in front of the program.

@@ -9,7 +9,7 @@ pub(crate) static SUM_OF_SQUARES: Kernel = Kernel::plain("adamw", SOURCE, "sum_o
 pub(crate) static CLIP: Kernel = Kernel::plain("adamw", SOURCE, "clip").narrowing();
 pub(crate) static ADAMW: Kernel = Kernel::plain("adamw", SOURCE, "adamw").narrowing();
 
-/// Elements whose squares one workgroup sums; the shader's `BLOCK`.
+/// Elements whose squares one workgroup sums; the shader's `SUM_BLOCK`.
 const SUM_BLOCK: usize = 16_384;
 
 /// The shader's immediates; each entry point reads those it needs.
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn ten_steps_equal_the_twin() {
         let gpu = crate::gpu::test_gpu();
-        let n = 300;
+        let n = 2500;
         let start = random(n, 1);
         let gradients: Vec<Vec<f32>> = (0..10).map(|i| random(n, 10 + i)).collect();
         let got = run(&gpu, |pass| {

@@ -29,7 +29,7 @@ mod tests {
     #[test]
     fn every_element_is_multiplied() {
         let gpu = crate::gpu::test_gpu();
-        for len in [1, 255, 256, 1000] {
+        for len in [1, 255, 1024, 1025, 3000] {
             let x = random(len, 1);
             let got = run(&gpu, |pass| {
                 let x = pass.upload(&[len], &x)?;

@@ -81,9 +81,11 @@ impl Trainer {
     /// Refuses a run that cannot fit, with what would.
     pub(super) fn check_memory(&self, train: Data) -> Result<()> {
         // Of every adapter in use: several devices may be on one.
+        let mut adapters: Vec<_> = self.devices_here().map(|trainer| trainer.model.gpu.adapter()).collect();
+        adapters.sort_by_key(|adapter| adapter.index);
+        adapters.dedup_by_key(|adapter| adapter.index);
         let short_of = |arguments: &TrainingArguments| {
-            self.devices_here().find_map(|trainer| {
-                let adapter = trainer.model.gpu.adapter();
+            adapters.iter().find_map(|adapter| {
                 let needed = self.bytes_on(adapter.index, train, arguments).iter().sum();
                 adapter.memory_bytes.filter(|&available| needed > available).map(|available| (needed, available))
             })
@@ -126,14 +128,20 @@ impl Trainer {
         let plan = Plan::new(train, arguments, 0);
         let there = self.devices_here().filter(|trainer| trainer.model.gpu.adapter().index == adapter);
         there.fold([0, 0], |[state, activations], trainer| {
-            [state + trainer.state_bytes(), activations + trainer.activation_bytes(train, &plan, arguments)]
+            // The base model of a peer was a copy, of which it keeps what is not trained.
+            let copied = if std::ptr::eq(trainer, self) { 0 } else { trainer.trained_bytes() };
+            let own = trainer.activation_bytes(train, &plan, arguments);
+            [state + trainer.state_bytes() - copied, activations + own]
         })
     }
 
     /// The base model, what is trained of it once more, and gradients and moments of that.
     fn state_bytes(&self) -> u64 {
-        let bytes = |parameters: Vec<&crate::model::Parameter>| parameters.iter().map(|p| p.value.bytes()).sum::<u64>();
-        bytes(self.model.bert.parameters()) + 4 * bytes(self.model.bert.trained_parameters())
+        bytes(&self.model.bert.parameters()) + 4 * self.trained_bytes()
+    }
+
+    fn trained_bytes(&self) -> u64 {
+        bytes(&self.model.bert.trained_parameters())
     }
 
     fn activation_bytes(&self, train: Data, plan: &Plan, arguments: &TrainingArguments) -> u64 {
@@ -142,6 +150,10 @@ impl Trainer {
         let tokens = batches.map(|batch| batch.iter().map(|&i| train.length(i)).sum::<usize>()).max().unwrap_or(0);
         activation_bytes(self.model.config(), arguments, tokens)
     }
+}
+
+fn bytes(parameters: &[&crate::model::Parameter]) -> u64 {
+    parameters.iter().map(|parameter| parameter.value.bytes()).sum()
 }
 
 /// Bytes of activations and their gradients for a batch of so many tokens.
@@ -189,7 +201,8 @@ mod tests {
             [state, activations]
         };
         let (one, three) = (of(&[]), of(&[crate::gpu::test_gpu(), crate::gpu::test_gpu()]));
-        assert_eq!(three[0], 3 * one[0]);
+        // All of this model's weights are trained: the user's own, and 4 times as much a device.
+        assert_eq!(three[0] * 5, one[0] * 13);
         // The batch is divided, not repeated; what each keeps beside its tokens is.
         assert!(three[1] >= one[1] && three[1] < 2 * one[1], "{} {}", one[1], three[1]);
     }
