@@ -6,7 +6,7 @@
 //
 // gemm_c.wgsl comes before this file, and one of gemm_vectors_pairs.wgsl and gemm_vectors_single.wgsl, which load A and B.
 
-override ROWS: u32; // 16 or 32
+override ROWS: u32; // 4, 16 or 32
 override TWICE: bool; // 2 ROWS rows of C instead of ROWS
 
 fn add(sum: vec4<f32>, x: Row, w: Row, b: Blocks) -> vec4<f32> {

@@ -102,8 +102,10 @@ impl Bert {
             (&ops::activation::FORWARD, activation),
             (&ops::rows::GATHER, 0),
         ];
-        // Of a short text, and of what a batch of them comes to.
-        for (m, n, k) in [(1, hidden, hidden), (1, wide, hidden), (1, hidden, wide), (64, hidden, hidden)] {
+        // Of a short text, of its blank, and of what a batch of them comes to.
+        for (m, n, k) in
+            [(12, hidden, hidden), (12, wide, hidden), (12, hidden, wide), (1, hidden, hidden), (64, hidden, hidden)]
+        {
             let (tiling, kernel) = choose(gpu, Form::Linear, Sizes { m, n, k }, false);
             gpu.compile_ahead(kernel, tiling.first_variant + Form::Linear as usize);
         }

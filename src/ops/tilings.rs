@@ -58,7 +58,7 @@ const fn cooperative(form: Form, width: f64) -> [(&'static str, f64); 5] {
 const PLAIN: &[Constants] =
     &[&constants(FORMS[0]), &constants(FORMS[1]), &constants(FORMS[2]), &constants(FORMS[3]), &constants(FORMS[4])];
 
-/// One variant a form, for 16, 32 and 64 rows.
+/// One variant a form, for 16, 32, 64 and 4 rows.
 const VECTORS: &[Constants] = &[
     &vectors(FORMS[0], 16.0, false),
     &vectors(FORMS[1], 16.0, false),
@@ -75,6 +75,11 @@ const VECTORS: &[Constants] = &[
     &vectors(FORMS[2], 32.0, true),
     &vectors(FORMS[3], 32.0, true),
     &vectors(FORMS[4], 32.0, true),
+    &vectors(FORMS[0], 4.0, false),
+    &vectors(FORMS[1], 4.0, false),
+    &vectors(FORMS[2], 4.0, false),
+    &vectors(FORMS[3], 4.0, false),
+    &vectors(FORMS[4], 4.0, false),
 ];
 
 /// One variant a form, for four subgroups of 8, of 32 and of 64 lanes.
@@ -177,7 +182,7 @@ fn has_cooperative(gpu: &Gpu, edge: u32, lanes: u32) -> bool {
     gpu.cooperative_edges().contains(&edge) && [adapter.subgroup_min_size, adapter.subgroup_max_size] == [lanes; 2]
 }
 
-pub(crate) static TILINGS: [Tiling; 10] = [
+pub(crate) static TILINGS: [Tiling; 11] = [
     Tiling {
         name: "tiled",
         kernel: Some(&TILED),
@@ -207,6 +212,16 @@ pub(crate) static TILINGS: [Tiling; 10] = [
         columns: 32,
         granules: [1, 2],
         runs_on: |gpu| has_subgroups_of_8(gpu) && gpu.has_int64(),
+    },
+    Tiling {
+        name: "vectors-4",
+        kernel: Some(&VECTOR),
+        half: Some(&VECTOR_F16),
+        first_variant: 3 * FORMS.len(),
+        rows: 4,
+        columns: 64,
+        granules: [2, 4],
+        runs_on: takes_arrays_apart,
     },
     Tiling {
         name: "vectors-16",
@@ -307,6 +322,8 @@ impl Tiling {
 /// [`tune`](super::tuning::tune) measures one of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rows {
+    /// Up to 4: a query's blanks.
+    Blanks,
     /// Up to 16: a query.
     Few,
     /// Up to 32.
@@ -315,9 +332,12 @@ pub(crate) enum Rows {
 }
 
 impl Rows {
+    pub(crate) const ALL: [Self; 4] = [Self::Blanks, Self::Few, Self::Some, Self::Many];
+
     pub(crate) fn of(m: u32) -> Self {
         match m {
-            0..=16 => Self::Few,
+            0..=4 => Self::Blanks,
+            5..=16 => Self::Few,
             17..=32 => Self::Some,
             _ => Self::Many,
         }
@@ -326,9 +346,11 @@ impl Rows {
     /// What the choice for them is kept under.
     pub(crate) fn key(self, half: bool) -> &'static str {
         match (self, half) {
+            (Self::Blanks, false) => "gemm, up to 4 rows",
             (Self::Few, false) => "gemm, up to 16 rows",
             (Self::Some, false) => "gemm, up to 32 rows",
             (Self::Many, false) => "gemm, more rows",
+            (Self::Blanks, true) => "gemm in f16, up to 4 rows",
             (Self::Few, true) => "gemm in f16, up to 16 rows",
             (Self::Some, true) => "gemm in f16, up to 32 rows",
             (Self::Many, true) => "gemm in f16, more rows",
@@ -338,6 +360,7 @@ impl Rows {
     /// So many that all tiles fill up, where there are many.
     pub(crate) fn typical(self) -> usize {
         match self {
+            Self::Blanks => 1,
             Self::Few => 12,
             Self::Some => 32,
             Self::Many => 256,
@@ -350,6 +373,7 @@ fn preferred(gpu: &Gpu, rows: Rows) -> &'static [&'static str] {
     let adapter = gpu.adapter();
     // Measured: see ARCHITECTURE.md.
     match (gpu.is_software(), adapter.mesa_version() >= Some(26), rows) {
+        (true, true, Rows::Blanks) => &["vectors-4", "subgroup", "tiled"],
         (true, true, Rows::Few) => &["vectors-16", "subgroup", "tiled"],
         (true, true, Rows::Some) => &["vectors-32", "subgroup", "tiled"],
         (true, true, Rows::Many) => &["vectors-64", "subgroup", "tiled"],

@@ -25,7 +25,7 @@ pub(crate) fn tune(gpu: &Gpu, fp16: bool) -> Result<()> {
         if half && !fp16 {
             continue;
         }
-        for rows in [Rows::Few, Rows::Some, Rows::Many] {
+        for rows in Rows::ALL {
             let what = rows.key(half);
             if gpu.choice(what).is_none()
                 && let Some(name) = fastest(gpu, rows, half)?
@@ -43,7 +43,7 @@ pub(crate) fn in_use(gpu: &Gpu) -> String {
         let sizes = Sizes { m: rows.typical() as u32, n: EDGE as u32, k: EDGE as u32 };
         choose(gpu, Form::Linear, sizes, true).0.name
     };
-    [Rows::Few, Rows::Some, Rows::Many].map(name).join(", ")
+    Rows::ALL.map(name).join(", ")
 }
 
 /// `None` where there is only one.
