@@ -102,10 +102,8 @@ impl Bert {
             (&ops::activation::FORWARD, activation),
             (&ops::rows::GATHER, 0),
         ];
-        // Of a short text, of its blank, and of what a batch of them comes to.
-        for (m, n, k) in
-            [(12, hidden, hidden), (12, wide, hidden), (12, hidden, wide), (1, hidden, hidden), (64, hidden, hidden)]
-        {
+        // Of a short text, and of its blank: what a batch of them takes may be long to compile, and is not wanted by many.
+        for (m, n, k) in [(12, hidden, hidden), (12, wide, hidden), (12, hidden, wide), (1, hidden, hidden)] {
             let (tiling, kernel) = choose(gpu, Form::Linear, Sizes { m, n, k }, false);
             gpu.compile_ahead(kernel, tiling.first_variant + Form::Linear as usize);
         }
