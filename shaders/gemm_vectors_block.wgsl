@@ -14,3 +14,17 @@ struct Row {
 }
 
 struct Rows { even: Row, odd: Row }
+
+// One element of each lane, handed to all of them.
+fn spread_one(x: f32) -> Row {
+    return Row(
+        vec4<f32>(subgroupBroadcast(x, 0u)),
+        vec4<f32>(subgroupBroadcast(x, 1u)),
+        vec4<f32>(subgroupBroadcast(x, 2u)),
+        vec4<f32>(subgroupBroadcast(x, 3u)),
+        vec4<f32>(subgroupBroadcast(x, 4u)),
+        vec4<f32>(subgroupBroadcast(x, 5u)),
+        vec4<f32>(subgroupBroadcast(x, 6u)),
+        vec4<f32>(subgroupBroadcast(x, 7u)),
+    );
+}

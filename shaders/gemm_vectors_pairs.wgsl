@@ -106,16 +106,3 @@ fn load_rows(row: u32, k: u32, lane: u32) -> Rows {
     );
     return Rows(even, odd);
 }
-
-fn spread_one(x: f32) -> Row {
-    return Row(
-        vec4<f32>(subgroupBroadcast(x, 0u)),
-        vec4<f32>(subgroupBroadcast(x, 1u)),
-        vec4<f32>(subgroupBroadcast(x, 2u)),
-        vec4<f32>(subgroupBroadcast(x, 3u)),
-        vec4<f32>(subgroupBroadcast(x, 4u)),
-        vec4<f32>(subgroupBroadcast(x, 5u)),
-        vec4<f32>(subgroupBroadcast(x, 6u)),
-        vec4<f32>(subgroupBroadcast(x, 7u)),
-    );
-}

@@ -43,16 +43,7 @@ fn load_row(row: u32, k: u32, is_inside: bool) -> Row {
     // Rows beyond the end repeat the last one: their results are not stored.
     let r = min(row, sizes.m - 1u);
     let x = select(0.0, f32(a[select(r * sizes.k + k, k * sizes.m + r, TRANS_A)]), is_inside);
-    return Row(
-        vec4<f32>(subgroupBroadcast(x, 0u)),
-        vec4<f32>(subgroupBroadcast(x, 1u)),
-        vec4<f32>(subgroupBroadcast(x, 2u)),
-        vec4<f32>(subgroupBroadcast(x, 3u)),
-        vec4<f32>(subgroupBroadcast(x, 4u)),
-        vec4<f32>(subgroupBroadcast(x, 5u)),
-        vec4<f32>(subgroupBroadcast(x, 6u)),
-        vec4<f32>(subgroupBroadcast(x, 7u)),
-    );
+    return spread_one(x);
 }
 
 // Two rows of op(A) from column k on.
