@@ -41,9 +41,14 @@ fn rows_of(block: vec4<u32>, lane: u32) -> vec2<u32> {
     return min(vec2<u32>(lane, lane + 8u), vec2<u32>(block.y - 1u)) + block.x;
 }
 
+// Four places side by side.
+fn next(at: u32) -> vec4<u32> {
+    return vec4<u32>(at, at + 1u, at + 2u, at + 3u);
+}
+
 // Element `lane` of four rows, from `first` on, that begin `stride` apart; rows beyond the last one repeat it.
 fn four(first: u32, last: u32, stride: u32, at: u32) -> vec4<u32> {
-    return min(vec4<u32>(first, first + 1u, first + 2u, first + 3u), vec4<u32>(last)) * stride + at;
+    return min(next(first), vec4<u32>(last)) * stride + at;
 }
 
 fn load(at: vec4<u32>) -> vec4<f32> {
@@ -120,7 +125,7 @@ fn kept_of_queries(keys: vec4<u32>, head: u32, place: u32) -> vec4<f32> {
 
 // Whether the four from `first` on are inside.
 fn inside(first: u32, end: u32) -> vec4<bool> {
-    return vec4<u32>(first, first + 1u, first + 2u, first + 3u) < vec4<u32>(end);
+    return next(first) < vec4<u32>(end);
 }
 
 @group(0) @binding(2) var<storage, read_write> context: array<f32>; // [tokens, heads head_size]
@@ -147,8 +152,8 @@ fn forward(
     for (var i = 0u; i < HEAD_SIZE / 4u; i++) {
         let x = rows.x * stride + here.at + 4u * i;
         let y = rows.y * stride + here.at + 4u * i;
-        q[i] = sizes.scale * load(vec4<u32>(x, x + 1u, x + 2u, x + 3u));
-        r[i] = sizes.scale * load(vec4<u32>(y, y + 1u, y + 2u, y + 3u));
+        q[i] = sizes.scale * load(next(x));
+        r[i] = sizes.scale * load(next(y));
         o[i] = vec4<f32>();
         p[i] = vec4<f32>();
     }
@@ -228,6 +233,10 @@ fn put(at: u32, value: vec4<f32>) {
 @group(0) @binding(6) var<storage, read_write> dqkv: array<f32>; // as qkv
 @group(0) @binding(7) var<storage, read> keys_query: array<u32>;
 
+fn load_context(at: vec4<u32>) -> vec4<f32> {
+    return vec4<f32>(context_in[at.x], context_in[at.y], context_in[at.z], context_in[at.w]);
+}
+
 fn load_dcontext(at: vec4<u32>) -> vec4<f32> {
     return vec4<f32>(dcontext[at.x], dcontext[at.y], dcontext[at.z], dcontext[at.w]);
 }
@@ -263,15 +272,16 @@ fn backward_query(
     for (var i = 0u; i < HEAD_SIZE / 4u; i++) {
         let x = rows.x * stride + here.at + 4u * i;
         let y = rows.y * stride + here.at + 4u * i;
-        q[i] = load(vec4<u32>(x, x + 1u, x + 2u, x + 3u));
-        r[i] = load(vec4<u32>(y, y + 1u, y + 2u, y + 3u));
+        q[i] = load(next(x));
+        r[i] = load(next(y));
         let u = rows.x * here.hidden + here.at + 4u * i;
         let v = rows.y * here.hidden + here.at + 4u * i;
-        do_q[i] = load_dcontext(vec4<u32>(u, u + 1u, u + 2u, u + 3u));
-        do_r[i] = load_dcontext(vec4<u32>(v, v + 1u, v + 2u, v + 3u));
-        let c_q = vec4<f32>(context_in[u], context_in[u + 1u], context_in[u + 2u], context_in[u + 3u]);
-        let c_r = vec4<f32>(context_in[v], context_in[v + 1u], context_in[v + 2u], context_in[v + 3u]);
-        deltas = vec2<f32>(add_product(deltas.x, do_q[i], c_q), add_product(deltas.y, do_r[i], c_r));
+        do_q[i] = load_dcontext(next(u));
+        do_r[i] = load_dcontext(next(v));
+        deltas = vec2<f32>(
+            add_product(deltas.x, do_q[i], load_context(next(u))),
+            add_product(deltas.y, do_r[i], load_context(next(v))),
+        );
         dq[i] = vec4<f32>();
         dr[i] = vec4<f32>();
     }
@@ -377,8 +387,8 @@ fn backward_key(
         for (var i = 0u; i < HEAD_SIZE / 4u; i++) {
             let x = row * stride + here.hidden + here.at + 4u * i;
             let y = x + here.hidden;
-            k[i] = load(vec4<u32>(x, x + 1u, x + 2u, x + 3u));
-            v[i] = load(vec4<u32>(y, y + 1u, y + 2u, y + 3u));
+            k[i] = load(next(x));
+            v[i] = load(next(y));
             dk[i] = vec4<f32>();
             dv[i] = vec4<f32>();
         }

@@ -1,4 +1,5 @@
-//! The bundled model has no slur among the entries of its vocabulary, and suggests none for blanks about people, places and professions.
+//! The bundled model has no slur among the entries of its vocabulary, and suggests none for blanks about people, places and
+//! professions.
 //!
 //! The words are kept as hashes: models/recipe/words.sha256. What is checked is which words come up, not what is said of whom.
 

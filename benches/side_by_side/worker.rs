@@ -80,7 +80,8 @@ fn fill(model: &Model, request: &Value, budget: Duration) -> Answer {
     Ok(json!({ "seconds": seconds, "answers": first }))
 }
 
-/// Dispatches and their milliseconds by kernel of one query, or of one training step where there is a file, each dispatch by itself.
+/// Dispatches and their milliseconds by kernel of one query, or of one training step where there is a file, each dispatch by
+/// itself.
 fn profile(model: &Model, request: &Value) -> Answer {
     const QUERIES: u32 = 5;
     let texts: Vec<String> = serde_json::from_value(request["texts"].clone()).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! The kernels that can compute a GEMM, and which one does.
 //!
-//! All f32 kernels add the products of an element of C in the same order, so they give the same bits for finite numbers, and the choice is one of
-//! speed alone.
+//! All f32 kernels add the products of an element of C in the same order, so they give the same bits for finite numbers, and
+//! the choice is one of speed alone.
 
 use super::gemm::{FORMS, Form, Sizes};
 use crate::gpu::{Constants, Gpu, Kernel};
