@@ -1,5 +1,6 @@
 //! Masked-language-model training and its evaluation.
 
+mod align;
 mod arguments;
 mod batches;
 mod checks;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use mpi::collective::CommunicatorCollectives;
+use mpi::collective::{CommunicatorCollectives, Root};
 use mpi::environment::Universe;
 use mpi::request::{Request, scope};
 use mpi::topology::{Communicator as _, SimpleCommunicator};
@@ -97,7 +97,7 @@ impl Trainer {
             model.gpu.set_patience(patience);
             let world: Box<dyn Communicator> = Box::new(World { rank: mpi.rank, size: mpi.size, patience });
             // As checkpoints record them: another adapter has other kernels.
-            trainer.kernels = text(world.heard_from_first(trainer.kernels.into_bytes())?);
+            trainer.kernels = text(world.broadcast(trainer.kernels.into_bytes())?);
             trainer.ranks = Some(world);
         }
         Ok(trainer)
@@ -231,6 +231,21 @@ impl Communicator for World {
         let all = self.all_gather(&padded);
         let of = |(rank, &length): (usize, &u64)| all[rank * longest..rank * longest + length as usize].to_vec();
         Ok(lengths.iter().enumerate().map(of).collect())
+    }
+
+    fn broadcast(&self, said: Vec<u8>) -> Result<Vec<u8>> {
+        let world = SimpleCommunicator::world();
+        let first = world.process_at_rank(0);
+        let mut length = [said.len() as u64];
+        scope(|scope| self.finish(first.immediate_broadcast_into(scope, &mut length[..])));
+        let length = length[0] as usize;
+        check_count(length)?;
+        let mut said = said;
+        said.resize(length, 0);
+        if length > 0 {
+            scope(|scope| self.finish(first.immediate_broadcast_into(scope, &mut said[..])));
+        }
+        Ok(said)
     }
 
     /// What ends a process is its own affair: see [`Mpi::abort`].

@@ -23,6 +23,9 @@ pub(crate) trait Communicator: Send + Sync {
     /// What every rank has to say, in their order.
     fn gather(&self, said: Vec<u8>) -> Result<Vec<Vec<u8>>>;
 
+    /// What rank 0 says; what the others say is not heard.
+    fn broadcast(&self, said: Vec<u8>) -> Result<Vec<u8>>;
+
     /// Ends the others' waiting, now and later, with this reason.
     fn abort(&self, reason: &str);
 
@@ -50,12 +53,6 @@ impl dyn Communicator + '_ {
             sums.iter_mut().zip(said).for_each(|(sum, value)| *sum += value);
         }
         Ok(sums)
-    }
-
-    /// What rank 0 says; what the others say is not heard.
-    pub(super) fn heard_from_first(&self, said: Vec<u8>) -> Result<Vec<u8>> {
-        let own = if self.rank() == 0 { said } else { Vec::new() };
-        Ok(self.gather(own)?.swap_remove(0))
     }
 }
 
@@ -217,6 +214,10 @@ impl Communicator for Threads {
         Ok(all.iter().map(|said| said.to_vec()).collect())
     }
 
+    fn broadcast(&self, said: Vec<u8>) -> Result<Vec<u8>> {
+        Ok(self.meet(&self.shared.words, Arc::new(said))?[0].to_vec())
+    }
+
     fn abort(&self, reason: &str) {
         lock(&self.shared.aborted).get_or_insert_with(|| reason.to_owned());
         self.shared.sums.changed.notify_all();
@@ -258,7 +259,7 @@ mod tests {
                     // Another meeting in between, of another length.
                     let said = rank.gather(vec![rank.rank() as u8; rank.rank()]).unwrap();
                     assert!(said.iter().enumerate().all(|(i, said)| *said == vec![i as u8; i]));
-                    assert_eq!(rank.heard_from_first(vec![rank.rank() as u8 + 7]).unwrap(), [7]);
+                    assert_eq!(rank.broadcast(vec![rank.rank() as u8 + 7]).unwrap(), [7]);
                     assert_eq!(rank.sum_f64(&[1.5, -1.0]).unwrap(), [1.5 * size as f64, -(size as f64)]);
                     sums
                 };

@@ -88,7 +88,9 @@ impl Trainer {
         let first = of(0);
         for rank in 1..said.len() {
             let other = of(rank);
-            if let Some((one, two)) = first.lines().zip(other.lines()).find(|(one, two)| one != two) {
+            // With an end, so that one who says more is heard.
+            let (one, two) = (first.lines().chain(["that is all"]), other.lines().chain(["that is all"]));
+            if let Some((one, two)) = one.zip(two).find(|(one, two)| one != two) {
                 let reason = format!("the ranks are not about to do the same: on rank 0 {one}, on rank {rank} {two}");
                 return Err(Error::InvalidArgument(reason));
             }
@@ -156,7 +158,7 @@ impl Trainer {
     /// A loss, as the first rank has it.
     pub(super) fn loss_of_first(&self, loss: f64) -> Result<f64> {
         let Some(ranks) = &self.ranks else { return Ok(loss) };
-        let said = ranks.heard_from_first(loss.to_le_bytes().to_vec())?;
+        let said = ranks.broadcast(loss.to_le_bytes().to_vec())?;
         Ok(said.try_into().map_or(f64::NAN, f64::from_le_bytes))
     }
 

@@ -239,6 +239,9 @@ impl Trainer {
             Some(steps) => run.is_multiple_of(Some(steps)),
             None => epoch_ends,
         };
+        if epoch_ends || last || run.saves(flow) || evaluated && validation.is_some() {
+            run.communicating += self.align()?;
+        }
         if let Some(validation) = validation
             && (evaluated || last)
         {
@@ -254,7 +257,7 @@ impl Trainer {
                 }
             }
         }
-        if run.arguments.save_steps.is_some() && (run.is_multiple_of(run.arguments.save_steps) || flow.is_break()) {
+        if run.saves(flow) {
             // One rank writes, the others wait until it has.
             if self.is_first() {
                 let path = self.checkpoint(run)?;
@@ -363,6 +366,12 @@ impl Run {
         self.arguments
             .early_stopping_patience
             .is_some_and(|patience| self.state.evaluations_without_improvement >= patience)
+    }
+
+    /// Whether a checkpoint is due after this step: also for whoever ends the run here.
+    fn saves(&self, flow: ControlFlow<()>) -> bool {
+        let every = self.arguments.save_steps;
+        every.is_some() && (self.is_multiple_of(every) || flow.is_break())
     }
 
     fn is_multiple_of(&self, every: Option<u64>) -> bool {

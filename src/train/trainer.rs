@@ -51,6 +51,8 @@ pub struct Trainer {
     pub(super) ranks: Option<Box<dyn Communicator>>,
     /// The trainers of the other devices, on the first one's.
     pub(super) peers: Vec<Trainer>,
+    /// How often weights had to be sent, as those of ranks had come apart.
+    pub(super) aligned: u64,
     /// What the latest step spent on the others.
     pub(super) communicating: Duration,
     /// Tokens a second of each rank, as all know them: empty until they were measured.
@@ -114,6 +116,7 @@ impl Trainer {
             kernels,
             ranks: None,
             peers: Vec::new(),
+            aligned: 0,
             communicating: Duration::ZERO,
             speeds: Vec::new(),
             speed: 0.0,
