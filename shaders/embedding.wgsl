@@ -4,7 +4,7 @@
 // The gradient of a table is sum_rows over the tokens of each id, listed by the host: every row of the table is written by
 // one workgroup, in a fixed order, with no atomics.
 
-struct Sizes { rows: u32, columns: u32 }
+struct Sizes { rows: u32, columns: u32, vocabulary: u32 } // the last for `forward`
 var<immediate> sizes: Sizes;
 
 override THREADS: u32 = 64u; // of a workgroup; 8 on software adapters
@@ -12,10 +12,27 @@ override THREADS: u32 = 64u; // of a workgroup; 8 on software adapters
 @group(0) @binding(0) var<storage, read> input_ids: array<u32>;
 @group(0) @binding(1) var<storage, read> position_ids: array<u32>;
 @group(0) @binding(2) var<storage, read> token_type_ids: array<u32>;
-@group(0) @binding(3) var<storage, read> word: array<f32>;
+@group(0) @binding(3) var<storage, read> word: array<u32>; // f32, or packed
 @group(0) @binding(4) var<storage, read> position: array<f32>;
 @group(0) @binding(5) var<storage, read> token_type: array<f32>;
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;
+
+override BITS: u32 = 32u; // of an element of `word`; 16 and 8 as pack.wgsl writes them
+
+// A packed row's scale lies behind all rows.
+fn load_word(id: u32, i: u32) -> f32 {
+    if BITS == 16u {
+        let words = ((sizes.columns + 1u) / 2u + 1u) / 2u * 2u;
+        let scale = bitcast<f32>(word[sizes.vocabulary * words + id]);
+        return scale * unpack2x16float(word[id * words + i / 2u])[i % 2u];
+    }
+    if BITS == 8u {
+        let words = ((sizes.columns + 3u) / 4u + 1u) / 2u * 2u;
+        let scale = bitcast<f32>(word[sizes.vocabulary * words + id]);
+        return scale * f32(extractBits(bitcast<i32>(word[id * words + i / 4u]), i % 4u * 8u, 8u));
+    }
+    return bitcast<f32>(word[id * sizes.columns + i]);
+}
 
 @compute @workgroup_size(THREADS)
 fn forward(
@@ -27,11 +44,10 @@ fn forward(
     if t >= sizes.rows {
         return;
     }
-    let w = input_ids[t] * sizes.columns;
     let p = position_ids[t] * sizes.columns;
     let k = token_type_ids[t] * sizes.columns;
     for (var i = thread; i < sizes.columns; i += THREADS) {
-        y[t * sizes.columns + i] = word[w + i] + position[p + i] + token_type[k + i];
+        y[t * sizes.columns + i] = load_word(input_ids[t], i) + position[p + i] + token_type[k + i];
     }
 }
 

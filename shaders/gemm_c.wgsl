@@ -1,4 +1,5 @@
-// What GEMM kernels of one vector of lanes share: their switches and sizes, and how C is written.
+// What GEMM kernels of one vector of lanes share: their switches and sizes, and how C is written. The host says
+// what becomes of a sum.
 
 override TRANS_A: bool; // A is stored [k, m]
 override TRANS_B: bool; // B is stored [n, k]
@@ -16,7 +17,7 @@ fn store(row: u32, column: u32, sum: vec4<f32>) {
     for (var j = 0u; j < 4u; j++) {
         if row < sizes.m && column + j < sizes.n {
             let at = row * sizes.n + column + j;
-            var value = sum[j];
+            var value = scaled(sum[j], column + j);
             if BIAS {
                 value += bias[column + j];
             }

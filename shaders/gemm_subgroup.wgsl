@@ -3,7 +3,8 @@
 // The variant for adapters that execute a subgroup as one vector (software Vulkan above all): no workgroup memory and no
 // barrier. A workgroup of 32 threads computes 16 x 128 of C, each thread 16 rows x 4 columns. Eight lanes of a subgroup
 // hold a 16 x 8 piece of A, one column each, and hand it round by broadcasts. Subgroups have at least 8 lanes; how
-// threads are numbered into subgroups does not matter.
+// threads are numbered into subgroups does not matter. The host puts before this file how B is read, and what becomes of a
+// sum.
 
 override TRANS_A: bool; // A is stored [k, m]
 override TRANS_B: bool; // B is stored [n, k]
@@ -13,7 +14,6 @@ override ACCUMULATE: bool; // C += instead of C =
 struct Sizes { m: u32, n: u32, k: u32 }
 
 @group(0) @binding(0) var<storage, read> a: array<Element>; // f32 or f16, as the host says
-@group(0) @binding(1) var<storage, read> b: array<Element>;
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 @group(0) @binding(3) var<storage, read_write> c: array<f32>;
 var<immediate> sizes: Sizes;
@@ -29,13 +29,8 @@ fn load_a(row: u32, k: u32) -> f32 {
 }
 
 // Columns 4 x of one row of op(B). `s` holds the four column numbers, the last one repeated beyond the end.
-fn load_b(k: u32, s: vec4<u32>) -> vec4<f32> {
-    if TRANS_B {
-        let at = s * sizes.k + k;
-        return vec4<f32>(f32(b[at.x]), f32(b[at.y]), f32(b[at.z]), f32(b[at.w]));
-    }
-    let at = k * sizes.n + s;
-    return vec4<f32>(f32(b[at.x]), f32(b[at.y]), f32(b[at.z]), f32(b[at.w]));
+fn load_four(k: u32, s: vec4<u32>) -> vec4<f32> {
+    return vec4<f32>(load_b(k, s.x), load_b(k, s.y), load_b(k, s.z), load_b(k, s.w));
 }
 
 @compute @workgroup_size(32)
@@ -55,7 +50,7 @@ fn gemm(
     for (var k = 0u; k < whole; k += DEPTH) {
         var y: array<vec4<f32>, 8>;
         for (var j = 0u; j < DEPTH; j++) {
-            y[j] = load_b(k + j, s);
+            y[j] = load_four(k + j, s);
         }
         for (var i = 0u; i < ROWS; i++) {
             let x = load_a(row0 + i, k + (lane & 7u));
@@ -72,7 +67,7 @@ fn gemm(
         }
     }
     for (var k = whole; k < sizes.k; k++) {
-        let y = load_b(k, s);
+        let y = load_four(k, s);
         for (var i = 0u; i < ROWS; i++) {
             acc[i] = fma(vec4<f32>(load_a(row0 + i, k)), y, acc[i]);
         }
@@ -81,7 +76,7 @@ fn gemm(
         for (var j = 0u; j < 4u; j++) {
             let r = row0 + i;
             if r < sizes.m && column + j < sizes.n {
-                var value = acc[i][j];
+                var value = scaled(acc[i][j], column + j);
                 if BIAS {
                     value += bias[column + j];
                 }

@@ -2,7 +2,7 @@
 //
 // The portable variant: a workgroup computes a 64 x 64 tile of C, each of its 256 threads 4 x 4 of it, from tiles of A
 // and B staged through workgroup memory 16 deep. A's tile is stored with a stride of 65, so that the threads of one
-// column fall into different banks.
+// column fall into different banks. The host puts before this file how B is read, and what becomes of a sum.
 
 override TRANS_A: bool; // A is stored [k, m]
 override TRANS_B: bool; // B is stored [n, k]
@@ -12,7 +12,6 @@ override ACCUMULATE: bool; // C += instead of C =
 struct Sizes { m: u32, n: u32, k: u32 }
 
 @group(0) @binding(0) var<storage, read> a: array<Element>; // f32 or f16, as the host says
-@group(0) @binding(1) var<storage, read> b: array<Element>;
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 @group(0) @binding(3) var<storage, read_write> c: array<f32>;
 var<immediate> sizes: Sizes;
@@ -57,7 +56,7 @@ fn gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
             value = 0.0;
             if column0 + x < sizes.n && k0 + k < sizes.k {
-                value = f32(b[select((k0 + k) * sizes.n + column0 + x, (column0 + x) * sizes.k + k0 + k, TRANS_B)]);
+                value = load_b(k0 + k, column0 + x);
             }
             tile_b[k * STRIDE + x] = value;
         }
@@ -76,7 +75,7 @@ fn gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let r = row0 + row + i;
             let s = column0 + column + j;
             if r < sizes.m && s < sizes.n {
-                var value = acc[i][j];
+                var value = scaled(acc[i][j], s);
                 if BIAS {
                     value += bias[s];
                 }

@@ -4,7 +4,8 @@
 // workgroup is one vector of 8 lanes; each lane computes ROWS rows x 8 columns, which live in the first-level cache. The
 // more rows, the fewer gathers a multiplication. The lanes hold 8 columns of two rows of A, and hand them round by broadcasts.
 //
-// gemm_c.wgsl comes before this file, and one of gemm_vectors_pairs.wgsl and gemm_vectors_single.wgsl, which load A and B.
+// gemm_c.wgsl comes before this file, and what loads A and B: gemm_vectors_single.wgsl; or gemm_vectors_rows.wgsl and one of
+// gemm_vectors_pairs.wgsl and gemm_vectors_packed.wgsl.
 
 override ROWS: u32; // 4, 16 or 32
 override TWICE: bool; // 2 ROWS rows of C instead of ROWS

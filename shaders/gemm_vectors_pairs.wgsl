@@ -1,12 +1,7 @@
-// How gemm_vectors.wgsl loads A and B, two numbers at a time: a gather of 64 bits a lane costs what one of 32 bits does. A's
-// rows, as stored, have to be of even length, and B's a multiple of four long.
+// How gemm_vectors.wgsl loads B in f32, two numbers at a time. Its rows, as stored, have to be a multiple of four long.
+// gemm_vectors_rows.wgsl comes before this file.
 
-@group(0) @binding(0) var<storage, read> a: array<u64>; // pairs of f32
-@group(0) @binding(1) var<storage, read> b: array<u64>;
-
-fn pair(bits: u64) -> vec2<f32> {
-    return vec2<f32>(bitcast<f32>(u32(bits)), bitcast<f32>(u32(bits >> 32u)));
-}
+@group(0) @binding(1) var<storage, read> b: array<u64>; // pairs of f32
 
 // Sixteen rows of one column of op(B), which is stored as a row. All of it at once: the columns of a wide matrix lie so far
 // apart that the first-level cache does not keep many of them.
@@ -68,41 +63,4 @@ fn load_four(k: u32, column: u32) -> vec4<f32> {
     let stride = sizes.n / 2u;
     let at = min(k, sizes.k - 1u) * stride + min(column / 2u, stride - 2u);
     return vec4<f32>(pair(b[at]), pair(b[at + 1u]));
-}
-
-// Two rows of op(A) from column k on, `row` being even. Beyond the last column they are 0; rows beyond the end repeat the last
-// ones, and are not stored.
-fn load_rows(row: u32, k: u32, lane: u32) -> Rows {
-    if TRANS_A {
-        // A lane has one column of both rows, which lie side by side.
-        let p = pair(a[min(k + lane, sizes.k - 1u) * (sizes.m / 2u) + min(row, sizes.m - 2u) / 2u]);
-        let x = select(vec2<f32>(), p, k + lane < sizes.k);
-        return Rows(spread_one(x.x), spread_one(x.y));
-    }
-    // A lane has two columns of one row: the first four lanes the even one's.
-    let columns = sizes.k / 2u;
-    let at = k / 2u + (lane & 3u);
-    let p = pair(a[min(row + (lane >> 2u), sizes.m - 1u) * columns + min(at, columns - 1u)]);
-    let x = select(vec2<f32>(), p, at < columns);
-    let even = Row(
-        vec4<f32>(subgroupBroadcast(x.x, 0u)),
-        vec4<f32>(subgroupBroadcast(x.y, 0u)),
-        vec4<f32>(subgroupBroadcast(x.x, 1u)),
-        vec4<f32>(subgroupBroadcast(x.y, 1u)),
-        vec4<f32>(subgroupBroadcast(x.x, 2u)),
-        vec4<f32>(subgroupBroadcast(x.y, 2u)),
-        vec4<f32>(subgroupBroadcast(x.x, 3u)),
-        vec4<f32>(subgroupBroadcast(x.y, 3u)),
-    );
-    let odd = Row(
-        vec4<f32>(subgroupBroadcast(x.x, 4u)),
-        vec4<f32>(subgroupBroadcast(x.y, 4u)),
-        vec4<f32>(subgroupBroadcast(x.x, 5u)),
-        vec4<f32>(subgroupBroadcast(x.y, 5u)),
-        vec4<f32>(subgroupBroadcast(x.x, 6u)),
-        vec4<f32>(subgroupBroadcast(x.y, 6u)),
-        vec4<f32>(subgroupBroadcast(x.x, 7u)),
-        vec4<f32>(subgroupBroadcast(x.y, 7u)),
-    );
-    return Rows(even, odd);
 }

@@ -7,7 +7,7 @@ pub use crate::gpu::profile;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, Pass, Tensor};
 use crate::ops::gemm::{Form, Gemm, Sizes, gemm_with};
-use crate::ops::tilings::{TILINGS, choose};
+use crate::ops::tilings::{Inputs, TILINGS, choose};
 
 const SOURCE: &str = include_str!("../shaders/ceiling.wgsl");
 /// One vector of a CPU; and for GPUs, several of their subgroups.
@@ -23,7 +23,7 @@ pub fn tilings(gpu: &Gpu) -> Vec<&'static str> {
 
 /// The name of the kernel that a linear layer of this shape takes.
 pub fn chosen(gpu: &Gpu, m: u32, n: u32, k: u32) -> &'static str {
-    choose(gpu, Form::Linear, Sizes { m, n, k }, false).0.name
+    choose(gpu, Form::Linear, Sizes { m, n, k }, Inputs::Single).0.name
 }
 
 /// Seconds of each run of `record`, which is repeated within one submission until that takes a few milliseconds.
@@ -57,7 +57,7 @@ fn repeated(gpu: &Gpu, budget: Duration, mut record: impl FnMut(&mut Pass) -> Re
 pub fn gemm(gpu: &Gpu, [m, n, k]: [usize; 3], tiling: Option<&str>, budget: Duration) -> Result<Vec<f64>> {
     let sizes = Sizes { m: m as u32, n: n as u32, k: k as u32 };
     let (tiling, kernel) = match tiling {
-        None => choose(gpu, Form::Linear, sizes, false),
+        None => choose(gpu, Form::Linear, sizes, Inputs::Single),
         Some(name) => TILINGS
             .iter()
             .find(|tiling| tiling.name == name && tiling.runs_on(gpu) && tiling.fits(Form::Linear, sizes))

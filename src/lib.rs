@@ -58,7 +58,8 @@ pub use fill::{Fill, GoldRank};
 pub use gpu::{Adapter, Gpu, GpuOptions, PowerPreference};
 pub use interval::Interval;
 pub use model::{
-    BertConfig, DistanceMetric, EmbeddingLoss, EmbeddingObjective, HiddenAct, LoraConfig, Model, NamedValues, Pooling,
+    BertConfig, DistanceMetric, Dtype, EmbeddingLoss, EmbeddingObjective, HiddenAct, LoraConfig, Model, NamedValues,
+    Pooling,
 };
 #[cfg(feature = "prepare")]
 pub use text::{Counts, PrepareEvent, PrepareOptions, Prepared, StaticMask, Unit, prepare, read_corpus};

@@ -20,6 +20,8 @@ pub(crate) struct Kernel {
     /// Whether it declares THREADS, the threads of a workgroup, which is [`VECTOR`] on software adapters: there a workgroup is
     /// a task of one core and each vector of it is begun, and waited for at barriers, by itself.
     pub(crate) narrows: bool,
+    /// Whether it takes packed weights.
+    pub(crate) packs: bool,
 }
 
 /// Lanes of a software adapter's vector.
@@ -39,12 +41,17 @@ impl Kernel {
         entry: &'static str,
         variants: &'static [Constants],
     ) -> Self {
-        Self { file, source, entry, variants, narrows: false }
+        Self { file, source, entry, variants, narrows: false, packs: false }
     }
 
     /// The same, with workgroups of one vector on software adapters: see [`Kernel::narrows`].
     pub(crate) const fn narrowing(self) -> Self {
         Self { narrows: true, ..self }
+    }
+
+    /// The same, for packed weights.
+    pub(crate) const fn packing(self) -> Self {
+        Self { packs: true, ..self }
     }
 
     /// What its workgroups are narrowed by, on a software adapter.

@@ -17,7 +17,7 @@ pub(crate) use kernel::{Constants, Kernel};
 #[cfg(test)]
 pub(crate) use pass::GUARD;
 pub(crate) use pass::{Download, Pass, spread};
-pub(crate) use tensor::{Tensor, Upload};
+pub(crate) use tensor::{Packing, Tensor, Upload};
 
 /// The adapter of the unit tests, which fail without one: `RETTO_DEVICE` names it, else it is the default.
 #[cfg(test)]

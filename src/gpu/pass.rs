@@ -136,14 +136,19 @@ impl<'g> Pass<'g> {
 
     /// Copies all of `from` over `to`, which has the same shape.
     pub(crate) fn copy(&mut self, from: &Tensor, to: &Tensor) {
-        assert_eq!(from.shape(), to.shape());
+        assert!(from.shape() == to.shape() && from.packing().is_none() && to.packing().is_none());
         self.compute = None;
         self.encoder.copy_buffer_to_buffer(&from.buffer().buffer, 0, &to.buffer().buffer, 0, from.bytes());
     }
 
     /// Copies `rows` rows of one matrix to another with as many columns.
     pub(crate) fn copy_rows(&mut self, from: &Tensor, from_row: usize, to: &Tensor, to_row: usize, rows: usize) {
-        assert!(from.columns() == to.columns() && from_row + rows <= from.rows() && to_row + rows <= to.rows());
+        assert!(
+            from.packing().is_none()
+                && from.columns() == to.columns()
+                && from_row + rows <= from.rows()
+                && to_row + rows <= to.rows()
+        );
         self.compute = None;
         let row = from.columns() as u64 * 4;
         let (from, to) = (&from.buffer().buffer, &to.buffer().buffer);
@@ -163,6 +168,9 @@ impl<'g> Pass<'g> {
     ) -> Result<()> {
         if grid.contains(&0) {
             return Ok(());
+        }
+        if !kernel.packs {
+            tensors.iter().try_for_each(|tensor| refuse_packed(tensor))?;
         }
         let limit = self.gpu.inner.limits.max_compute_workgroups_per_dimension as usize;
         if let Some(&needed) = grid.iter().find(|&&n| n > limit) {
@@ -257,6 +265,7 @@ impl<'g> Pass<'g> {
 
     /// Copies a tensor towards the host. Read it after [`Pass::submit`].
     pub(crate) fn download(&mut self, tensor: &Tensor) -> Result<Download> {
+        refuse_packed(tensor)?;
         self.compute = None;
         let buffer = self.gpu.create_buffer(&wgpu::BufferDescriptor {
             label: None,
@@ -295,6 +304,16 @@ impl Download {
         }
         let view = self.buffer.get_mapped_range(..).map_err(|error| gpu.failed(error))?;
         Ok(bytemuck::pod_collect_to_vec(&view[..self.len * 4]))
+    }
+}
+
+/// Weights for queries are read by the kernels made for them, and by nothing that would take them for f32.
+fn refuse_packed(tensor: &Tensor) -> Result<()> {
+    match tensor.packing() {
+        None => Ok(()),
+        Some(packing) => Err(Error::Unsupported(format!(
+            "this with weights in {packing}, which are for queries alone: take the model in float32"
+        ))),
     }
 }
 

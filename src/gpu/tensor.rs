@@ -15,6 +15,40 @@ use crate::error::{Error, Result};
 pub(crate) struct Tensor {
     storage: Arc<Storage>,
     shape: Vec<usize>,
+    /// Of a weight for queries, whose elements are smaller: only kernels that say so take it.
+    packing: Option<Packing>,
+}
+
+/// Elements of fewer than four bytes, each row in whole words, and behind all rows a scale for each: see `shaders/pack.wgsl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Packing {
+    Float16 = 0,
+    Int8 = 1,
+}
+
+impl Packing {
+    /// Two words are read at once by some kernels: their number is even.
+    pub(crate) fn words_of_a_row(self, columns: usize) -> usize {
+        let elements_of_a_word = match self {
+            Self::Float16 => 2,
+            Self::Int8 => 4,
+        };
+        columns.div_ceil(elements_of_a_word).next_multiple_of(2)
+    }
+
+    /// Words of a matrix, an even number too.
+    fn words(self, rows: usize, columns: usize) -> usize {
+        (rows * (self.words_of_a_row(columns) + 1)).next_multiple_of(2)
+    }
+}
+
+impl fmt::Display for Packing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Float16 => "float16",
+            Self::Int8 => "int8",
+        })
+    }
 }
 
 struct Storage {
@@ -73,6 +107,12 @@ impl Tensor {
         Self::new(gpu, shape, Home::None, what)
     }
 
+    /// A matrix for the kernel that packs it, called `what` in errors.
+    pub(crate) fn packed(gpu: &Gpu, [rows, columns]: [usize; 2], packing: Packing, what: &str) -> Result<Self> {
+        let words = Self::persistent(gpu, &[packing.words(rows, columns)], what)?;
+        Ok(Self { shape: vec![rows, columns], packing: Some(packing), ..words })
+    }
+
     fn new(gpu: &Gpu, shape: &[usize], home: Home, what: &str) -> Result<Self> {
         let bytes = checked_size(gpu, shape, what)?;
         let limits = &gpu.inner.limits;
@@ -98,7 +138,7 @@ impl Tensor {
 
     fn with_buffer(gpu: &Gpu, shape: &[usize], home: Home, buffer: Buffer) -> Self {
         let storage = Storage { buffer: Some(buffer), gpu: Arc::downgrade(&gpu.inner), home };
-        Self { storage: Arc::new(storage), shape: shape.to_vec() }
+        Self { storage: Arc::new(storage), shape: shape.to_vec(), packing: None }
     }
 
     /// A parameter whose values are about to be written: see [`Upload`].
@@ -121,8 +161,15 @@ impl Tensor {
         self.shape.iter().product()
     }
 
+    pub(crate) fn packing(&self) -> Option<Packing> {
+        self.packing
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
-        byte_size(&self.shape)
+        match self.packing {
+            None => byte_size(&self.shape),
+            Some(packing) => byte_size(&[packing.words(self.rows(), self.columns())]),
+        }
     }
 
     /// Rows of a matrix.
@@ -144,7 +191,14 @@ impl Tensor {
     /// The same buffer to its very end.
     #[cfg(test)]
     pub(crate) fn whole(&self) -> Self {
-        Self { storage: Arc::clone(&self.storage), shape: vec![(self.buffer().capacity / ELEMENT) as usize] }
+        let shape = vec![(self.buffer().capacity / ELEMENT) as usize];
+        Self { storage: Arc::clone(&self.storage), shape, packing: None }
+    }
+
+    /// What a packed matrix is made of.
+    #[cfg(test)]
+    pub(crate) fn words(&self) -> Self {
+        Self { shape: vec![(self.bytes() / ELEMENT) as usize], packing: None, ..self.clone() }
     }
 
     pub(super) fn buffer(&self) -> &Buffer {
@@ -154,7 +208,9 @@ impl Tensor {
     /// Writes values from element `offset` on, for persistent tensors only: the write takes effect before the next
     /// submit of any thread, so a pooled buffer that another pass still uses would be overwritten too early.
     pub(crate) fn write(&self, gpu: &Gpu, offset: usize, values: &[f32]) -> Result<()> {
-        assert!(matches!(self.storage.home, Home::None) && offset + values.len() <= self.len());
+        assert!(
+            matches!(self.storage.home, Home::None) && self.packing.is_none() && offset + values.len() <= self.len()
+        );
         gpu.inner.queue.write_buffer(&self.buffer().buffer, offset as u64 * ELEMENT, bytemuck::cast_slice(values));
         gpu.check()
     }

@@ -109,6 +109,7 @@ impl Model {
     }
 
     fn with_lora(&self, lora: &LoraConfig, mut source: impl Source) -> Result<Self> {
+        self.require_float32("adding a low-rank adapter")?;
         let mut model = self.duplicate(&|_| false)?;
         model.bert.add_lora(&self.gpu, lora, &mut source)?;
         model.lora = Some(lora.clone());

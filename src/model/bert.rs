@@ -10,9 +10,9 @@ use super::lora::{self, Lora, LoraConfig};
 use super::mlm_head::MlmHead;
 use super::parameters::{Builder, CopySource, Gradients, Parameter, Source};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Pass, Tensor};
+use crate::gpu::{Gpu, Packing, Pass, Tensor};
 use crate::ops::gemm::{Form, Sizes};
-use crate::ops::tilings::choose;
+use crate::ops::tilings::{Inputs, choose};
 use crate::ops::{self, layer_norm};
 use crate::text::{PackedBatch, TripletBatch};
 
@@ -90,12 +90,13 @@ impl Bert {
     }
 
     /// Makes the pipelines that a query takes: beside an upload of weights, the first query need not wait for them.
-    pub(crate) fn compile_ahead(gpu: &Gpu, config: &BertConfig) {
+    pub(crate) fn compile_ahead(gpu: &Gpu, config: &BertConfig, packing: Option<Packing>) {
+        let inputs = packing.map_or(Inputs::Single, Inputs::Packed);
         let (hidden, wide) = (config.hidden_size as u32, config.intermediate_size as u32);
         let activation = config.hidden_act.op() as usize;
         let attention = ops::attention::Way::of(gpu, config.head_size());
         let others = [
-            (&ops::embedding::FORWARD, 0),
+            (&ops::embedding::FORWARD, ops::embedding::variant(packing)),
             (&ops::layer_norm::FORWARD, 0),
             (&ops::layer_norm::FORWARD, 1),
             (&attention.kernels().forward, attention.variant(false)),
@@ -104,7 +105,7 @@ impl Bert {
         ];
         // Of a short text, and of its blank: what a batch of them takes may be long to compile, and is not wanted by many.
         for (m, n, k) in [(12, hidden, hidden), (12, wide, hidden), (12, hidden, wide), (1, hidden, hidden)] {
-            let (tiling, kernel) = choose(gpu, Form::Linear, Sizes { m, n, k }, false);
+            let (tiling, kernel) = choose(gpu, Form::Linear, Sizes { m, n, k }, inputs);
             gpu.compile_ahead(kernel, tiling.first_variant + Form::Linear as usize);
         }
         others.into_iter().for_each(|(kernel, variant)| gpu.compile_ahead(kernel, variant));

@@ -139,7 +139,7 @@ impl Model {
         let bert = std::thread::scope(|threads| {
             let of_query = config.clone();
             let ahead = std::thread::Builder::new().name("retto-compile".into());
-            let ahead = ahead.spawn_scoped(threads, move || Bert::compile_ahead(gpu, &of_query));
+            let ahead = ahead.spawn_scoped(threads, move || Bert::compile_ahead(gpu, &of_query, None));
             let bert = Bert::new(gpu, config, &mut source);
             // Whatever went wrong there comes up again where the pipelines are used, and is told then.
             let _ = ahead.map(std::thread::ScopedJoinHandle::join);
@@ -317,6 +317,7 @@ impl Model {
         &self,
         train: impl FnOnce(&mut Pass, &Gradients) -> Result<Tensor>,
     ) -> Result<(f32, NamedValues)> {
+        self.require_float32("taking gradients")?;
         let gradients = Gradients::new(&self.gpu, &self.bert.all_parameters())?;
         let parameters = self.bert.trained_parameters();
         let mut pass = Pass::new(&self.gpu);
@@ -340,10 +341,11 @@ impl Model {
     /// The values of one parameter, by its checkpoint key: row-major, shaped as [`Model::parameter_shapes`] says.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a key this model does not have; GPU errors.
+    /// [`Error::InvalidArgument`] for a key this model does not have; [`Error::Unsupported`] after [`Model::to_dtype`]; GPU errors.
     pub fn parameter(&self, key: &str) -> Result<Vec<f32>> {
         for parameter in self.bert.parameters() {
             let Some(part) = parameter.keys.iter().position(|name| name == key) else { continue };
+            self.require_float32("reading parameters")?;
             let mut pass = Pass::new(&self.gpu);
             let download = pass.download(&parameter.value)?;
             pass.submit()?;

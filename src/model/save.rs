@@ -33,6 +33,7 @@ impl Model {
     /// # Errors
     /// [`Error::Io`] naming what could not be written; GPU errors.
     pub fn save(&self, folder: impl Into<PathBuf>) -> Result<()> {
+        self.require_float32("saving a model")?;
         match self.lora {
             Some(_) => save(&self.merge()?, &folder.into()),
             None => save(self, &folder.into()),

@@ -1,12 +1,12 @@
 //! The sum of three table lookups, and the gradient of a table.
 
-use super::Extent;
 use crate::error::Result;
-use crate::gpu::{Constants, Kernel, Pass, Tensor, spread};
+use crate::gpu::{Constants, Kernel, Packing, Pass, Tensor, spread};
 
 const SOURCE: &str = include_str!("../../shaders/embedding.wgsl");
 const VARIANTS: &[Constants] = &[&[("ACCUMULATE", 0.0)], &[("ACCUMULATE", 1.0)]];
-pub(crate) static FORWARD: Kernel = Kernel::plain("embedding", SOURCE, "forward").narrowing();
+const ELEMENTS: &[Constants] = &[&[("BITS", 32.0)], &[("BITS", 16.0)], &[("BITS", 8.0)]];
+pub(crate) static FORWARD: Kernel = Kernel::new("embedding", SOURCE, "forward", ELEMENTS).narrowing().packing();
 pub(crate) static SUM_ROWS: Kernel = Kernel::new("embedding", SOURCE, "sum_rows", VARIANTS).narrowing();
 const WRITE: usize = 0;
 const ADD: usize = 1;
@@ -21,13 +21,27 @@ pub(crate) struct Forward<'t> {
     pub(crate) token_type: &'t Tensor,
 }
 
+/// The shader's; the last for [`FORWARD`] alone.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Sizes {
+    rows: u32,
+    columns: u32,
+    vocabulary: u32,
+}
+
+/// The variant of [`FORWARD`] for such a table of words.
+pub(crate) fn variant(packing: Option<Packing>) -> usize {
+    packing.map_or(0, |packing| 1 + packing as usize)
+}
+
 /// Returns the sum of the three rows of each token, \[tokens, columns\]. Ids must be within their tables.
 pub(crate) fn forward(pass: &mut Pass, arrays: Forward) -> Result<Tensor> {
     let Forward { input_ids, position_ids, token_type_ids, word, position, token_type } = arrays;
     let y = pass.alloc(&[input_ids.len(), word.columns()])?;
-    let params = Extent { rows: y.rows() as u32, columns: y.columns() as u32 };
+    let params = Sizes { rows: y.rows() as u32, columns: y.columns() as u32, vocabulary: word.rows() as u32 };
     let tensors = [input_ids, position_ids, token_type_ids, word, position, token_type, &y];
-    pass.dispatch(&FORWARD, 0, &tensors, &params, spread(y.rows()))?;
+    pass.dispatch(&FORWARD, variant(word.packing()), &tensors, &params, spread(y.rows()))?;
     Ok(y)
 }
 
@@ -103,7 +117,7 @@ fn sum_rows(pass: &mut Pass, variant: usize, x: &Tensor, list: &Occurrences, tar
     let rows = pass.upload(&[list.rows.len()], &list.rows)?;
     let starts = pass.upload(&[groups + 1], &list.starts)?;
     let ids = pass.upload(&[groups], &list.ids)?;
-    let params = Extent { rows: groups as u32, columns: x.columns() as u32 };
+    let params = Sizes { rows: groups as u32, columns: x.columns() as u32, vocabulary: 0 };
     pass.dispatch(&SUM_ROWS, variant, &[x, &rows, &starts, &ids, target], &params, spread(groups))
 }
 
@@ -111,6 +125,7 @@ fn sum_rows(pass: &mut Pass, variant: usize, x: &Tensor, list: &Occurrences, tar
 mod tests {
     use super::*;
     use crate::ops::check::{assert_close, assert_gradient, dot, f64s, random, run};
+    use crate::ops::pack;
 
     fn twin(tables: [&[f64]; 3], ids: [&[u32]; 3], columns: usize) -> Vec<f64> {
         let row = |table: &[f64], id: u32, j: usize| table[id as usize * columns + j];
@@ -136,6 +151,38 @@ mod tests {
         let [word, position, token_type] = &tables;
         let f = |word: &[f64]| dot(&twin([word, position, token_type], ids, 2), &dy);
         assert_gradient("word", f, word, &twin_backward(&dy, ids[0], 4, 2, None));
+    }
+
+    #[test]
+    fn packed_tables_are_read_as_they_were_written() {
+        let gpu = crate::gpu::test_gpu();
+        for (tokens, columns, vocabulary) in [(1, 1, 1), (13, 37, 7), (30, 70, 11)] {
+            let ids: Vec<u32> = (0..tokens as u32).map(|t| t * 7 % vocabulary as u32).collect();
+            let table = random(vocabulary * columns, 1);
+            for packing in [Packing::Float16, Packing::Int8] {
+                let shape = [vocabulary, columns];
+                let words = pack::tests::unpacked(&pack::tests::words(&gpu, &table, shape, packing), shape, packing);
+                let got = run(&gpu, |pass| {
+                    let table = pass.upload(&shape, &table)?;
+                    let word = pack::pack_in(pass, &table, packing, "a table")?;
+                    let zeros = pass.upload(&[1, columns], &vec![0f32; columns])?;
+                    let (input_ids, zero_ids) =
+                        (pass.upload(&[tokens], &ids)?, pass.upload(&[tokens], &vec![0u32; tokens])?);
+                    let arrays = Forward {
+                        input_ids: &input_ids,
+                        position_ids: &zero_ids,
+                        token_type_ids: &zero_ids,
+                        word: &word,
+                        position: &zeros,
+                        token_type: &zeros,
+                    };
+                    Ok(vec![forward(pass, arrays)?])
+                });
+                let want: Vec<f64> =
+                    (0..tokens * columns).map(|i| words[ids[i / columns] as usize * columns + i % columns]).collect();
+                assert_close(&format!("{packing:?}"), &got[0], &want, 1e-6);
+            }
+        }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! Which kernel computes it is chosen in [`tilings`](super::tilings), by adapter and shape.
 
-use super::tilings::{Tiling, choose};
-use crate::error::Result;
+use super::tilings::{Inputs, Tiling, choose};
+use crate::error::{Error, Result};
 use crate::gpu::{Kernel, Pass, Tensor};
 
 /// What a GEMM does beside multiplying; each is a variant of every kernel of the family.
@@ -45,15 +45,16 @@ pub(crate) struct Sizes {
     pub(crate) k: u32,
 }
 
-/// Records one GEMM with the kernel preferred on this adapter.
+/// Records one GEMM with the kernel preferred on this adapter. B may be a packed weight, for a linear layer.
 pub(crate) fn gemm(pass: &mut Pass, form: Form, arrays: &Gemm) -> Result<()> {
-    let (tiling, kernel) = choose(pass.gpu(), form, arrays.sizes, false);
+    let inputs = arrays.b.packing().map_or(Inputs::Single, Inputs::Packed);
+    let (tiling, kernel) = choose(pass.gpu(), form, arrays.sizes, inputs);
     gemm_with(pass, tiling, kernel, form, arrays)
 }
 
 /// [`gemm`] with A and B as [`to_half`](super::half::to_half) gives them.
 pub(crate) fn gemm_f16(pass: &mut Pass, form: Form, arrays: &Gemm) -> Result<()> {
-    let (tiling, kernel) = choose(pass.gpu(), form, arrays.sizes, true);
+    let (tiling, kernel) = choose(pass.gpu(), form, arrays.sizes, Inputs::Half);
     gemm_with(pass, tiling, kernel, form, arrays)
 }
 
@@ -65,6 +66,10 @@ pub(crate) fn gemm_with(
     arrays: &Gemm,
 ) -> Result<()> {
     let Gemm { a, b, bias, c, sizes } = arrays;
+    // Its variants for other forms would read it as what it is not.
+    if b.packing().is_some() && !matches!(form, Form::Linear) {
+        return Err(Error::Unsupported("backward passes with packed weights".into()));
+    }
     let grid = [(sizes.n as usize).div_ceil(tiling.columns), (sizes.m as usize).div_ceil(tiling.rows), 1];
     // Without a bias its binding is not read; any read-only tensor serves.
     let bias = bias.unwrap_or(b);
@@ -74,9 +79,10 @@ pub(crate) fn gemm_with(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::Gpu;
+    use crate::gpu::{Gpu, Packing};
     use crate::ops::check::{self, assert_close};
     use crate::ops::half::to_half;
+    use crate::ops::pack;
     use crate::ops::tilings::TILINGS;
 
     /// op(A) op(B) + C0 in f64.
@@ -192,6 +198,42 @@ mod tests {
         // `make test-next` is there for these.
         let cooperative = tried.iter().any(|file| file.starts_with("gemm_cooperative"));
         assert!(cooperative || std::env::var_os("RETTO_NEEDS_COOPERATIVE").is_none(), "{tried:?}");
+    }
+
+    /// With B a packed weight: the twin gets what its words stand for. Rows of all classes, and for each all kernels the same bits.
+    #[test]
+    fn packed_weights_multiply_as_what_they_stand_for() {
+        let gpu = crate::gpu::test_gpu();
+        let form = Form::Linear;
+        for packing in [Packing::Float16, Packing::Int8] {
+            for shape in SHAPES {
+                let mut case = Case::new(form, shape, false);
+                let [m, n, k] = shape;
+                let words = pack::tests::words(&gpu, &case.b, [n, k], packing);
+                let weights: Vec<f32> =
+                    pack::tests::unpacked(&words, [n, k], packing).iter().map(|&x| x as f32).collect();
+                let exact = std::mem::replace(&mut case.b, weights);
+                let want = case.want();
+                let mut all: Vec<(&str, Vec<f32>)> = Vec::new();
+                for tiling in TILINGS.iter().filter(|tiling| tiling.runs_on(&gpu) && tiling.fits(form, case.sizes)) {
+                    let Some(kernel) = tiling.of(Inputs::Packed(packing)) else { continue };
+                    let got = check::run(&gpu, |pass| {
+                        let (a, b) = (pass.upload(&[m, k], &case.a)?, pass.upload(&[n, k], &exact)?);
+                        let b = pack::pack_in(pass, &b, packing, "a weight")?;
+                        let (bias, c) = (pass.upload(&[n], &case.bias)?, pass.alloc(&[m, n])?);
+                        let arrays = Gemm { a: &a, b: &b, bias: Some(&bias), c: &c, sizes: case.sizes };
+                        gemm_with(pass, tiling, kernel, form, &arrays)?;
+                        Ok(vec![c])
+                    });
+                    assert_close(&format!("{} {packing:?} {shape:?}", tiling.name), &got[0], &want, 1e-5);
+                    all.push((tiling.name, got.into_iter().next().unwrap()));
+                }
+                assert!(!all.is_empty());
+                for (name, values) in &all {
+                    assert!(*values == all[0].1, "{name} {packing:?} {shape:?}");
+                }
+            }
+        }
     }
 
     /// So the choice of a kernel, which depends on the number of rows, changes no result.

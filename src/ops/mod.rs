@@ -18,6 +18,7 @@ pub(crate) mod gemm;
 pub(crate) mod half;
 pub(crate) mod layer_norm;
 pub(crate) mod linear;
+pub(crate) mod pack;
 pub(crate) mod pool;
 pub(crate) mod rows;
 pub(crate) mod scale;

@@ -4,7 +4,7 @@
 //! the choice is one of speed alone.
 
 use super::gemm::{FORMS, Form, Sizes};
-use crate::gpu::{Constants, Gpu, Kernel};
+use crate::gpu::{Constants, Gpu, Kernel, Packing};
 
 /// One way to compute C: a kernel, and the tile of C that one of its workgroups takes.
 pub(crate) struct Tiling {
@@ -14,6 +14,8 @@ pub(crate) struct Tiling {
     pub(crate) kernel: Option<&'static Kernel>,
     /// With A and B in f16, where there is one; products and sums are f32.
     pub(crate) half: Option<&'static Kernel>,
+    /// With A in f32 and B a packed weight, in the order of [`Packing`], where there are such; for [`Form::Linear`] alone.
+    pub(crate) packed: Option<&'static [Kernel; 2]>,
     /// Of this tiling's variants the first; the others follow in the order of [`FORMS`].
     pub(crate) first_variant: usize,
     pub(crate) rows: usize,
@@ -102,9 +104,9 @@ const COOPERATIVE: &[Constants] = &[
 ];
 
 /// A macro, as `concat!` takes no constants.
-macro_rules! common {
-    () => {
-        include_str!("../../shaders/gemm_c.wgsl")
+macro_rules! shader {
+    ($name:literal) => {
+        include_str!(concat!("../../shaders/gemm_", $name, ".wgsl"))
     };
 }
 
@@ -119,29 +121,107 @@ macro_rules! kernel {
     };
 }
 
-static TILED: Kernel = kernel!("gemm_tiled", "alias Element = f32;\n", "gemm_tiled", PLAIN);
-static TILED_F16: Kernel = kernel!("gemm_tiled_f16", "enable f16;\nalias Element = f16;\n", "gemm_tiled", PLAIN);
-static SUBGROUP: Kernel = kernel!("gemm_subgroup", "alias Element = f32;\n", "gemm_subgroup", PLAIN);
-static SUBGROUP_F16: Kernel =
-    kernel!("gemm_subgroup_f16", "enable f16;\nalias Element = f16;\n", "gemm_subgroup", PLAIN);
-static PAIRS: Kernel = kernel!("gemm_pairs", common!(), "gemm_pairs", PLAIN);
+static TILED: Kernel =
+    kernel!("gemm_tiled", concat!("alias Element = f32;\n", shader!("b"), shader!("unscaled")), "gemm_tiled", PLAIN);
+static TILED_F16: Kernel = kernel!(
+    "gemm_tiled_f16",
+    concat!("enable f16;\nalias Element = f16;\n", shader!("b"), shader!("unscaled")),
+    "gemm_tiled",
+    PLAIN
+);
+static TILED_PACKED: [Kernel; 2] = [
+    kernel!(
+        "gemm_tiled_packed_f16",
+        concat!("alias Element = f32;\nconst BITS = 16u;\n", shader!("b_packed")),
+        "gemm_tiled",
+        PLAIN
+    )
+    .packing(),
+    kernel!(
+        "gemm_tiled_packed_i8",
+        concat!("alias Element = f32;\nconst BITS = 8u;\n", shader!("b_packed")),
+        "gemm_tiled",
+        PLAIN
+    )
+    .packing(),
+];
+static SUBGROUP: Kernel = kernel!(
+    "gemm_subgroup",
+    concat!("alias Element = f32;\n", shader!("b"), shader!("unscaled")),
+    "gemm_subgroup",
+    PLAIN
+);
+static SUBGROUP_F16: Kernel = kernel!(
+    "gemm_subgroup_f16",
+    concat!("enable f16;\nalias Element = f16;\n", shader!("b"), shader!("unscaled")),
+    "gemm_subgroup",
+    PLAIN
+);
+static SUBGROUP_PACKED: [Kernel; 2] = [
+    kernel!(
+        "gemm_subgroup_packed_f16",
+        concat!("alias Element = f32;\nconst BITS = 16u;\n", shader!("b_packed")),
+        "gemm_subgroup",
+        PLAIN
+    )
+    .packing(),
+    kernel!(
+        "gemm_subgroup_packed_i8",
+        concat!("alias Element = f32;\nconst BITS = 8u;\n", shader!("b_packed")),
+        "gemm_subgroup",
+        PLAIN
+    )
+    .packing(),
+];
+static PAIRS: Kernel = kernel!("gemm_pairs", concat!(shader!("unscaled"), shader!("c")), "gemm_pairs", PLAIN);
 static VECTOR: Kernel = kernel!(
     "gemm_vectors",
     concat!(
-        common!(),
-        include_str!("../../shaders/gemm_vectors_block.wgsl"),
-        include_str!("../../shaders/gemm_vectors_pairs.wgsl")
+        shader!("unscaled"),
+        shader!("c"),
+        shader!("vectors_block"),
+        shader!("vectors_rows"),
+        shader!("vectors_pairs")
     ),
     "gemm_vectors",
     VECTORS
 );
+static VECTOR_PACKED: [Kernel; 2] = [
+    kernel!(
+        "gemm_vectors_packed_f16",
+        concat!(
+            "const BITS = 16u;\n",
+            shader!("c"),
+            shader!("vectors_block"),
+            shader!("vectors_rows"),
+            shader!("vectors_packed")
+        ),
+        "gemm_vectors",
+        VECTORS
+    )
+    .packing(),
+    kernel!(
+        "gemm_vectors_packed_i8",
+        concat!(
+            "const BITS = 8u;\n",
+            shader!("c"),
+            shader!("vectors_block"),
+            shader!("vectors_rows"),
+            shader!("vectors_packed")
+        ),
+        "gemm_vectors",
+        VECTORS
+    )
+    .packing(),
+];
 static VECTOR_F16: Kernel = kernel!(
     "gemm_vectors_f16",
     concat!(
         "enable f16;\nalias Element = f16;\n",
-        common!(),
-        include_str!("../../shaders/gemm_vectors_block.wgsl"),
-        include_str!("../../shaders/gemm_vectors_single.wgsl")
+        shader!("unscaled"),
+        shader!("c"),
+        shader!("vectors_block"),
+        shader!("vectors_single")
     ),
     "gemm_vectors",
     VECTORS
@@ -163,7 +243,21 @@ static COOPERATIVE_16: Kernel = kernel!(
 
 /// Every kernel of the family, for the test that translates all shaders.
 #[cfg(test)]
-pub(crate) static KERNELS: [&Kernel; 7] = [&TILED, &TILED_F16, &SUBGROUP, &SUBGROUP_F16, &PAIRS, &VECTOR, &VECTOR_F16];
+pub(crate) static KERNELS: [&Kernel; 13] = [
+    &TILED,
+    &TILED_F16,
+    &TILED_PACKED[0],
+    &TILED_PACKED[1],
+    &SUBGROUP,
+    &SUBGROUP_F16,
+    &SUBGROUP_PACKED[0],
+    &SUBGROUP_PACKED[1],
+    &PAIRS,
+    &VECTOR,
+    &VECTOR_F16,
+    &VECTOR_PACKED[0],
+    &VECTOR_PACKED[1],
+];
 
 /// At least 8 lanes that hand values round.
 fn has_subgroups_of_8(gpu: &Gpu) -> bool {
@@ -187,6 +281,7 @@ pub(crate) static TILINGS: [Tiling; 11] = [
         name: "tiled",
         kernel: Some(&TILED),
         half: Some(&TILED_F16),
+        packed: Some(&TILED_PACKED),
         first_variant: 0,
         rows: 64,
         columns: 64,
@@ -197,6 +292,7 @@ pub(crate) static TILINGS: [Tiling; 11] = [
         name: "subgroup",
         kernel: Some(&SUBGROUP),
         half: Some(&SUBGROUP_F16),
+        packed: Some(&SUBGROUP_PACKED),
         first_variant: 0,
         rows: 16,
         columns: 128,
@@ -207,6 +303,7 @@ pub(crate) static TILINGS: [Tiling; 11] = [
         name: "pairs",
         kernel: Some(&PAIRS),
         half: None,
+        packed: None,
         first_variant: 0,
         rows: 16,
         columns: 32,
@@ -217,6 +314,7 @@ pub(crate) static TILINGS: [Tiling; 11] = [
         name: "vectors-4",
         kernel: Some(&VECTOR),
         half: Some(&VECTOR_F16),
+        packed: Some(&VECTOR_PACKED),
         first_variant: 3 * FORMS.len(),
         rows: 4,
         columns: 64,
@@ -227,6 +325,7 @@ pub(crate) static TILINGS: [Tiling; 11] = [
         name: "vectors-16",
         kernel: Some(&VECTOR),
         half: Some(&VECTOR_F16),
+        packed: Some(&VECTOR_PACKED),
         first_variant: 0,
         rows: 16,
         columns: 64,
@@ -237,6 +336,7 @@ pub(crate) static TILINGS: [Tiling; 11] = [
         name: "vectors-32",
         kernel: Some(&VECTOR),
         half: Some(&VECTOR_F16),
+        packed: Some(&VECTOR_PACKED),
         first_variant: FORMS.len(),
         rows: 32,
         columns: 64,
@@ -247,6 +347,7 @@ pub(crate) static TILINGS: [Tiling; 11] = [
         name: "vectors-64",
         kernel: Some(&VECTOR),
         half: Some(&VECTOR_F16),
+        packed: Some(&VECTOR_PACKED),
         first_variant: 2 * FORMS.len(),
         rows: 64,
         columns: 64,
@@ -257,6 +358,7 @@ pub(crate) static TILINGS: [Tiling; 11] = [
         name: "cooperative-8",
         kernel: None,
         half: Some(&COOPERATIVE_8),
+        packed: None,
         first_variant: 0,
         rows: 32,
         columns: 32,
@@ -267,6 +369,7 @@ pub(crate) static TILINGS: [Tiling; 11] = [
         name: "cooperative-8-of-32",
         kernel: None,
         half: Some(&COOPERATIVE_8),
+        packed: None,
         first_variant: FORMS.len(),
         rows: 32,
         columns: 32,
@@ -277,6 +380,7 @@ pub(crate) static TILINGS: [Tiling; 11] = [
         name: "cooperative-16",
         kernel: None,
         half: Some(&COOPERATIVE_16),
+        packed: None,
         first_variant: FORMS.len(),
         rows: 64,
         columns: 64,
@@ -287,6 +391,7 @@ pub(crate) static TILINGS: [Tiling; 11] = [
         name: "cooperative-16-of-64",
         kernel: None,
         half: Some(&COOPERATIVE_16),
+        packed: None,
         first_variant: 2 * FORMS.len(),
         rows: 64,
         columns: 64,
@@ -296,6 +401,15 @@ pub(crate) static TILINGS: [Tiling; 11] = [
 ];
 
 impl Tiling {
+    /// Its kernel for such inputs, where there is one.
+    pub(crate) fn of(&self, inputs: Inputs) -> Option<&'static Kernel> {
+        match inputs {
+            Inputs::Single => self.kernel,
+            Inputs::Half => self.half,
+            Inputs::Packed(packing) => self.packed.map(|kernels| &kernels[packing as usize]),
+        }
+    }
+
     pub(crate) fn runs_on(&self, gpu: &Gpu) -> bool {
         (self.runs_on)(gpu)
     }
@@ -383,16 +497,29 @@ fn preferred(gpu: &Gpu, rows: Rows) -> &'static [&'static str] {
     }
 }
 
-/// The tiling for one GEMM, and its kernel for A and B in f32 or in f16.
-pub(crate) fn choose(gpu: &Gpu, form: Form, sizes: Sizes, half: bool) -> (&'static Tiling, &'static Kernel) {
+/// What A and B of a GEMM are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inputs {
+    Single,
+    Half,
+    /// A in f32, and B a weight for queries.
+    Packed(Packing),
+}
+
+/// The tiling for one GEMM, and its kernel. Where B is packed, that which is the fastest in f32 is taken to be so there, too.
+pub(crate) fn choose(gpu: &Gpu, form: Form, sizes: Sizes, inputs: Inputs) -> (&'static Tiling, &'static Kernel) {
     let named = |name: &&str| TILINGS.iter().find(|tiling| tiling.name == *name);
     let usable = |tiling: &'static Tiling| {
-        let kernel = if half { tiling.half } else { tiling.kernel };
-        kernel.filter(|_| tiling.runs_on(gpu) && tiling.fits(form, sizes)).map(|kernel| (tiling, kernel))
+        tiling.of(inputs).filter(|_| tiling.runs_on(gpu) && tiling.fits(form, sizes)).map(|kernel| (tiling, kernel))
     };
     let rows = Rows::of(sizes.m);
-    let measured = gpu.choice(rows.key(half));
+    let measured = gpu.choice(rows.key(inputs == Inputs::Half));
     let measured = measured.as_deref().and_then(|name| named(&name));
     let mut choices = measured.into_iter().chain(preferred(gpu, rows).iter().filter_map(named));
-    choices.find_map(usable).unwrap_or((&TILINGS[0], if half { &TILED_F16 } else { &TILED }))
+    let last = match inputs {
+        Inputs::Single => &TILED,
+        Inputs::Half => &TILED_F16,
+        Inputs::Packed(packing) => &TILED_PACKED[packing as usize],
+    };
+    choices.find_map(usable).unwrap_or((&TILINGS[0], last))
 }

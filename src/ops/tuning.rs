@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::gemm::{Form, Gemm, Sizes, gemm_with};
-use super::tilings::{Rows, TILINGS, Tiling, choose};
+use super::tilings::{Inputs, Rows, TILINGS, Tiling, choose};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, Pass, Tensor};
 
@@ -41,7 +41,7 @@ pub(crate) fn tune(gpu: &Gpu, fp16: bool) -> Result<()> {
 pub(crate) fn in_use(gpu: &Gpu) -> String {
     let name = |rows: Rows| {
         let sizes = Sizes { m: rows.typical() as u32, n: EDGE as u32, k: EDGE as u32 };
-        choose(gpu, Form::Linear, sizes, true).0.name
+        choose(gpu, Form::Linear, sizes, Inputs::Half).0.name
     };
     Rows::ALL.map(name).join(", ")
 }
@@ -131,7 +131,7 @@ mod tests {
         let known = gpu.choice(Rows::Many.key(false));
         assert_eq!(files().len(), usize::from(known.is_some()));
         let sizes = Sizes { m: 256, n: 64, k: 64 };
-        let taken = || choose(&open(), Form::Linear, sizes, false).0.name;
+        let taken = || choose(&open(), Form::Linear, sizes, Inputs::Single).0.name;
         if let Some(name) = known {
             assert_eq!(taken(), name);
             // A choice that this adapter or shape cannot follow is passed over.

@@ -72,6 +72,7 @@ impl Trainer {
     /// [`Error::InvalidArgument`] for an option out of range; [`Error::BadTokenizer`] for a vocabulary without a mask token;
     /// [`Error::NoMlmHead`] for a low-rank adaptation of an encoder without a head; [`Error::OutOfMemory`].
     pub fn new(model: &Model, arguments: TrainingArguments) -> Result<Self> {
+        model.require_float32("training")?;
         arguments.validate(model.config())?;
         if arguments.objective == Objective::MaskedLm {
             arguments.masking(Purpose::Train).check(&model.tokenizer)?;

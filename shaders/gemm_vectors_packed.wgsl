@@ -1,0 +1,60 @@
+// How gemm_vectors.wgsl loads B where it is a weight as pack.wgsl writes it, two words at a time: B^T in BITS bits an element
+// (which the host puts before this). gemm_vectors_rows.wgsl comes before this file.
+
+@group(0) @binding(1) var<storage, read> b: array<u64>;
+
+// Two words each.
+fn pairs_of_a_row() -> u32 {
+    return select((sizes.k + 7u) / 8u, (sizes.k + 3u) / 4u, BITS == 16u);
+}
+
+fn scaled(sum: f32, column: u32) -> f32 {
+    let two = pair(b[sizes.n * pairs_of_a_row() + column / 2u]);
+    return sum * two[column % 2u];
+}
+
+fn four_halves(bits: u64) -> vec4<f32> {
+    return vec4<f32>(unpack2x16float(u32(bits)), unpack2x16float(u32(bits >> 32u)));
+}
+
+fn four_bytes(bits: u32) -> vec4<f32> {
+    let v = bitcast<i32>(bits);
+    return vec4<f32>(vec4<i32>((v << 24u) >> 24u, (v << 16u) >> 24u, (v << 8u) >> 24u, v >> 24u));
+}
+
+// Sixteen rows of one column of op(B).
+struct Column { q0: vec4<f32>, q1: vec4<f32>, q2: vec4<f32>, q3: vec4<f32> }
+
+// Beyond the end of B the last rows and columns are repeated; what comes of them is multiplied by 0, or not stored.
+fn load_column(column: u32, k: u32) -> Column {
+    let pairs = pairs_of_a_row();
+    let start = min(column, sizes.n - 1u) * pairs;
+    if BITS == 16u {
+        let at = k / 4u;
+        return Column(
+            four_halves(b[start + at]),
+            four_halves(b[start + min(at + 1u, pairs - 1u)]),
+            four_halves(b[start + min(at + 2u, pairs - 1u)]),
+            four_halves(b[start + min(at + 3u, pairs - 1u)]),
+        );
+    }
+    let x = b[start + k / 8u];
+    let y = b[start + min(k / 8u + 1u, pairs - 1u)];
+    return Column(four_bytes(u32(x)), four_bytes(u32(x >> 32u)), four_bytes(u32(y)), four_bytes(u32(y >> 32u)));
+}
+
+// Four columns of sixteen rows.
+fn load_blocks(k: u32, column: u32) -> Blocks {
+    let p = load_column(column, k);
+    let q = load_column(column + 1u, k);
+    let r = load_column(column + 2u, k);
+    let s = load_column(column + 3u, k);
+    let m0 = transpose(mat4x4<f32>(p.q0, q.q0, r.q0, s.q0));
+    let m1 = transpose(mat4x4<f32>(p.q1, q.q1, r.q1, s.q1));
+    let m2 = transpose(mat4x4<f32>(p.q2, q.q2, r.q2, s.q2));
+    let m3 = transpose(mat4x4<f32>(p.q3, q.q3, r.q3, s.q3));
+    return Blocks(
+        Block(m0[0], m0[1], m0[2], m0[3], m1[0], m1[1], m1[2], m1[3]),
+        Block(m2[0], m2[1], m2[2], m2[3], m3[0], m3[1], m3[2], m3[3]),
+    );
+}

@@ -1,0 +1,199 @@
+//! Models whose weights take less memory, for queries.
+
+use super::bert::Bert;
+use super::open::Model;
+use super::parameters::{Parameter, Source, Spec};
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Packing, Tensor};
+use crate::ops::pack::pack;
+
+/// What a model's weights are made of. Whatever they are, activations and sums are f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Dtype {
+    /// Four bytes a weight, as training needs them.
+    #[default]
+    Float32,
+    /// Two bytes a weight, rounded to eleven bits.
+    Float16,
+    /// One byte a weight, from -127 to 127, and a scale for each row of a matrix.
+    Int8,
+}
+
+impl Dtype {
+    fn packing(self) -> Option<Packing> {
+        match self {
+            Self::Float32 => None,
+            Self::Float16 => Some(Packing::Float16),
+            Self::Int8 => Some(Packing::Int8),
+        }
+    }
+}
+
+impl std::fmt::Display for Dtype {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.packing() {
+            None => f.write_str("float32"),
+            Some(packing) => packing.fmt(f),
+        }
+    }
+}
+
+impl std::str::FromStr for Dtype {
+    type Err = Error;
+
+    /// As torch calls them.
+    fn from_str(name: &str) -> Result<Self> {
+        let all = [Self::Float32, Self::Float16, Self::Int8];
+        all.into_iter()
+            .find(|dtype| dtype.to_string() == name)
+            .ok_or_else(|| Error::InvalidArgument(format!("dtype is '{name}'; it must be float32, float16 or int8")))
+    }
+}
+
+impl Model {
+    /// A copy for queries whose matrices (those of the layers and of the head, and the word embeddings) are of this type, and take
+    /// half or a quarter of the memory; the rest is shared. It needs no f16 of the adapter. A low-rank adapter has become part
+    /// of the weights. This one may be dropped: its memory is then free.
+    ///
+    /// The copy fills, scores, embeds and evaluates; to train or save it, and to read its parameters, is
+    /// [`Error::Unsupported`].
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a copy of a copy with another type; [`Error::OutOfMemory`] and other GPU errors.
+    pub fn to_dtype(&self, dtype: Dtype) -> Result<Self> {
+        if self.lora.is_some() {
+            return self.merge()?.to_dtype(dtype);
+        }
+        let (own, packing) = (self.dtype(), dtype.packing());
+        if own != dtype && own != Dtype::Float32 {
+            return Err(Error::Unsupported(format!("weights in {own} as {dtype}: take the model in float32")));
+        }
+        let packing = packing.filter(|_| own != dtype);
+        let mut source = PackSource { parameters: self.bert.parameters(), packing };
+        let bert = std::thread::scope(|threads| {
+            let ahead = std::thread::Builder::new().name("retto-compile".into());
+            let compile = || Bert::compile_ahead(&self.gpu, self.config(), packing);
+            let ahead = packing.map(|_| ahead.spawn_scoped(threads, compile));
+            let bert = Bert::new(&self.gpu, self.config().clone(), &mut source);
+            // What went wrong there comes up again where the pipelines are used.
+            let _ = ahead.and_then(|ahead| ahead.ok()).map(std::thread::ScopedJoinHandle::join);
+            bert
+        })?;
+        self.gpu.flush()?;
+        Ok(self.with_network(bert, None))
+    }
+
+    /// What its weights are made of.
+    pub fn dtype(&self) -> Dtype {
+        match self.bert.parameters().iter().find_map(|parameter| parameter.value.packing()) {
+            None => Dtype::Float32,
+            Some(Packing::Float16) => Dtype::Float16,
+            Some(Packing::Int8) => Dtype::Int8,
+        }
+    }
+
+    /// Refuses what needs weights as they are in a checkpoint.
+    pub(crate) fn require_float32(&self, what: &str) -> Result<()> {
+        match self.dtype() {
+            Dtype::Float32 => Ok(()),
+            dtype => Err(Error::Unsupported(format!(
+                "{what} with weights in {dtype}, which are for queries alone: take the model in float32"
+            ))),
+        }
+    }
+}
+
+/// The values of a model, its matrices packed.
+struct PackSource<'p> {
+    parameters: Vec<&'p Parameter>,
+    packing: Option<Packing>,
+}
+
+impl Source for PackSource<'_> {
+    fn load(&mut self, gpu: &Gpu, spec: &Spec, index: usize) -> Result<Tensor> {
+        let value = &self.parameters[index].value;
+        // What GEMMs multiply by, and the table of words, by which the decoder may do so. The other tables are small.
+        let small = ["position_embeddings", "token_type_embeddings"];
+        let is_matrix = spec.shape.len() == 2 && !small.iter().any(|name| spec.keys[0].contains(name));
+        match self.packing {
+            Some(packing) if is_matrix => pack(gpu, value, packing, &spec.keys[0]),
+            _ => Ok(value.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::Pass;
+    use crate::model::bert::tests::random_model;
+    use crate::model::{BertConfig, HiddenAct};
+    use crate::ops::pack::tests::{unpacked, words};
+    use crate::text::PackedBatch;
+
+    fn download(gpu: &Gpu, tensor: &Tensor) -> Vec<f32> {
+        let mut pass = Pass::new(gpu);
+        let download = pass.download(tensor).unwrap();
+        pass.submit().unwrap();
+        download.wait(gpu).unwrap()
+    }
+
+    /// The model in f32 whose matrices are what the packed ones stand for.
+    fn rounded(model: &Model, packing: Packing) -> Model {
+        let rounded = model.duplicate(&|_| true).unwrap();
+        for (own, parameter) in model.bert.parameters().into_iter().zip(rounded.bert.parameters()) {
+            let shape = own.value.shape().to_vec();
+            let small = own.keys[0].contains("position_emb") || own.keys[0].contains("token_type_emb");
+            if let ([rows, columns], false) = (shape.as_slice(), small) {
+                let shape = [*rows, *columns];
+                let words = words(&model.gpu, &download(&model.gpu, &own.value), shape, packing);
+                let values: Vec<f32> = unpacked(&words, shape, packing).iter().map(|&x| x as f32).collect();
+                parameter.value.write(&model.gpu, 0, &values).unwrap();
+            }
+        }
+        rounded
+    }
+
+    #[test]
+    fn a_packed_model_is_the_one_in_f32_with_its_rounded_weights() {
+        let adjusts: [fn(&mut BertConfig); 3] = [
+            |_| (),
+            // Sizes that are no multiple of anything.
+            |config| (config.hidden_size, config.intermediate_size) = (21, 37),
+            |config| {
+                config.hidden_act = HiddenAct::Relu;
+                config.tie_word_embeddings = false;
+            },
+        ];
+        let mut batch = PackedBatch::default();
+        batch.push_masked(&[2, 7, 4, 9, 11, 20, 3], &[(2, 8), (4, 11)]);
+        for length in [3, 40] {
+            let ids: Vec<u32> = [2].into_iter().chain((5..length).map(|i| i % 40 + 5)).chain([4, 3]).collect();
+            batch.push_masked(&ids, &[(ids.len() as u32 - 2, 9)]);
+        }
+        for (which, adjust) in adjusts.into_iter().enumerate() {
+            let model = random_model(adjust);
+            for dtype in [Dtype::Float16, Dtype::Int8] {
+                let packed = model.to_dtype(dtype).unwrap();
+                assert_eq!((packed.dtype(), model.dtype()), (dtype, Dtype::Float32));
+                assert_eq!(packed.num_parameters(), model.num_parameters());
+                assert_eq!(packed.parameter_shapes(), model.parameter_shapes());
+                let rounded = rounded(&model, dtype.packing().unwrap());
+                let mut blanks = batch.clone();
+                blanks.labels.clear();
+                let [exact, want, got] = [&model, &rounded, &packed].map(|model| model.logits(&blanks).unwrap());
+                let largest = want.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+                let far = |a: &[f32], b: &[f32]| a.iter().zip(b).fold(0f32, |far, (a, b)| far.max((a - b).abs()));
+                assert!(far(&got, &want) < 1e-5 * largest, "{which} {dtype}: {} of {largest}", far(&got, &want));
+                // And it is another model than the exact one.
+                assert!(far(&got, &exact) > 1e-4 * largest, "{which} {dtype}");
+                let (scored, wanted) = (packed.score(&batch).unwrap(), rounded.score(&batch).unwrap());
+                assert!(
+                    scored.iter().zip(&wanted).all(|(a, b)| (a.loss - b.loss).abs() < 1e-4),
+                    "{scored:?} {wanted:?}"
+                );
+            }
+        }
+    }
+}
