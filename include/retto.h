@@ -80,6 +80,15 @@
 #define RETTO_POWER_LOW 1
 
 /**
+ * What weights are made of: four bytes each, two, or one.
+ */
+#define RETTO_DTYPE_FLOAT32 0
+
+#define RETTO_DTYPE_FLOAT16 1
+
+#define RETTO_DTYPE_INT8 2
+
+/**
  * How the vectors of a text's tokens become one: their mean, that of the first token, or the largest value of each column.
  */
 #define RETTO_POOLING_MEAN 0
@@ -968,6 +977,16 @@ retto_status retto_model_open_with_adapter(const struct retto_gpu *gpu,
 retto_status retto_model_open_default(const struct retto_gpu *gpu,
                                       struct retto_model **model,
                                       struct retto_error **error);
+
+/**
+ * A copy of a model for queries, whose matrices are of this RETTO_DTYPE and take half or a quarter of the memory; the answers are
+ * nearly the same. The model itself may be freed, and its memory then is. The copy cannot be trained or saved, nor be
+ * made into another type: RETTO_UNSUPPORTED. Free it with retto_model_free. Any thread; blocks while it is made.
+ */
+retto_status retto_model_to_dtype(const struct retto_model *model,
+                                  uint32_t dtype,
+                                  struct retto_model **copy,
+                                  struct retto_error **error);
 
 /**
  * Fills `info`. Its texts are valid until the model is freed. Any thread; does not block.

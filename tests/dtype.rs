@@ -119,3 +119,18 @@ fn a_model_that_is_being_trained_can_be_queried_in_int8() {
     let packed = trainer.model().to_dtype(Dtype::Int8).unwrap();
     assert_eq!(packed.fill_mask("the rain on the [MASK]", 3).unwrap()[0].len(), 3);
 }
+
+#[cfg(feature = "cli")]
+#[test]
+fn the_command_takes_it_where_models_are_queried() {
+    use common::command::{json, run};
+    let fill = |dtype: &str| json(&["fill", "the rain on the [MASK]", "--json", "--dtype", dtype]);
+    let (exact, half, small) = (fill("float32"), fill("float16"), fill("int8"));
+    // The bundled file is in f16: nothing is rounded, and sums are in the same order.
+    assert_eq!(exact, half);
+    assert_ne!(exact, small);
+    assert_eq!(exact[0]["token_str"], small[0]["token_str"]);
+    let refused = run(&["eval", "--data", "data/lyrics", "--dtype", "fp8"]);
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && told.contains("float16") && told.contains("fp8"), "{told}");
+}

@@ -286,6 +286,8 @@ namespace Retto
         [DllImport(Library, CallingConvention = C)]
         public static extern Status retto_model_open_default(GpuHandle gpu, out ModelHandle model, out IntPtr error);
         [DllImport(Library, CallingConvention = C)]
+        public static extern Status retto_model_to_dtype(ModelHandle model, uint dtype, out ModelHandle copy, out IntPtr error);
+        [DllImport(Library, CallingConvention = C)]
         public static extern Status retto_model_get_info(ModelHandle model, ref ModelInfo info, out IntPtr error);
         [DllImport(Library, CallingConvention = C)]
         public static extern Status retto_model_warm_up(ModelHandle model, out IntPtr error);

@@ -9,8 +9,13 @@ use super::gpu::retto_gpu;
 use super::handle::{self, Opaque};
 use super::input::{self, Out, OutStruct, Versioned, invalid, retto_string, versioned};
 use super::status::retto_status;
-use crate::model::Model;
+use crate::model::{Dtype, Model};
 use crate::train::EvaluationOptions;
+
+/// What weights are made of: four bytes each, two, or one.
+pub const RETTO_DTYPE_FLOAT32: u32 = 0;
+pub const RETTO_DTYPE_FLOAT16: u32 = 1;
+pub const RETTO_DTYPE_INT8: u32 = 2;
 
 /// A model. It never changes: any number of threads may query one at once, and it may be freed while they do, whose calls then
 /// end as they would have.
@@ -212,6 +217,32 @@ fn bundled(gpu: &crate::Gpu) -> Result<Model> {
 fn bundled(_: &crate::Gpu) -> Result<Model> {
     let reason = "this library was built without a model: open one with retto_model_open";
     Err(super::failure::Failure::new(retto_status::RETTO_UNSUPPORTED, reason))
+}
+
+/// A copy of a model for queries, whose matrices are of this RETTO_DTYPE and take half or a quarter of the memory; the answers are
+/// nearly the same. The model itself may be freed, and its memory then is. The copy cannot be trained or saved, nor be
+/// made into another type: RETTO_UNSUPPORTED. Free it with retto_model_free. Any thread; blocks while it is made.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn retto_model_to_dtype(
+    model: *const retto_model,
+    dtype: u32,
+    copy: *mut *mut retto_model,
+    error: *mut *mut retto_error,
+) -> retto_status {
+    call(error, || {
+        let model = handle::get(model)?;
+        let out = Out::new("copy", copy)?;
+        let dtype = match dtype {
+            RETTO_DTYPE_FLOAT32 => Dtype::Float32,
+            RETTO_DTYPE_FLOAT16 => Dtype::Float16,
+            RETTO_DTYPE_INT8 => Dtype::Int8,
+            other => return Err(invalid(format!("dtype is {other}"))),
+        };
+        let copy = OpenModel::new(model.model.to_dtype(dtype)?, &model.name());
+        // SAFETY: the caller gives the address of a pointer.
+        unsafe { out.write(handle::insert(copy)) };
+        Ok(())
+    })
 }
 
 /// Fills `info`. Its texts are valid until the model is freed. Any thread; does not block.

@@ -55,6 +55,9 @@ static class Scenario
             Check(Gpu.Adapters().Count > 0 && gpu.Adapter.Name.Length > 0 && gpu.MemoryInUse > 0, "adapters");
             Check(model.Name == "retto-tiny" && model.MaskToken == "[MASK]" && model.VocabSize > 1000, "info");
             var ofBase = Answers(model);
+            // Its file is in f16: nothing is rounded, and sums are in the same order.
+            using (var half = model.ToDtype(Dtype.Float16)) Check(Answers(half) == ofBase, "float16");
+            using (var small = model.ToDtype(Dtype.Int8)) Check(Answers(small) != ofBase, "int8");
             var before = model.Evaluate(heldOut);
 
             Func<string, Trainer> newTrainer = output =>

@@ -68,6 +68,9 @@ int main(int argc, char **argv) {
     CHECK(std::string(base.info().name) == "retto-tiny" && gpu.memory_in_use() > 0);
     const auto of_base = answers(base);
     CHECK(base.rank_gold(TEXT, base.fill_mask(TEXT, 3)[0][2].token_str).rank == 3);
+    // Its file is in f16: nothing is rounded, and sums are in the same order.
+    CHECK(answers(base.to_dtype(RETTO_DTYPE_FLOAT16)) == of_base);
+    CHECK(answers(base.to_dtype(RETTO_DTYPE_INT8)) != of_base);
     const auto before = base.evaluate(held_out);
 
     auto trainer = new_trainer(base, argv[2], nullptr);

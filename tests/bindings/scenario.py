@@ -35,6 +35,11 @@ def main(path, lines, folder):
     assert base.name == "retto-tiny" and base.mask_token == "[MASK]" and gpu.memory_in_use > 0
     of_base = answers(base)
     assert base.rank_gold(TEXT, base.fill_mask(TEXT)[0][2].token_str).rank == 3
+    # Its file is in f16: nothing is rounded, and sums are in the same order.
+    assert answers(base.to("float16")) == of_base
+    small = base.to("int8")
+    assert len(small.fill_mask(TEXT)[0]) == 5 and answers(small) != of_base
+    raises("RETTO_UNSUPPORTED", retto.Trainer, small)
     before = base.evaluate(HELD_OUT)
 
     def new_trainer(**options):

@@ -109,6 +109,28 @@ static void models(const char *path) {
     CHECK(info.vocab_size > 1000 && info.num_hidden_layers > 0 && info.num_parameters > 100000);
     OK(retto_model_warm_up(model, &error));
 
+    {
+        retto_model *copy = NULL, *other = NULL;
+        retto_trainer *trainer = NULL;
+        uint64_t whole = bytes, with_copy = 0;
+        ANSWERS(RETTO_INVALID_ARGUMENT, retto_model_to_dtype(model, 3, &copy, &error));
+        ANSWERS(RETTO_INVALID_ARGUMENT, retto_model_to_dtype(model, RETTO_DTYPE_INT8, NULL, &error));
+        ANSWERS(RETTO_INVALID_HANDLE, retto_model_to_dtype((retto_model *)gpu, RETTO_DTYPE_INT8, &copy, &error));
+        OK(retto_gpu_memory_in_use(gpu, &whole, &error));
+        OK(retto_model_to_dtype(model, RETTO_DTYPE_INT8, &copy, &error));
+        OK(retto_gpu_memory_in_use(gpu, &with_copy, &error));
+        CHECK(with_copy > whole && with_copy - whole < whole / 2);
+        OK(retto_model_get_info(copy, &info, &error));
+        CHECK(!strcmp(info.name, "retto-tiny") && info.has_mlm_head == 1);
+        OK(retto_model_fill_mask(copy, TEXT, NUL, 5, &fills, &error));
+        OK(retto_fills_free(fills));
+        fills = NULL;
+        ANSWERS(RETTO_UNSUPPORTED, retto_model_to_dtype(copy, RETTO_DTYPE_FLOAT16, &other, &error));
+        ANSWERS(RETTO_UNSUPPORTED, retto_model_save(copy, "no/such", NUL, &error));
+        ANSWERS(RETTO_UNSUPPORTED, retto_trainer_new(copy, NULL, &trainer, &error));
+        OK(retto_model_free(copy));
+    }
+
     ANSWERS(RETTO_NO_MASK, retto_model_fill_mask(model, "no blank", NUL, 5, &fills, &error));
     ANSWERS(RETTO_INVALID_ARGUMENT, retto_model_fill_mask(model, TEXT, NUL, 0, &fills, &error));
     ANSWERS(RETTO_INVALID_ARGUMENT, retto_model_fill_mask(model, NULL, 5, 5, &fills, &error));

@@ -217,6 +217,9 @@ class Evaluation:
     masked_tokens: int
 
 
+_DTYPES = ["float32", "float16", "int8"]
+
+
 class Model(_Handle):
     """A model, which never changes. Any number of threads may use it."""
 
@@ -238,6 +241,14 @@ class Model(_Handle):
         handle = c_void_p()
         _call("retto_model_open_default", gpu._handle, byref(handle))
         return cls(handle)
+
+    def to(self, dtype: str) -> "Model":
+        """A copy for queries with weights in ``float16`` or ``int8``: half or a quarter of the memory, nearly the same answers."""
+        if dtype not in _DTYPES:
+            raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(_DTYPES)}")
+        handle = c_void_p()
+        _call("retto_model_to_dtype", self._handle, _DTYPES.index(dtype), byref(handle))
+        return Model(handle)
 
     def _info(self) -> Any:
         info = _new(_c.ModelInfo)

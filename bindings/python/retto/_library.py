@@ -228,6 +228,7 @@ FALLIBLE = {
     "retto_model_open": _HANDLE + _TEXT + _OUT,
     "retto_model_open_with_adapter": _HANDLE + _TEXT + _TEXT + _OUT,
     "retto_model_open_default": _HANDLE + _OUT,
+    "retto_model_to_dtype": _HANDLE + [c_uint32] + _OUT,
     "retto_model_get_info": _HANDLE + [POINTER(ModelInfo)],
     "retto_model_warm_up": _HANDLE,
     "retto_model_fill_mask_batch": _HANDLE + _TEXTS + [c_size_t] + _OUT,

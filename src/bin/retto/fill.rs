@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use retto::{Fill, Gpu};
+use retto::{Dtype, Fill, Gpu};
 
 use crate::{Result, open_model, output};
 
@@ -17,6 +17,9 @@ pub(crate) struct Args {
     /// A low-rank adapter of PEFT's format to add to it
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+    /// What its weights are kept in: float16 and int8 take half and a quarter of the memory, for nearly the same answers
+    #[arg(long, default_value_t, value_name = "TYPE")]
+    dtype: Dtype,
     /// Answers for each mask
     #[arg(long, default_value_t = 10, value_name = "N")]
     top_k: usize,
@@ -26,7 +29,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
-    let model = open_model(gpu, args.model.as_deref(), args.adapter.as_deref())?;
+    let model = open_model(gpu, args.model.as_deref(), args.adapter.as_deref())?.to_dtype(args.dtype)?;
     let answers = model.fill_mask_batch(&args.texts, args.top_k)?;
     if args.json {
         return output::json(&shape_like_the_pipeline(&answers)?);
