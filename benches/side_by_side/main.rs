@@ -48,7 +48,9 @@ struct Args {
 fn main() {
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() == Some("worker") {
-        return worker::run(Path::new(&arguments.next().expect("a model's folder")));
+        let folder = arguments.next().expect("a model's folder");
+        let dtype = arguments.next().and_then(|name| name.parse().ok()).expect("what its weights are kept in");
+        return worker::run(Path::new(&folder), dtype);
     }
     let args = Args::parse();
     let options = Options {

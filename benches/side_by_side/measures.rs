@@ -155,6 +155,9 @@ fn fill_peers(shape: &Shape, options: &Options) -> Vec<Peer> {
 /// Milliseconds from a text to its ten answers, one text at a time; and what memory that takes.
 pub fn fill(shape: &Shape, options: &Options) -> Vec<Table> {
     let mut peers = fill_peers(shape, options);
+    for (place, dtype) in ["float16", "int8"].into_iter().enumerate() {
+        peers.insert(1 + place, peer::retto_in(dtype, &shape.folder, &options.runner));
+    }
     let mut table = Table::new(format!("fill, {}, one text", shape.name), "ms", &labels(&peers));
     for tokens in [12, 32, 128] {
         let request = json!({ "task": "fill", "texts": [text_of(tokens)], "tokens": tokens, "top_k": 10 });

@@ -99,10 +99,16 @@ impl Drop for Peer {
 
 /// Retto's worker, in this program.
 pub fn retto(model: &Path, runner: &[String]) -> Peer {
+    retto_in("float32", model, runner)
+}
+
+/// The same with weights of another type.
+pub fn retto_in(dtype: &str, model: &Path, runner: &[String]) -> Peer {
     let program = std::env::current_exe().expect("this program's own path");
     let mut command = under(runner, program.as_os_str());
-    command.arg("worker").arg(model);
-    Peer::start("retto", command)
+    command.arg("worker").arg(model).arg(dtype);
+    let label = if dtype == "float32" { "retto".to_owned() } else { format!("retto, {dtype}") };
+    Peer::start(&label, command)
 }
 
 /// A program of Retto's, by way of another that chooses the driver.

@@ -5,12 +5,12 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use retto::{Gpu, Model, TrainEvent, Trainer, TrainingArguments};
+use retto::{Dtype, Gpu, Model, TrainEvent, Trainer, TrainingArguments};
 use serde_json::{Value, json};
 
 type Answer = Result<Value, Box<dyn std::error::Error>>;
 
-pub fn run(folder: &Path) {
+pub fn run(folder: &Path, dtype: Dtype) {
     let mut out = std::io::stdout().lock();
     let gpu = match std::env::var("RETTO_DEVICE") {
         Ok(device) => Gpu::open(&device),
@@ -32,18 +32,18 @@ pub fn run(folder: &Path) {
         if request["task"] == "quit" {
             break;
         }
-        let answer = answer(&gpu, folder, &mut model, &request);
+        let answer = answer(&gpu, (folder, dtype), &mut model, &request);
         let answer = answer.unwrap_or_else(|error| json!({ "error": error.to_string() }));
         let _ = writeln!(out, "{answer}").and_then(|()| out.flush());
     }
 }
 
-fn answer(gpu: &Gpu, folder: &Path, model: &mut Option<Model>, request: &Value) -> Answer {
+fn answer(gpu: &Gpu, (folder, dtype): (&Path, Dtype), model: &mut Option<Model>, request: &Value) -> Answer {
     let number = |key: &str| request[key].as_u64().ok_or(format!("{key} is missing")).map(|n| n as usize);
     let budget = Duration::from_secs_f64(request["seconds"].as_f64().unwrap_or(1.0));
     let task = request["task"].as_str().unwrap_or_default();
     if model.is_none() && ["fill", "adapt", "profile"].contains(&task) {
-        *model = Some(Model::open(gpu, folder)?);
+        *model = Some(Model::open(gpu, folder)?.to_dtype(dtype)?);
     }
     match task {
         "ceiling" => Ok(json!({ "flops": retto::bench::ceiling(gpu, budget)? })),
