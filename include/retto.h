@@ -960,6 +960,17 @@ retto_status retto_model_open(const struct retto_gpu *gpu,
                               struct retto_error **error);
 
 /**
+ * Opens a model's folder for queries alone, with matrices of this RETTO_DTYPE: as retto_model_to_dtype makes them, without the
+ * memory for all of them in float32 in between; otherwise as retto_model_open.
+ */
+retto_status retto_model_open_with_dtype(const struct retto_gpu *gpu,
+                                         const char *path,
+                                         size_t path_length,
+                                         uint32_t dtype,
+                                         struct retto_model **model,
+                                         struct retto_error **error);
+
+/**
  * Opens a model's folder with a low-rank adapter in PEFT's format added to its weights; otherwise as retto_model_open.
  */
 retto_status retto_model_open_with_adapter(const struct retto_gpu *gpu,

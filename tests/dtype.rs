@@ -83,6 +83,20 @@ fn memory_is_that_of_the_smaller_weights() {
 }
 
 #[test]
+fn a_model_is_opened_as_it_would_be_made() {
+    let exact = bundled(gpu());
+    let lines: Vec<String> = blanks().into_iter().take(5).collect();
+    let answers = |model: &Model| model.fill_mask_batch(&lines, 5).unwrap();
+    for dtype in [Dtype::Float32, Dtype::Float16, Dtype::Int8] {
+        let opened = Model::open_with_dtype(gpu(), root().join("models/retto-tiny"), dtype).unwrap();
+        assert_eq!(opened.dtype(), dtype);
+        assert_eq!(answers(&opened), answers(&exact.to_dtype(dtype).unwrap()), "{dtype}");
+    }
+    let error = Model::open_with_dtype(gpu(), "no/such/folder", Dtype::Int8).unwrap_err();
+    assert!(matches!(error, Error::Io { .. }), "{error}");
+}
+
+#[test]
 fn what_needs_f32_says_so() {
     let model = fresh_model();
     let folder = tempfile::tempdir().unwrap();

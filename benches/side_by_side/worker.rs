@@ -43,7 +43,7 @@ fn answer(gpu: &Gpu, (folder, dtype): (&Path, Dtype), model: &mut Option<Model>,
     let budget = Duration::from_secs_f64(request["seconds"].as_f64().unwrap_or(1.0));
     let task = request["task"].as_str().unwrap_or_default();
     if model.is_none() && ["fill", "adapt", "profile"].contains(&task) {
-        *model = Some(Model::open(gpu, folder)?.to_dtype(dtype)?);
+        *model = Some(Model::open_with_dtype(gpu, folder, dtype)?);
     }
     match task {
         "ceiling" => Ok(json!({ "flops": retto::bench::ceiling(gpu, budget)? })),

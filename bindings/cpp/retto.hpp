@@ -226,6 +226,15 @@ public:
                                                   handle_.out(), error));
     }
 
+    /// For queries alone, of RETTO_DTYPE_FLOAT16 or RETTO_DTYPE_INT8: see to_dtype.
+    static Model open_with_dtype(const Gpu &gpu, std::string_view folder, std::uint32_t dtype) {
+        detail::Place error;
+        Model model;
+        auto path = detail::string(folder);
+        error.check(retto_model_open_with_dtype(gpu.get(), path.data, path.length, dtype, model.handle_.out(), error));
+        return model;
+    }
+
     /// The model that is part of the library, where it was built with one.
     static Model open_default(const Gpu &gpu) {
         detail::Place error;

@@ -284,6 +284,9 @@ namespace Retto
         public static extern Status retto_model_open_with_adapter(GpuHandle gpu, IntPtr path, UIntPtr length, IntPtr adapter,
             UIntPtr adapterLength, out ModelHandle model, out IntPtr error);
         [DllImport(Library, CallingConvention = C)]
+        public static extern Status retto_model_open_with_dtype(GpuHandle gpu, IntPtr path, UIntPtr length, uint dtype,
+            out ModelHandle model, out IntPtr error);
+        [DllImport(Library, CallingConvention = C)]
         public static extern Status retto_model_open_default(GpuHandle gpu, out ModelHandle model, out IntPtr error);
         [DllImport(Library, CallingConvention = C)]
         public static extern Status retto_model_to_dtype(ModelHandle model, uint dtype, out ModelHandle copy, out IntPtr error);

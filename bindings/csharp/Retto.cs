@@ -164,6 +164,18 @@ namespace Retto
             return new Model(handle);
         }
 
+        /// <summary>Opens a folder for queries alone, with smaller weights: see ToDtype.</summary>
+        public static Model Open(Gpu gpu, string path, Dtype dtype)
+        {
+            ModelHandle handle = null;
+            using (var folder = new Utf8(path))
+            {
+                Native.Call((out IntPtr error) => Native.retto_model_open_with_dtype(gpu.Handle, folder.Data, folder.Length,
+                    (uint)dtype, out handle, out error));
+            }
+            return new Model(handle);
+        }
+
         /// <summary>Opens the model that is part of the library, where it was built with one.</summary>
         public static Model OpenDefault(Gpu gpu)
         {

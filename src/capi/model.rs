@@ -137,6 +137,15 @@ impl OpenModel {
     }
 }
 
+fn dtype_of(dtype: u32) -> Result<Dtype> {
+    match dtype {
+        RETTO_DTYPE_FLOAT32 => Ok(Dtype::Float32),
+        RETTO_DTYPE_FLOAT16 => Ok(Dtype::Float16),
+        RETTO_DTYPE_INT8 => Ok(Dtype::Int8),
+        other => Err(invalid(format!("dtype is {other}"))),
+    }
+}
+
 /// The last part of a path, with `.` and `..` resolved.
 fn folder_name(folder: &str) -> String {
     let path = std::fs::canonicalize(folder).unwrap_or_else(|_| Path::new(folder).to_owned());
@@ -161,6 +170,29 @@ pub unsafe extern "C" fn retto_model_open(
         let model = OpenModel::new(Model::open(&gpu.gpu, folder)?, &folder_name(folder));
         // SAFETY: the caller gives the address of a pointer.
         unsafe { out.write(handle::insert(model)) };
+        Ok(())
+    })
+}
+
+/// Opens a model's folder for queries alone, with matrices of this RETTO_DTYPE: as retto_model_to_dtype makes them, without the
+/// memory for all of them in float32 in between; otherwise as retto_model_open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn retto_model_open_with_dtype(
+    gpu: *const retto_gpu,
+    path: *const c_char,
+    path_length: usize,
+    dtype: u32,
+    model: *mut *mut retto_model,
+    error: *mut *mut retto_error,
+) -> retto_status {
+    call(error, || {
+        let gpu = handle::get(gpu)?;
+        let out = Out::new("model", model)?;
+        // SAFETY: the header says how text is given.
+        let folder = unsafe { input::path("path", path, path_length)? };
+        let model = Model::open_with_dtype(&gpu.gpu, folder, dtype_of(dtype)?)?;
+        // SAFETY: the caller gives the address of a pointer.
+        unsafe { out.write(handle::insert(OpenModel::new(model, &folder_name(folder)))) };
         Ok(())
     })
 }
@@ -232,13 +264,7 @@ pub unsafe extern "C" fn retto_model_to_dtype(
     call(error, || {
         let model = handle::get(model)?;
         let out = Out::new("copy", copy)?;
-        let dtype = match dtype {
-            RETTO_DTYPE_FLOAT32 => Dtype::Float32,
-            RETTO_DTYPE_FLOAT16 => Dtype::Float16,
-            RETTO_DTYPE_INT8 => Dtype::Int8,
-            other => return Err(invalid(format!("dtype is {other}"))),
-        };
-        let copy = OpenModel::new(model.model.to_dtype(dtype)?, &model.name());
+        let copy = OpenModel::new(model.model.to_dtype(dtype_of(dtype)?)?, &model.name());
         // SAFETY: the caller gives the address of a pointer.
         unsafe { out.write(handle::insert(copy)) };
         Ok(())

@@ -44,6 +44,13 @@ impl Bytes {
             Self::Static(bytes) => bytes,
         }
     }
+
+    /// Of a mapped file, what was read of it and counts as this process's memory until it is given back.
+    fn release(&self, part: &[u8]) {
+        if let Self::Mapped(map) = self {
+            mapped::release(map, part);
+        }
+    }
 }
 
 /// One tensor as it lies in its file.
@@ -53,6 +60,7 @@ struct Stored<'c> {
     dtype: Dtype,
     shape: &'c [usize],
     bytes: &'c [u8],
+    file: &'c Bytes,
 }
 
 #[derive(serde::Deserialize)]
@@ -151,7 +159,14 @@ impl Checkpoint {
         let info = file.metadata.info(key)?;
         let (start, end) = info.data_offsets;
         let bytes = &file.bytes.get()[file.data + start..file.data + end];
-        Some(Stored { key: key.to_owned(), path: &file.path, dtype: info.dtype, shape: &info.shape, bytes })
+        Some(Stored {
+            key: key.to_owned(),
+            path: &file.path,
+            dtype: info.dtype,
+            shape: &info.shape,
+            bytes,
+            file: &file.bytes,
+        })
     }
 
     /// The tensor that goes by this canonical key, under whichever of its names the file has.
@@ -168,7 +183,11 @@ impl Checkpoint {
     /// config asks for. transformers reads it so, too.
     pub(crate) fn is_untied(&self, config: &BertConfig) -> bool {
         match (self.find("cls.predictions.decoder.weight"), self.find("bert.embeddings.word_embeddings.weight")) {
-            (Some(decoder), Some(word)) => !config.tie_word_embeddings || decoder.bytes != word.bytes,
+            (Some(decoder), Some(word)) => {
+                let differ = !config.tie_word_embeddings || decoder.bytes != word.bytes;
+                [decoder, word].iter().for_each(|stored| stored.file.release(stored.bytes));
+                differ
+            }
             _ => false,
         }
     }
@@ -254,19 +273,19 @@ impl Stored<'_> {
         // Pieces, so that neither converted values nor the driver's staging memory hold a second copy of the whole.
         const PIECE: usize = 1 << 20;
         let mut values = Vec::new();
-        for (i, piece) in self.bytes.chunks(PIECE * size).enumerate() {
+        for (i, bytes) in self.bytes.chunks(PIECE * size).enumerate() {
             // As they lie in the file, where they are f32 already.
-            let as_stored = if cfg!(target_endian = "little") { bytemuck::try_cast_slice(piece).ok() } else { None };
+            let as_stored = if cfg!(target_endian = "little") { bytemuck::try_cast_slice(bytes).ok() } else { None };
             let piece = match (self.dtype, as_stored) {
                 (Dtype::F32, Some(stored)) => stored,
                 (dtype, _) => {
                     values.clear();
                     match dtype {
-                        Dtype::F32 => values.extend(piece.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
+                        Dtype::F32 => values.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
                         Dtype::F16 => {
-                            values.extend(piece.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()))
+                            values.extend(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()))
                         }
-                        _ => values.extend(piece.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),
+                        _ => values.extend(bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),
                     }
                     &values[..]
                 }
@@ -278,6 +297,7 @@ impl Stored<'_> {
                 return Err(Error::checkpoint(self.path, reason));
             }
             target.write(offset + i * PIECE, piece)?;
+            self.file.release(bytes);
         }
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! Models whose weights take less memory, for queries.
 
 use super::bert::Bert;
+use super::config::BertConfig;
 use super::open::Model;
-use super::parameters::{Parameter, Source, Spec};
+use super::parameters::{CopySource, Source, Spec};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Packing, Tensor};
 use crate::ops::pack::pack;
@@ -65,21 +66,18 @@ impl Model {
         if self.lora.is_some() {
             return self.merge()?.to_dtype(dtype);
         }
-        let (own, packing) = (self.dtype(), dtype.packing());
+        let own = self.dtype();
         if own != dtype && own != Dtype::Float32 {
             return Err(Error::Unsupported(format!("weights in {own} as {dtype}: take the model in float32")));
         }
-        let packing = packing.filter(|_| own != dtype);
-        let mut source = PackSource { parameters: self.bert.parameters(), packing };
-        let bert = std::thread::scope(|threads| {
-            let ahead = std::thread::Builder::new().name("retto-compile".into());
-            let compile = || Bert::compile_ahead(&self.gpu, self.config(), packing);
-            let ahead = packing.map(|_| ahead.spawn_scoped(threads, compile));
-            let bert = Bert::new(&self.gpu, self.config().clone(), &mut source);
-            // What went wrong there comes up again where the pipelines are used.
-            let _ = ahead.and_then(|ahead| ahead.ok()).map(std::thread::ScopedJoinHandle::join);
-            bert
-        })?;
+        let mut shared = CopySource { parameters: self.bert.parameters(), is_trainable: &|_| false };
+        // What is of this type already is shared as it is.
+        let to = if own == dtype { Dtype::Float32 } else { dtype };
+        let config = self.config().clone();
+        let bert = match to {
+            Dtype::Float32 => Bert::new(&self.gpu, config, &mut shared)?,
+            _ => Bert::new_for_queries(&self.gpu, config, &mut shared, to)?,
+        };
         self.gpu.flush()?;
         Ok(self.with_network(bert, None))
     }
@@ -104,22 +102,50 @@ impl Model {
     }
 }
 
-/// The values of a model, its matrices packed.
-struct PackSource<'p> {
-    parameters: Vec<&'p Parameter>,
-    packing: Option<Packing>,
+impl Bert {
+    /// The network with values from `source`, its matrices of this type; what queries of it take is compiled meanwhile.
+    pub(crate) fn new_for_queries(
+        gpu: &Gpu,
+        config: BertConfig,
+        source: &mut dyn Source,
+        dtype: Dtype,
+    ) -> Result<Self> {
+        let packing = dtype.packing();
+        let of_query = config.clone();
+        std::thread::scope(|threads| {
+            let ahead = std::thread::Builder::new().name("retto-compile".into());
+            let ahead = ahead.spawn_scoped(threads, move || Self::compile_ahead(gpu, &of_query, packing));
+            let bert = match packing {
+                None => Self::new(gpu, config, source),
+                Some(packing) => Self::new(gpu, config, &mut PackSource { source, packing }),
+            };
+            // Whatever went wrong there comes up again where the pipelines are used, and is told then.
+            let _ = ahead.map(std::thread::ScopedJoinHandle::join);
+            bert
+        })
+    }
+}
+
+/// The values of another source, matrices packed.
+struct PackSource<'s> {
+    source: &'s mut dyn Source,
+    packing: Packing,
 }
 
 impl Source for PackSource<'_> {
     fn load(&mut self, gpu: &Gpu, spec: &Spec, index: usize) -> Result<Tensor> {
-        let value = &self.parameters[index].value;
+        let value = self.source.load(gpu, spec, index)?;
         // What GEMMs multiply by, and the table of words, by which the decoder may do so. The other tables are small.
         let small = ["position_embeddings", "token_type_embeddings"];
         let is_matrix = spec.shape.len() == 2 && !small.iter().any(|name| spec.keys[0].contains(name));
-        match self.packing {
-            Some(packing) if is_matrix => pack(gpu, value, packing, &spec.keys[0]),
-            _ => Ok(value.clone()),
+        if !is_matrix {
+            return Ok(value);
         }
+        let packed = pack(gpu, &value, self.packing, &spec.keys[0])?;
+        // One matrix at a time is there in both types.
+        drop(value);
+        gpu.wait()?;
+        Ok(packed)
     }
 }
 

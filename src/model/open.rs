@@ -7,6 +7,7 @@ use super::checkpoint::{Checkpoint, CheckpointSource};
 use super::config::BertConfig;
 #[cfg(feature = "default-model")]
 use super::config::CONFIG_FILE;
+use super::dtype::Dtype;
 use super::embedding_loss::EmbeddingObjective;
 use super::lora::LoraConfig;
 use super::mlm_head::{RowStats, mean_loss, stats_of};
@@ -100,11 +101,20 @@ impl Model {
     /// [`Error::Io`], [`Error::BadCheckpoint`], [`Error::BadTokenizer`] and [`Error::Unsupported`] name the file at fault;
     /// [`Error::DeviceLimit`] and [`Error::OutOfMemory`] say what the adapter lacks.
     pub fn open(gpu: &Gpu, folder: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with_dtype(gpu, folder, Dtype::Float32)
+    }
+
+    /// [`Model::open`] for queries alone, with matrices of this type: as [`Model::to_dtype`] makes them, without the memory for all of
+    /// them in f32 in between.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn open_with_dtype(gpu: &Gpu, folder: impl AsRef<Path>, dtype: Dtype) -> Result<Self> {
         let folder = &transformer_folder(folder.as_ref())?;
         let _unchanged = FolderLock::shared(folder)?;
         let config = BertConfig::open(folder)?;
         let tokenizer = Tokenizer::open(folder)?;
-        Self::load(gpu, config, tokenizer, &Checkpoint::open(folder)?, folder)
+        Self::load(gpu, config, tokenizer, &Checkpoint::open(folder)?, folder, dtype)
     }
 
     /// Opens the model that is compiled into this crate with the feature `default-model`.
@@ -116,7 +126,7 @@ impl Model {
         let folder = Path::new(BUNDLED);
         let (config, tokenizer) = (BertConfig::open_default()?, Tokenizer::open_default()?);
         let checkpoint = Checkpoint::from_static("(bundled) model.safetensors", bundled!("model.safetensors"))?;
-        Self::load(gpu, config, tokenizer, &checkpoint, folder)
+        Self::load(gpu, config, tokenizer, &checkpoint, folder, Dtype::Float32)
     }
 
     fn load(
@@ -125,6 +135,7 @@ impl Model {
         tokenizer: Tokenizer,
         checkpoint: &Checkpoint,
         folder: &Path,
+        dtype: Dtype,
     ) -> Result<Self> {
         tokenizer.check_vocabulary(config.vocab_size)?;
         checkpoint.check_layers(&config)?;
@@ -136,15 +147,7 @@ impl Model {
         config.tie_word_embeddings = !checkpoint.is_untied(&config);
         let fresh = InitialSource { seed: FRESH_HEAD_SEED, range: config.initializer_range };
         let mut source = CheckpointSource { checkpoint, fresh_head: (!has_mlm_head).then_some(fresh) };
-        let bert = std::thread::scope(|threads| {
-            let of_query = config.clone();
-            let ahead = std::thread::Builder::new().name("retto-compile".into());
-            let ahead = ahead.spawn_scoped(threads, move || Bert::compile_ahead(gpu, &of_query, None));
-            let bert = Bert::new(gpu, config, &mut source);
-            // Whatever went wrong there comes up again where the pipelines are used, and is told then.
-            let _ = ahead.map(std::thread::ScopedJoinHandle::join);
-            bert
-        })?;
+        let bert = Bert::new_for_queries(gpu, config, &mut source, dtype)?;
         gpu.flush()?;
         Ok(Self { gpu: gpu.clone(), bert, tokenizer, has_mlm_head, lora: None })
     }

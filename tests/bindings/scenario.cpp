@@ -71,6 +71,7 @@ int main(int argc, char **argv) {
     // Its file is in f16: nothing is rounded, and sums are in the same order.
     CHECK(answers(base.to_dtype(RETTO_DTYPE_FLOAT16)) == of_base);
     CHECK(answers(base.to_dtype(RETTO_DTYPE_INT8)) != of_base);
+    CHECK(answers(retto::Model::open_with_dtype(gpu, argv[1], RETTO_DTYPE_INT8)) == answers(base.to_dtype(RETTO_DTYPE_INT8)));
     const auto before = base.evaluate(held_out);
 
     auto trainer = new_trainer(base, argv[2], nullptr);

@@ -129,6 +129,14 @@ static void models(const char *path) {
         ANSWERS(RETTO_UNSUPPORTED, retto_model_save(copy, "no/such", NUL, &error));
         ANSWERS(RETTO_UNSUPPORTED, retto_trainer_new(copy, NULL, &trainer, &error));
         OK(retto_model_free(copy));
+        copy = NULL;
+        ANSWERS(RETTO_INVALID_ARGUMENT, retto_model_open_with_dtype(gpu, path, NUL, 3, &copy, &error));
+        ANSWERS(RETTO_IO, retto_model_open_with_dtype(gpu, "no/such", NUL, RETTO_DTYPE_INT8, &copy, &error));
+        OK(retto_model_open_with_dtype(gpu, path, NUL, RETTO_DTYPE_INT8, &copy, &error));
+        OK(retto_model_fill_mask(copy, TEXT, NUL, 5, &fills, &error));
+        OK(retto_fills_free(fills));
+        fills = NULL;
+        OK(retto_model_free(copy));
     }
 
     ANSWERS(RETTO_NO_MASK, retto_model_fill_mask(model, "no blank", NUL, 5, &fills, &error));

@@ -220,20 +220,29 @@ class Evaluation:
 _DTYPES = ["float32", "float16", "int8"]
 
 
+def _dtype(name: str) -> int:
+    if name not in _DTYPES:
+        raise ValueError(f"dtype is {name!r}; it must be one of {', '.join(_DTYPES)}")
+    return _DTYPES.index(name)
+
+
 class Model(_Handle):
     """A model, which never changes. Any number of threads may use it."""
 
     _free = "retto_model_free"
 
     @classmethod
-    def open(cls, gpu: Gpu, path: PathLike, adapter: Optional[PathLike] = None) -> "Model":
-        """Opens a folder in Hugging Face's layout, with a low-rank adapter of PEFT's format if one is given."""
+    def open(
+        cls, gpu: Gpu, path: PathLike, adapter: Optional[PathLike] = None, dtype: str = "float32"
+    ) -> "Model":
+        """Opens a folder in Hugging Face's layout, with a low-rank adapter of PEFT's format if one is given; see :meth:`to` for
+        other types than ``float32``."""
         handle = c_void_p()
         if adapter is None:
-            _call("retto_model_open", gpu._handle, *_path(path), byref(handle))
-        else:
-            _call("retto_model_open_with_adapter", gpu._handle, *_path(path), *_path(adapter), byref(handle))
-        return cls(handle)
+            _call("retto_model_open_with_dtype", gpu._handle, *_path(path), _dtype(dtype), byref(handle))
+            return cls(handle)
+        _call("retto_model_open_with_adapter", gpu._handle, *_path(path), *_path(adapter), byref(handle))
+        return cls(handle) if dtype == "float32" else cls(handle).to(dtype)
 
     @classmethod
     def open_default(cls, gpu: Gpu) -> "Model":
@@ -244,10 +253,8 @@ class Model(_Handle):
 
     def to(self, dtype: str) -> "Model":
         """A copy for queries with weights in ``float16`` or ``int8``: half or a quarter of the memory, nearly the same answers."""
-        if dtype not in _DTYPES:
-            raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(_DTYPES)}")
         handle = c_void_p()
-        _call("retto_model_to_dtype", self._handle, _DTYPES.index(dtype), byref(handle))
+        _call("retto_model_to_dtype", self._handle, _dtype(dtype), byref(handle))
         return Model(handle)
 
     def _info(self) -> Any:

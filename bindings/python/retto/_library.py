@@ -227,6 +227,7 @@ FALLIBLE = {
     "retto_gpu_trim": _HANDLE,
     "retto_model_open": _HANDLE + _TEXT + _OUT,
     "retto_model_open_with_adapter": _HANDLE + _TEXT + _TEXT + _OUT,
+    "retto_model_open_with_dtype": _HANDLE + _TEXT + [c_uint32] + _OUT,
     "retto_model_open_default": _HANDLE + _OUT,
     "retto_model_to_dtype": _HANDLE + [c_uint32] + _OUT,
     "retto_model_get_info": _HANDLE + [POINTER(ModelInfo)],

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use retto::{Dtype, EmbedOptions, Embeddings, Gpu, Pooling};
 
 use crate::data::{self, UnitArgs};
-use crate::{Result, open_model, output};
+use crate::{Result, open_model_with_dtype, output};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -77,7 +77,7 @@ impl VectorArgs {
 }
 
 pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
-    let model = open_model(gpu, args.model.as_deref(), args.adapter.as_deref())?.to_dtype(args.dtype)?;
+    let model = open_model_with_dtype(gpu, args.model.as_deref(), args.adapter.as_deref(), args.dtype)?;
     let mut options = args.vectors.options(args.model.as_deref())?;
     options.strict = args.unit.read.strict;
     let longest = model.config().max_position_embeddings;

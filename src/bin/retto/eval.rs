@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use retto::{Dtype, EvaluationOptions, Gpu};
 
 use crate::data::{self, MaskArgs, UnitArgs};
-use crate::{Result, open_model, output};
+use crate::{Result, open_model_with_dtype, output};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -40,7 +40,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
-    let model = open_model(gpu, args.model.as_deref(), args.adapter.as_deref())?.to_dtype(args.dtype)?;
+    let model = open_model_with_dtype(gpu, args.model.as_deref(), args.adapter.as_deref(), args.dtype)?;
     let longest = model.config().max_position_embeddings;
     // Checked against the model below, in the words of that option.
     let length = args.max_seq_length.unwrap_or(longest).min(longest);

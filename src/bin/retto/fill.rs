@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use retto::{Dtype, Fill, Gpu};
 
-use crate::{Result, open_model, output};
+use crate::{Result, open_model_with_dtype, output};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -29,7 +29,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
-    let model = open_model(gpu, args.model.as_deref(), args.adapter.as_deref())?.to_dtype(args.dtype)?;
+    let model = open_model_with_dtype(gpu, args.model.as_deref(), args.adapter.as_deref(), args.dtype)?;
     let answers = model.fill_mask_batch(&args.texts, args.top_k)?;
     if args.json {
         return output::json(&shape_like_the_pipeline(&answers)?);

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ranks::Ranks;
-use retto::{Adapter, BertConfig, EmbedOptions, Gpu, GpuOptions, Model};
+use retto::{Adapter, BertConfig, Dtype, EmbedOptions, Gpu, GpuOptions, Model};
 
 /// Fill blanks with BERT, and adapt it to the words of one domain, on any GPU.
 #[derive(Parser)]
@@ -159,6 +159,11 @@ fn alike(adapters: &[Adapter]) -> Vec<String> {
 
 /// The model in a folder, or the bundled one, with an adapter added where one is named.
 fn open_model(gpu: &Gpu, folder: Option<&Path>, adapter: Option<&Path>) -> Result<Model> {
+    open_model_with_dtype(gpu, folder, adapter, Dtype::Float32)
+}
+
+/// The same for queries, with weights of this type.
+fn open_model_with_dtype(gpu: &Gpu, folder: Option<&Path>, adapter: Option<&Path>, dtype: Dtype) -> Result<Model> {
     let model = match folder {
         Some(folder) if is_only_adapter(folder) => {
             let folder = folder.display();
@@ -167,16 +172,19 @@ fn open_model(gpu: &Gpu, folder: Option<&Path>, adapter: Option<&Path>) -> Resul
             )
             .into());
         }
+        // An adapter is added to weights in f32.
+        Some(folder) if adapter.is_none() => return Ok(Model::open_with_dtype(gpu, folder, dtype)?),
         Some(folder) => Model::open(gpu, folder)?,
         #[cfg(feature = "default-model")]
         None => Model::open_default(gpu)?,
         #[cfg(not(feature = "default-model"))]
         None => return Err("this build has no model of its own: name one with --model DIR".into()),
     };
-    Ok(match adapter {
+    let model = match adapter {
         Some(adapter) => model.with_adapter(adapter)?,
         None => model,
-    })
+    };
+    Ok(model.to_dtype(dtype)?)
 }
 
 /// What a base model was adapted to: a whole model, or a low-rank adapter of that one.
