@@ -7,7 +7,7 @@
 // gemm_c.wgsl comes before this file, and what loads A and B: gemm_vectors_single.wgsl; or gemm_vectors_rows.wgsl and one of
 // gemm_vectors_pairs.wgsl and gemm_vectors_packed.wgsl.
 
-override ROWS: u32; // 4, 16 or 32
+override ROWS: u32; // at most 32, and even
 override TWICE: bool; // 2 ROWS rows of C instead of ROWS
 
 fn add(sum: vec4<f32>, x: Row, w: Row, b: Blocks) -> vec4<f32> {

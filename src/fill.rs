@@ -1,7 +1,7 @@
 //! Fill-mask queries.
 
 use crate::error::{Error, Result};
-use crate::model::{Model, TOKENS_PER_PASS};
+use crate::model::{Bert, Model, TOKENS_PER_PASS};
 use crate::ops::tuning::tune;
 use crate::text::PackedBatch;
 
@@ -110,6 +110,9 @@ impl Model {
     /// GPU errors.
     pub fn warm_up(&self) -> Result<()> {
         tune(&self.gpu, false)?;
+        // Of each of the numbers of rows that have kernels of their own.
+        let lengths = [1, 8, 12, 16, 24, 32, 64, 128];
+        Bert::compile_ahead(&self.gpu, self.config(), self.packing(), &lengths);
         let mut batch = PackedBatch::default();
         // Any token will do, and a text of one.
         batch.push(&[0]);

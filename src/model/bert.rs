@@ -89,8 +89,8 @@ impl Bert {
         Ok(Self { config, embeddings, layers, head })
     }
 
-    /// Makes the pipelines that a query takes: beside an upload of weights, the first query need not wait for them.
-    pub(crate) fn compile_ahead(gpu: &Gpu, config: &BertConfig, packing: Option<Packing>) {
+    /// Makes the pipelines that queries of so many tokens take: beside an upload of weights, the first query need not wait for them.
+    pub(crate) fn compile_ahead(gpu: &Gpu, config: &BertConfig, packing: Option<Packing>, lengths: &[u32]) {
         let inputs = packing.map_or(Inputs::Single, Inputs::Packed);
         let (hidden, wide) = (config.hidden_size as u32, config.intermediate_size as u32);
         let activation = config.hidden_act.op() as usize;
@@ -103,10 +103,11 @@ impl Bert {
             (&ops::activation::FORWARD, activation),
             (&ops::rows::GATHER, 0),
         ];
-        // Of a short text, and of its blank: what a batch of them takes may be long to compile, and is not wanted by many.
-        for (m, n, k) in [(12, hidden, hidden), (12, wide, hidden), (12, hidden, wide), (1, hidden, hidden)] {
-            let (tiling, kernel) = choose(gpu, Form::Linear, Sizes { m, n, k }, inputs);
-            gpu.compile_ahead(kernel, tiling.first_variant + Form::Linear as usize);
+        for &m in lengths {
+            for (n, k) in [(hidden, hidden), (wide, hidden), (hidden, wide)] {
+                let (tiling, kernel) = choose(gpu, Form::Linear, Sizes { m, n, k }, inputs);
+                gpu.compile_ahead(kernel, tiling.first_variant + Form::Linear as usize);
+            }
         }
         others.into_iter().for_each(|(kernel, variant)| gpu.compile_ahead(kernel, variant));
     }

@@ -82,9 +82,13 @@ impl Model {
         Ok(self.with_network(bert, None))
     }
 
+    pub(crate) fn packing(&self) -> Option<Packing> {
+        self.bert.parameters().iter().find_map(|parameter| parameter.value.packing())
+    }
+
     /// What its weights are made of.
     pub fn dtype(&self) -> Dtype {
-        match self.bert.parameters().iter().find_map(|parameter| parameter.value.packing()) {
+        match self.packing() {
             None => Dtype::Float32,
             Some(Packing::Float16) => Dtype::Float16,
             Some(Packing::Int8) => Dtype::Int8,
@@ -102,6 +106,9 @@ impl Model {
     }
 }
 
+/// A short text, and its blank: what a batch of them takes may be long to compile, and is not wanted by many.
+const SHORT: &[u32] = &[12, 1];
+
 impl Bert {
     /// The network with values from `source`, its matrices of this type; what queries of it take is compiled meanwhile.
     pub(crate) fn new_for_queries(
@@ -114,7 +121,7 @@ impl Bert {
         let of_query = config.clone();
         std::thread::scope(|threads| {
             let ahead = std::thread::Builder::new().name("retto-compile".into());
-            let ahead = ahead.spawn_scoped(threads, move || Self::compile_ahead(gpu, &of_query, packing));
+            let ahead = ahead.spawn_scoped(threads, move || Self::compile_ahead(gpu, &of_query, packing, SHORT));
             let bert = match packing {
                 None => Self::new(gpu, config, source),
                 Some(packing) => Self::new(gpu, config, &mut PackSource { source, packing }),

@@ -18,7 +18,7 @@ mod parameters;
 mod pooling;
 mod save;
 
-pub(crate) use bert::{Done, TrainOptions};
+pub(crate) use bert::{Bert, Done, TrainOptions};
 pub(crate) use checkpoint::Checkpoint;
 pub use config::{BertConfig, HiddenAct};
 pub use dtype::Dtype;

@@ -15,6 +15,7 @@ pub(crate) mod dropout;
 pub(crate) mod embedding;
 pub(crate) mod fingerprint;
 pub(crate) mod gemm;
+mod gemm_kernels;
 pub(crate) mod half;
 pub(crate) mod layer_norm;
 pub(crate) mod linear;

@@ -4,7 +4,11 @@
 //! the choice is one of speed alone.
 
 use super::gemm::{FORMS, Form, Sizes};
-use crate::gpu::{Constants, Gpu, Kernel, Packing};
+use super::gemm_kernels::{
+    COOPERATIVE_8, COOPERATIVE_16, PAIRS, SUBGROUP, SUBGROUP_F16, SUBGROUP_PACKED, TILED, TILED_F16, TILED_PACKED,
+    VECTOR, VECTOR_F16, VECTOR_PACKED,
+};
+use crate::gpu::{Gpu, Kernel, Packing};
 
 /// One way to compute C: a kernel, and the tile of C that one of its workgroups takes.
 pub(crate) struct Tiling {
@@ -25,240 +29,6 @@ pub(crate) struct Tiling {
     runs_on: fn(&Gpu) -> bool,
 }
 
-const fn flag(value: bool) -> f64 {
-    value as u8 as f64
-}
-
-/// TRANS_A, TRANS_B, BIAS, ACCUMULATE
-const fn switches(form: Form) -> [f64; 4] {
-    let [a, b, bias, add] = match form {
-        Form::Linear => [false, true, true, false],
-        Form::InputGradient => [false, false, false, false],
-        Form::InputGradientAdd => [false, false, false, true],
-        Form::WeightGradient => [true, false, false, true],
-        Form::TransposedAdd => [false, true, false, true],
-    };
-    [flag(a), flag(b), flag(bias), flag(add)]
-}
-
-const fn constants(form: Form) -> [(&'static str, f64); 4] {
-    let [a, b, bias, add] = switches(form);
-    [("TRANS_A", a), ("TRANS_B", b), ("BIAS", bias), ("ACCUMULATE", add)]
-}
-
-const fn vectors(form: Form, rows: f64, twice: bool) -> [(&'static str, f64); 6] {
-    let [a, b, bias, add] = switches(form);
-    [("TRANS_A", a), ("TRANS_B", b), ("BIAS", bias), ("ACCUMULATE", add), ("ROWS", rows), ("TWICE", flag(twice))]
-}
-
-const fn cooperative(form: Form, width: f64) -> [(&'static str, f64); 5] {
-    let [a, b, bias, add] = switches(form);
-    [("TRANS_A", a), ("TRANS_B", b), ("BIAS", bias), ("ACCUMULATE", add), ("WIDTH", width)]
-}
-
-/// One variant a form.
-const PLAIN: &[Constants] =
-    &[&constants(FORMS[0]), &constants(FORMS[1]), &constants(FORMS[2]), &constants(FORMS[3]), &constants(FORMS[4])];
-
-/// One variant a form, for 16, 32, 64 and 4 rows.
-const VECTORS: &[Constants] = &[
-    &vectors(FORMS[0], 16.0, false),
-    &vectors(FORMS[1], 16.0, false),
-    &vectors(FORMS[2], 16.0, false),
-    &vectors(FORMS[3], 16.0, false),
-    &vectors(FORMS[4], 16.0, false),
-    &vectors(FORMS[0], 32.0, false),
-    &vectors(FORMS[1], 32.0, false),
-    &vectors(FORMS[2], 32.0, false),
-    &vectors(FORMS[3], 32.0, false),
-    &vectors(FORMS[4], 32.0, false),
-    &vectors(FORMS[0], 32.0, true),
-    &vectors(FORMS[1], 32.0, true),
-    &vectors(FORMS[2], 32.0, true),
-    &vectors(FORMS[3], 32.0, true),
-    &vectors(FORMS[4], 32.0, true),
-    &vectors(FORMS[0], 4.0, false),
-    &vectors(FORMS[1], 4.0, false),
-    &vectors(FORMS[2], 4.0, false),
-    &vectors(FORMS[3], 4.0, false),
-    &vectors(FORMS[4], 4.0, false),
-];
-
-/// One variant a form, for four subgroups of 8, of 32 and of 64 lanes.
-const COOPERATIVE: &[Constants] = &[
-    &cooperative(FORMS[0], 32.0),
-    &cooperative(FORMS[1], 32.0),
-    &cooperative(FORMS[2], 32.0),
-    &cooperative(FORMS[3], 32.0),
-    &cooperative(FORMS[4], 32.0),
-    &cooperative(FORMS[0], 128.0),
-    &cooperative(FORMS[1], 128.0),
-    &cooperative(FORMS[2], 128.0),
-    &cooperative(FORMS[3], 128.0),
-    &cooperative(FORMS[4], 128.0),
-    &cooperative(FORMS[0], 256.0),
-    &cooperative(FORMS[1], 256.0),
-    &cooperative(FORMS[2], 256.0),
-    &cooperative(FORMS[3], 256.0),
-    &cooperative(FORMS[4], 256.0),
-];
-
-/// A macro, as `concat!` takes no constants.
-macro_rules! shader {
-    ($name:literal) => {
-        include_str!(concat!("../../shaders/gemm_", $name, ".wgsl"))
-    };
-}
-
-macro_rules! kernel {
-    ($name:literal, $before:expr, $source:literal, $variants:expr) => {
-        Kernel::new(
-            $name,
-            concat!($before, include_str!(concat!("../../shaders/", $source, ".wgsl"))),
-            "gemm",
-            $variants,
-        )
-    };
-}
-
-static TILED: Kernel =
-    kernel!("gemm_tiled", concat!("alias Element = f32;\n", shader!("b"), shader!("unscaled")), "gemm_tiled", PLAIN);
-static TILED_F16: Kernel = kernel!(
-    "gemm_tiled_f16",
-    concat!("enable f16;\nalias Element = f16;\n", shader!("b"), shader!("unscaled")),
-    "gemm_tiled",
-    PLAIN
-);
-static TILED_PACKED: [Kernel; 2] = [
-    kernel!(
-        "gemm_tiled_packed_f16",
-        concat!("alias Element = f32;\nconst BITS = 16u;\n", shader!("b_packed")),
-        "gemm_tiled",
-        PLAIN
-    )
-    .packing(),
-    kernel!(
-        "gemm_tiled_packed_i8",
-        concat!("alias Element = f32;\nconst BITS = 8u;\n", shader!("b_packed")),
-        "gemm_tiled",
-        PLAIN
-    )
-    .packing(),
-];
-static SUBGROUP: Kernel = kernel!(
-    "gemm_subgroup",
-    concat!("alias Element = f32;\n", shader!("b"), shader!("unscaled")),
-    "gemm_subgroup",
-    PLAIN
-);
-static SUBGROUP_F16: Kernel = kernel!(
-    "gemm_subgroup_f16",
-    concat!("enable f16;\nalias Element = f16;\n", shader!("b"), shader!("unscaled")),
-    "gemm_subgroup",
-    PLAIN
-);
-static SUBGROUP_PACKED: [Kernel; 2] = [
-    kernel!(
-        "gemm_subgroup_packed_f16",
-        concat!("alias Element = f32;\nconst BITS = 16u;\n", shader!("b_packed")),
-        "gemm_subgroup",
-        PLAIN
-    )
-    .packing(),
-    kernel!(
-        "gemm_subgroup_packed_i8",
-        concat!("alias Element = f32;\nconst BITS = 8u;\n", shader!("b_packed")),
-        "gemm_subgroup",
-        PLAIN
-    )
-    .packing(),
-];
-static PAIRS: Kernel = kernel!("gemm_pairs", concat!(shader!("unscaled"), shader!("c")), "gemm_pairs", PLAIN);
-static VECTOR: Kernel = kernel!(
-    "gemm_vectors",
-    concat!(
-        shader!("unscaled"),
-        shader!("c"),
-        shader!("vectors_block"),
-        shader!("vectors_rows"),
-        shader!("vectors_pairs")
-    ),
-    "gemm_vectors",
-    VECTORS
-);
-static VECTOR_PACKED: [Kernel; 2] = [
-    kernel!(
-        "gemm_vectors_packed_f16",
-        concat!(
-            "const BITS = 16u;\n",
-            shader!("c"),
-            shader!("vectors_block"),
-            shader!("vectors_rows"),
-            shader!("vectors_packed")
-        ),
-        "gemm_vectors",
-        VECTORS
-    )
-    .packing(),
-    kernel!(
-        "gemm_vectors_packed_i8",
-        concat!(
-            "const BITS = 8u;\n",
-            shader!("c"),
-            shader!("vectors_block"),
-            shader!("vectors_rows"),
-            shader!("vectors_packed")
-        ),
-        "gemm_vectors",
-        VECTORS
-    )
-    .packing(),
-];
-static VECTOR_F16: Kernel = kernel!(
-    "gemm_vectors_f16",
-    concat!(
-        "enable f16;\nalias Element = f16;\n",
-        shader!("unscaled"),
-        shader!("c"),
-        shader!("vectors_block"),
-        shader!("vectors_single")
-    ),
-    "gemm_vectors",
-    VECTORS
-);
-static COOPERATIVE_8: Kernel = kernel!(
-    "gemm_cooperative_8",
-    "enable f16;\nenable wgpu_cooperative_matrix;\nconst EDGE = 8u;\nalias MatrixA = coop_mat8x8<f16, A>;\n\
-     alias MatrixB = coop_mat8x8<f16, B>;\nalias MatrixC = coop_mat8x8<f32, C>;\n",
-    "gemm_cooperative",
-    COOPERATIVE
-);
-static COOPERATIVE_16: Kernel = kernel!(
-    "gemm_cooperative_16",
-    "enable f16;\nenable wgpu_cooperative_matrix;\nconst EDGE = 16u;\nalias MatrixA = coop_mat16x16<f16, A>;\n\
-     alias MatrixB = coop_mat16x16<f16, B>;\nalias MatrixC = coop_mat16x16<f32, C>;\n",
-    "gemm_cooperative",
-    COOPERATIVE
-);
-
-/// Every kernel of the family, for the test that translates all shaders.
-#[cfg(test)]
-pub(crate) static KERNELS: [&Kernel; 13] = [
-    &TILED,
-    &TILED_F16,
-    &TILED_PACKED[0],
-    &TILED_PACKED[1],
-    &SUBGROUP,
-    &SUBGROUP_F16,
-    &SUBGROUP_PACKED[0],
-    &SUBGROUP_PACKED[1],
-    &PAIRS,
-    &VECTOR,
-    &VECTOR_F16,
-    &VECTOR_PACKED[0],
-    &VECTOR_PACKED[1],
-];
-
 /// At least 8 lanes that hand values round.
 fn has_subgroups_of_8(gpu: &Gpu) -> bool {
     gpu.has_subgroups() && gpu.adapter().subgroup_min_size >= 8
@@ -276,7 +46,21 @@ fn has_cooperative(gpu: &Gpu, edge: u32, lanes: u32) -> bool {
     gpu.cooperative_edges().contains(&edge) && [adapter.subgroup_min_size, adapter.subgroup_max_size] == [lanes; 2]
 }
 
-pub(crate) static TILINGS: [Tiling; 11] = [
+const fn vectors_tiling(name: &'static str, which: usize, rows: usize) -> Tiling {
+    Tiling {
+        name,
+        kernel: Some(&VECTOR),
+        half: Some(&VECTOR_F16),
+        packed: Some(&VECTOR_PACKED),
+        first_variant: which * FORMS.len(),
+        rows,
+        columns: 64,
+        granules: [2, 4],
+        runs_on: takes_arrays_apart,
+    }
+}
+
+pub(crate) static TILINGS: [Tiling; 14] = [
     Tiling {
         name: "tiled",
         kernel: Some(&TILED),
@@ -310,50 +94,13 @@ pub(crate) static TILINGS: [Tiling; 11] = [
         granules: [1, 2],
         runs_on: |gpu| has_subgroups_of_8(gpu) && gpu.has_int64(),
     },
-    Tiling {
-        name: "vectors-4",
-        kernel: Some(&VECTOR),
-        half: Some(&VECTOR_F16),
-        packed: Some(&VECTOR_PACKED),
-        first_variant: 3 * FORMS.len(),
-        rows: 4,
-        columns: 64,
-        granules: [2, 4],
-        runs_on: takes_arrays_apart,
-    },
-    Tiling {
-        name: "vectors-16",
-        kernel: Some(&VECTOR),
-        half: Some(&VECTOR_F16),
-        packed: Some(&VECTOR_PACKED),
-        first_variant: 0,
-        rows: 16,
-        columns: 64,
-        granules: [2, 4],
-        runs_on: takes_arrays_apart,
-    },
-    Tiling {
-        name: "vectors-32",
-        kernel: Some(&VECTOR),
-        half: Some(&VECTOR_F16),
-        packed: Some(&VECTOR_PACKED),
-        first_variant: FORMS.len(),
-        rows: 32,
-        columns: 64,
-        granules: [2, 4],
-        runs_on: takes_arrays_apart,
-    },
-    Tiling {
-        name: "vectors-64",
-        kernel: Some(&VECTOR),
-        half: Some(&VECTOR_F16),
-        packed: Some(&VECTOR_PACKED),
-        first_variant: 2 * FORMS.len(),
-        rows: 64,
-        columns: 64,
-        granules: [2, 4],
-        runs_on: takes_arrays_apart,
-    },
+    vectors_tiling("vectors-4", 0, 4),
+    vectors_tiling("vectors-8", 1, 8),
+    vectors_tiling("vectors-12", 2, 12),
+    vectors_tiling("vectors-16", 3, 16),
+    vectors_tiling("vectors-24", 4, 24),
+    vectors_tiling("vectors-32", 5, 32),
+    vectors_tiling("vectors-64", 6, 64),
     Tiling {
         name: "cooperative-8",
         kernel: None,
@@ -424,10 +171,26 @@ impl Tiling {
         rows.iter().zip(self.granules).all(|(row, granule)| row.is_multiple_of(granule))
     }
 
-    /// Whether it is worth trying on so many rows: not where half of its tile would be beyond the end, if a smaller one is
-    /// there.
+    fn is_of_vectors(&self) -> bool {
+        self.name.starts_with("vectors")
+    }
+
+    /// Whether it is worth measuring on so many rows: not where half of its tile would be beyond the end, and of a size that is only
+    /// taken in another's place.
     pub(crate) fn is_for(&self, m: usize) -> bool {
-        !self.name.starts_with("vectors") || self.rows <= m.next_multiple_of(16)
+        !self.is_of_vectors() || (self.rows <= m.next_multiple_of(16) && [4, 16, 32, 64].contains(&self.rows))
+    }
+
+    /// Of the kernels of vectors with tiles as high as this one's or lower, that which computes least beyond the end. Only for
+    /// the few rows of queries, as each of them has to be compiled.
+    fn cut_to(&'static self, form: Form, m: usize) -> &'static Self {
+        if !self.is_of_vectors() || !matches!(form, Form::Linear) || m > 64 {
+            return self;
+        }
+        // Reading B takes as long as multiplying it with eight rows: measured.
+        let cost = |tiling: &&Self| m.div_ceil(tiling.rows) * (tiling.rows + 8);
+        let lower = TILINGS.iter().filter(|other| other.is_of_vectors() && other.rows <= self.rows);
+        lower.min_by_key(cost).unwrap_or(self)
     }
 }
 
@@ -510,6 +273,7 @@ pub(crate) enum Inputs {
 pub(crate) fn choose(gpu: &Gpu, form: Form, sizes: Sizes, inputs: Inputs) -> (&'static Tiling, &'static Kernel) {
     let named = |name: &&str| TILINGS.iter().find(|tiling| tiling.name == *name);
     let usable = |tiling: &'static Tiling| {
+        let tiling = tiling.cut_to(form, sizes.m as usize);
         tiling.of(inputs).filter(|_| tiling.runs_on(gpu) && tiling.fits(form, sizes)).map(|kernel| (tiling, kernel))
     };
     let rows = Rows::of(sizes.m);
@@ -522,4 +286,31 @@ pub(crate) fn choose(gpu: &Gpu, form: Form, sizes: Sizes, inputs: Inputs) -> (&'
         Inputs::Packed(packing) => &TILED_PACKED[packing as usize],
     };
     choices.find_map(usable).unwrap_or((&TILINGS[0], last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_of_vectors_are_cut_to_the_rows_of_queries() {
+        let named = |name: &str| TILINGS.iter().find(|tiling| tiling.name == name).unwrap();
+        for (chosen, rows, cut) in [
+            ("vectors-16", 5, "vectors-8"),
+            ("vectors-16", 8, "vectors-8"),
+            ("vectors-16", 9, "vectors-12"),
+            ("vectors-16", 16, "vectors-16"),
+            ("vectors-32", 17, "vectors-24"),
+            ("vectors-32", 32, "vectors-32"),
+            ("vectors-64", 40, "vectors-24"),
+            ("vectors-64", 64, "vectors-64"),
+            ("vectors-64", 65, "vectors-64"),
+            // No higher than what was chosen, and of vectors alone.
+            ("vectors-4", 12, "vectors-4"),
+            ("pairs", 12, "pairs"),
+        ] {
+            assert_eq!(named(chosen).cut_to(Form::Linear, rows).name, cut, "{chosen} for {rows} rows");
+            assert_eq!(named(chosen).cut_to(Form::InputGradient, rows).name, chosen);
+        }
+    }
 }

@@ -45,7 +45,7 @@ const OTHERS: &[&Kernel] = &[
 ];
 
 fn kernels() -> impl Iterator<Item = &'static Kernel> {
-    OTHERS.iter().chain(&super::tilings::KERNELS).copied()
+    OTHERS.iter().chain(&super::gemm_kernels::KERNELS).copied()
 }
 
 fn validator() -> Validator {
