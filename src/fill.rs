@@ -1,7 +1,9 @@
 //! Fill-mask queries.
 
 use crate::error::{Error, Result};
+use crate::gpu::Pass;
 use crate::model::{Bert, Model, TOKENS_PER_PASS};
+use crate::ops::top_k::{self, Found};
 use crate::ops::tuning::tune;
 use crate::text::PackedBatch;
 
@@ -153,18 +155,44 @@ impl Model {
             batch.push(ids);
             batch.masked_rows.extend((0..ids.len() as u32).filter(|&i| ids[i as usize] == mask).map(|i| first + i));
         }
-        let logits = self.logits(&batch)?;
-        let mut logits = logits.chunks_exact(self.config().vocab_size);
+        let mut best = self.best(&batch, top_k)?.into_iter();
         for ids in texts {
             let masks: Vec<usize> = (0..ids.len()).filter(|&i| ids[i] == mask).collect();
             let mut of_text = Vec::with_capacity(masks.len());
-            for (&at, logits) in masks.iter().zip(&mut logits) {
+            for (&at, best) in masks.iter().zip(&mut best) {
                 let fill = |(token, score)| self.fill(ids, at, masks.len() == 1, token, score);
-                of_text.push(top(logits, top_k).into_iter().map(fill).collect::<Result<Vec<_>>>()?);
+                of_text.push(best.into_iter().map(fill).collect::<Result<Vec<_>>>()?);
             }
             answers.push(of_text);
         }
         Ok(())
+    }
+
+    /// Of each masked row the `top_k` likeliest tokens with their probabilities, best first: found on the device, so that few numbers
+    /// come back, unless more are asked for than it finds, or too many are equal.
+    fn best(&self, batch: &PackedBatch, top_k: usize) -> Result<Vec<Vec<(u32, f32)>>> {
+        let vocab_size = self.config().vocab_size;
+        if top_k <= top_k::MOST {
+            let mut pass = Pass::new(&self.gpu);
+            let mut downloads = Vec::new();
+            self.bert.logits(&mut pass, batch, |pass, _, logits| {
+                let found = top_k::top_k(pass, logits, top_k)?;
+                downloads.push(pass.download(&found)?);
+                Ok(())
+            })?;
+            pass.submit()?;
+            let mut words = Vec::new();
+            for download in downloads {
+                words.extend(download.wait::<u32>(&self.gpu)?);
+            }
+            if let Some(rows) = Found::of(&words, vocab_size, top_k) {
+                let scored = |Found { largest, max, sum }: Found| {
+                    largest.into_iter().map(|(id, z)| (id, (f64::from(z - max).exp() / sum) as f32)).collect()
+                };
+                return Ok(rows.into_iter().map(scored).collect());
+            }
+        }
+        Ok(self.logits(batch)?.chunks_exact(vocab_size).map(|logits| top(logits, top_k)).collect())
     }
 
     fn fill(&self, ids: &[u32], at: usize, only_mask: bool, token: u32, score: f32) -> Result<Fill> {

@@ -24,6 +24,7 @@ pub(crate) mod pool;
 pub(crate) mod rows;
 pub(crate) mod scale;
 pub(crate) mod tilings;
+pub(crate) mod top_k;
 pub(crate) mod triplet;
 pub(crate) mod tuning;
 

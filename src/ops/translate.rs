@@ -39,6 +39,7 @@ const OTHERS: &[&Kernel] = &[
     &super::rows::GATHER,
     &super::rows::SCATTER,
     &super::scale::SCALE,
+    &super::top_k::TOP_K,
     &super::triplet::CHOOSE,
     &super::triplet::LOSS,
     &super::triplet::GRADIENT,
