@@ -396,6 +396,11 @@ typedef struct retto_model_info {
      * The longest text in tokens, special tokens included.
      */
     uint32_t max_position_embeddings;
+    /**
+     * RETTO_DTYPE_FLOAT32 and so on: what its matrices are kept in.
+     */
+    uint32_t dtype;
+    uint32_t reserved;
 } retto_model_info;
 
 /**
@@ -960,8 +965,8 @@ retto_status retto_model_open(const struct retto_gpu *gpu,
                               struct retto_error **error);
 
 /**
- * Opens a model's folder for queries alone, with matrices of this RETTO_DTYPE: as retto_model_to_dtype makes them, without the
- * memory for all of them in float32 in between; otherwise as retto_model_open.
+ * Opens a model's folder with matrices of this RETTO_DTYPE: as retto_model_to_dtype makes them, without the memory for more than one
+ * of them in float32; otherwise as retto_model_open.
  */
 retto_status retto_model_open_with_dtype(const struct retto_gpu *gpu,
                                          const char *path,
@@ -990,9 +995,9 @@ retto_status retto_model_open_default(const struct retto_gpu *gpu,
                                       struct retto_error **error);
 
 /**
- * A copy of a model for queries, whose matrices are of this RETTO_DTYPE and take half or a quarter of the memory; the answers are
- * nearly the same. The model itself may be freed, and its memory then is. The copy cannot be trained or saved, nor be
- * made into another type: RETTO_UNSUPPORTED. Free it with retto_model_free. Any thread; blocks while it is made.
+ * A copy of a model whose matrices are of this RETTO_DTYPE: in float16 and int8 they take half or a quarter of the GPU's memory, for
+ * nearly the same answers. The model itself may be freed, and its memory then is. A copy in float16 or int8 is for queries: to train
+ * or save it, or to make another type of it, is RETTO_UNSUPPORTED. Free it with retto_model_free. Any thread; blocks while it is made.
  */
 retto_status retto_model_to_dtype(const struct retto_model *model,
                                   uint32_t dtype,

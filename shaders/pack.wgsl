@@ -1,8 +1,8 @@
 // y = the rows of x[rows, columns] in f16 or int8, and behind them a scale for each row: x is nearly scale * y.
 //
 // A row takes `words` words: two or four elements each, the first in the lowest bits, with zeros behind the last; their number is
-// even. In f16 the scale is the power of two that the largest is between one and two of, so that nothing overflows; in int8 a
-// 127th of the largest. gemm_b_packed.wgsl and embedding.wgsl read this.
+// even. In f16 the scale is the power of two by which the largest becomes 2^14 to 2^15, half of the largest f16 there is, so that
+// nothing overflows and little is too small; in int8 a 127th of the largest. gemm_b_packed.wgsl and embedding.wgsl read this.
 
 override BITS: u32; // of an element: 16 or 8
 override THREADS: u32 = 64u; // of a workgroup; 8 on software adapters
@@ -43,7 +43,7 @@ fn pack(
     own = max(own, 1e-30);
     var scale = own / 127.0;
     if BITS == 16u {
-        scale = bitcast<f32>(bitcast<u32>(own) & 0x7f800000u);
+        scale = bitcast<f32>((bitcast<u32>(own) & 0x7f800000u) - (14u << 23u));
     }
     for (var i = thread; i < sizes.words; i += THREADS) {
         if BITS == 16u {

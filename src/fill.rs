@@ -85,7 +85,8 @@ impl Model {
         let mut batch = PackedBatch::default();
         batch.push(&ids);
         batch.masked_rows.push(at as u32);
-        Ok(rank(&self.logits(&batch)?, token))
+        let (found, logits) = self.search(&batch, 1, true)?;
+        Ok(rank(&logits, token, &found[0]))
     }
 
     /// The id of a word that the vocabulary holds whole.
@@ -171,28 +172,41 @@ impl Model {
     /// Of each masked row the `top_k` likeliest tokens with their probabilities, best first: found on the device, so that few numbers
     /// come back, unless more are asked for than it finds, or too many are equal.
     fn best(&self, batch: &PackedBatch, top_k: usize) -> Result<Vec<Vec<(u32, f32)>>> {
-        let vocab_size = self.config().vocab_size;
         if top_k <= top_k::MOST {
-            let mut pass = Pass::new(&self.gpu);
-            let mut downloads = Vec::new();
-            self.bert.logits(&mut pass, batch, |pass, _, logits| {
-                let found = top_k::top_k(pass, logits, top_k)?;
-                downloads.push(pass.download(&found)?);
-                Ok(())
-            })?;
-            pass.submit()?;
-            let mut words = Vec::new();
-            for download in downloads {
-                words.extend(download.wait::<u32>(&self.gpu)?);
-            }
-            if let Some(rows) = Found::of(&words, vocab_size, top_k) {
-                let scored = |Found { largest, max, sum }: Found| {
-                    largest.into_iter().map(|(id, z)| (id, (f64::from(z - max).exp() / sum) as f32)).collect()
-                };
-                return Ok(rows.into_iter().map(scored).collect());
+            let (found, _) = self.search(batch, top_k, false)?;
+            let scored = |found: &Found| {
+                let largest = found.largest.as_ref()?;
+                Some(largest.iter().map(|&(id, logit)| (id, found.probability(logit))).collect())
+            };
+            if let Some(answers) = found.iter().map(scored).collect() {
+                return Ok(answers);
             }
         }
-        Ok(self.logits(batch)?.chunks_exact(vocab_size).map(|logits| top(logits, top_k)).collect())
+        let (found, logits) = self.search(batch, 1, true)?;
+        let rows = logits.chunks_exact(self.config().vocab_size).zip(&found);
+        Ok(rows.map(|(logits, found)| top(logits, top_k, found)).collect())
+    }
+
+    /// What [`top_k::top_k`] finds of each masked row, and all logits where they are wanted. All probabilities come of it, so that a token
+    /// has the same one whatever was asked for.
+    fn search(&self, batch: &PackedBatch, top_k: usize, with_logits: bool) -> Result<(Vec<Found>, Vec<f32>)> {
+        let mut pass = Pass::new(&self.gpu);
+        let mut downloads = Vec::new();
+        self.bert.logits(&mut pass, batch, |pass, _, logits| {
+            let found = top_k::top_k(pass, logits, top_k)?;
+            let logits = with_logits.then(|| pass.download(logits)).transpose()?;
+            downloads.push((pass.download(&found)?, logits));
+            Ok(())
+        })?;
+        pass.submit()?;
+        let (mut words, mut all) = (Vec::new(), Vec::new());
+        for (found, logits) in downloads {
+            words.extend(found.wait::<u32>(&self.gpu)?);
+            if let Some(logits) = logits {
+                all.extend(logits.wait::<f32>(&self.gpu)?);
+            }
+        }
+        Ok((Found::of(&words, self.config().vocab_size, top_k), all))
     }
 
     fn fill(&self, ids: &[u32], at: usize, only_mask: bool, token: u32, score: f32) -> Result<Fill> {
@@ -209,9 +223,8 @@ impl Model {
     }
 }
 
-/// The k largest logits with their softmax over all of them, best first; of equals, the smaller id first.
-fn top(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
-    let probability = softmax(logits);
+/// The k largest logits of a row with their softmax, best first; of equals, the smaller id first.
+fn top(logits: &[f32], k: usize, found: &Found) -> Vec<(u32, f32)> {
     let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
     let order = |&a: &u32, &b: &u32| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b));
     if k < ids.len() {
@@ -219,41 +232,43 @@ fn top(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
         ids.truncate(k);
     }
     ids.sort_unstable_by(order);
-    ids.into_iter().map(|id| (id, probability(id))).collect()
-}
-
-/// Probabilities by id.
-fn softmax(logits: &[f32]) -> impl Fn(u32) -> f32 {
-    let largest = logits.iter().copied().fold(f32::MIN, f32::max);
-    let sum: f64 = logits.iter().map(|&z| f64::from(z - largest).exp()).sum();
-    move |id| (f64::from(logits[id as usize] - largest).exp() / sum) as f32
+    ids.into_iter().map(|id| (id, found.probability(logits[id as usize]))).collect()
 }
 
 /// Where one token stands in the order of [`top`].
-fn rank(logits: &[f32], token: u32) -> GoldRank {
+fn rank(logits: &[f32], token: u32, found: &Found) -> GoldRank {
     let gold = logits[token as usize];
     let before = |&(id, &z): &(usize, &f32)| z.total_cmp(&gold).then((token as usize).cmp(&id)).is_gt();
-    GoldRank { score: softmax(logits)(token), token, rank: 1 + logits.iter().enumerate().filter(before).count() }
+    let rank = 1 + logits.iter().enumerate().filter(before).count();
+    GoldRank { score: found.probability(gold), token, rank }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::top_k::tests::found;
 
     #[test]
     fn a_rank_is_the_place_in_the_order_of_all() {
         let logits = [0.0, 2.0, -1.0, 2.0, f32::MIN];
-        for (place, (token, score)) in top(&logits, 5).into_iter().enumerate() {
-            assert_eq!(rank(&logits, token), GoldRank { score, token, rank: place + 1 });
+        let found = &found(&logits, 5, 1)[0];
+        for (place, (token, score)) in top(&logits, 5, found).into_iter().enumerate() {
+            assert_eq!(rank(&logits, token, found), GoldRank { score, token, rank: place + 1 });
         }
     }
 
     #[test]
     fn top_orders_and_normalises() {
-        let answers = top(&[0.0, 2.0, -1.0, 2.0], 3);
+        let logits = [0.0, 2.0, -1.0, 2.0];
+        let of_all = &found(&logits, 4, 3)[0];
+        let answers = top(&logits, 3, of_all);
         assert_eq!(answers.iter().map(|a| a.0).collect::<Vec<_>>(), [1, 3, 0]);
-        let all: f32 = top(&[0.0, 2.0, -1.0, 2.0], 9).iter().map(|a| a.1).sum();
+        // As the device finds them.
+        let largest = of_all.largest.as_ref().unwrap();
+        let found_there = largest.iter().map(|&(id, logit)| (id, of_all.probability(logit)));
+        assert_eq!(answers, found_there.collect::<Vec<_>>());
+        let all: f32 = top(&logits, 9, of_all).iter().map(|a| a.1).sum();
         assert!((all - 1.0).abs() < 1e-6);
-        assert!(top(&[1000.0, 0.0], 1)[0].1 == 1.0);
+        assert!(top(&[1000.0, 0.0], 1, &found(&[1000.0, 0.0], 2, 1)[0])[0].1 == 1.0);
     }
 }

@@ -75,7 +75,7 @@ fn memory_is_that_of_the_smaller_weights() {
         drop(packed);
         assert_eq!(gpu.memory_in_use(), whole);
     }
-    // The rest is shared: with the original gone, only what the copy needs is left.
+    // With the original gone, only what the copy needs is left.
     let packed = model.to_dtype(Dtype::Int8).unwrap();
     drop(model);
     assert!((gpu.memory_in_use() as f64) < 0.4 * whole as f64);
@@ -132,6 +132,27 @@ fn a_model_that_is_being_trained_can_be_queried_in_int8() {
     // The low-rank adapter has become part of the weights.
     let packed = trainer.model().to_dtype(Dtype::Int8).unwrap();
     assert_eq!(packed.fill_mask("the rain on the [MASK]", 3).unwrap()[0].len(), 3);
+}
+
+#[test]
+fn a_copy_is_left_alone_by_later_steps() {
+    let arguments = TrainingArguments { max_steps: Some(2), learning_rate: 1e-2, ..Default::default() };
+    let mut trainer = Trainer::new(&bundled(gpu()), arguments).unwrap();
+    let lines = ["the rain on the window", "you and me"];
+    trainer.train(&lines, &[], |_| ControlFlow::Continue(())).unwrap();
+    for dtype in [Dtype::Float32, Dtype::Float16, Dtype::Int8] {
+        let copy = trainer.model().to_dtype(dtype).unwrap();
+        let again = copy.to_dtype(dtype).unwrap();
+        let answers = |model: &Model| model.fill_mask("the rain on the [MASK]", 5).unwrap();
+        let before = answers(&copy);
+        trainer.train(&lines, &[], |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!((answers(&copy), answers(&again)), (before.clone(), before), "{dtype}");
+        if dtype == Dtype::Float32 {
+            let mut batch = retto::PackedBatch::default();
+            batch.push_masked(&[2, 7, 4, 3], &[(2, 8)]);
+            assert_eq!(copy.loss_and_gradients(&batch).unwrap().1.len(), copy.parameter_shapes().len());
+        }
+    }
 }
 
 #[cfg(feature = "cli")]

@@ -165,6 +165,7 @@ namespace Retto
             public IntPtr name, maskToken;
             public ulong numParameters;
             public uint vocabSize, hiddenSize, numHiddenLayers, numAttentionHeads, intermediateSize, maxPositionEmbeddings;
+            public uint dtype, reserved;
         }
 
         [StructLayout(LayoutKind.Sequential)]

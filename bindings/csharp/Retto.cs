@@ -202,6 +202,7 @@ namespace Retto
         public string Name => Info(info => Native.Text(info.name));
         public string MaskToken => Info(info => Native.Text(info.maskToken));
         public uint VocabSize => Info(info => info.vocabSize);
+        public Dtype Dtype => Info(info => (Dtype)info.dtype);
         public ulong NumParameters => Info(info => info.numParameters);
 
         /// <summary>Compiles what queries need, so that the first is as fast as the others.</summary>

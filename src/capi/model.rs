@@ -44,6 +44,9 @@ pub struct retto_model_info {
     pub intermediate_size: u32,
     /// The longest text in tokens, special tokens included.
     pub max_position_embeddings: u32,
+    /// RETTO_DTYPE_FLOAT32 and so on: what its matrices are kept in.
+    pub dtype: u32,
+    pub reserved: u32,
 }
 versioned!(retto_model_info, |zero| zero);
 
@@ -174,8 +177,8 @@ pub unsafe extern "C" fn retto_model_open(
     })
 }
 
-/// Opens a model's folder for queries alone, with matrices of this RETTO_DTYPE: as retto_model_to_dtype makes them, without the
-/// memory for all of them in float32 in between; otherwise as retto_model_open.
+/// Opens a model's folder with matrices of this RETTO_DTYPE: as retto_model_to_dtype makes them, without the memory for more than one
+/// of them in float32; otherwise as retto_model_open.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_model_open_with_dtype(
     gpu: *const retto_gpu,
@@ -251,9 +254,9 @@ fn bundled(_: &crate::Gpu) -> Result<Model> {
     Err(super::failure::Failure::new(retto_status::RETTO_UNSUPPORTED, reason))
 }
 
-/// A copy of a model for queries, whose matrices are of this RETTO_DTYPE and take half or a quarter of the memory; the answers are
-/// nearly the same. The model itself may be freed, and its memory then is. The copy cannot be trained or saved, nor be
-/// made into another type: RETTO_UNSUPPORTED. Free it with retto_model_free. Any thread; blocks while it is made.
+/// A copy of a model whose matrices are of this RETTO_DTYPE: in float16 and int8 they take half or a quarter of the GPU's memory, for
+/// nearly the same answers. The model itself may be freed, and its memory then is. A copy in float16 or int8 is for queries: to train
+/// or save it, or to make another type of it, is RETTO_UNSUPPORTED. Free it with retto_model_free. Any thread; blocks while it is made.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_model_to_dtype(
     model: *const retto_model,
@@ -295,6 +298,12 @@ pub unsafe extern "C" fn retto_model_get_info(
             num_attention_heads: config.num_attention_heads as u32,
             intermediate_size: config.intermediate_size as u32,
             max_position_embeddings: config.max_position_embeddings as u32,
+            dtype: match model.model.dtype() {
+                Dtype::Float32 => RETTO_DTYPE_FLOAT32,
+                Dtype::Float16 => RETTO_DTYPE_FLOAT16,
+                Dtype::Int8 => RETTO_DTYPE_INT8,
+            },
+            reserved: 0,
         });
         Ok(())
     })

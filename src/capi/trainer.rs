@@ -379,9 +379,11 @@ pub unsafe extern "C" fn retto_trainer_checkpoint(
 ) -> retto_status {
     call(error, || {
         let shared = handle::get(trainer)?;
-        let inner = shared.lock()?;
-        let running = inner.run.as_ref().ok_or_else(|| wrong_state("no step has been done yet"))?;
-        inner.trainer.checkpoint(&running.run)?;
+        let mut inner = shared.lock()?;
+        let Inner { trainer, run, .. } = &mut *inner;
+        let running = run.as_ref().ok_or_else(|| wrong_state("no step has been done yet"))?;
+        trainer.align_all()?;
+        trainer.checkpoint(&running.run)?;
         Ok(())
     })
 }

@@ -312,7 +312,7 @@ fn refuse_packed(tensor: &Tensor) -> Result<()> {
     match tensor.packing() {
         None => Ok(()),
         Some(packing) => Err(Error::Unsupported(format!(
-            "this with weights in {packing}, which are for queries alone: take the model in float32"
+            "reading weights in {packing} as if they were float32: they are for queries alone; take the model in float32"
         ))),
     }
 }

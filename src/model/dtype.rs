@@ -54,10 +54,10 @@ impl std::str::FromStr for Dtype {
 
 impl Model {
     /// A copy for queries whose matrices (those of the layers and of the head, and the word embeddings) are of this type, and take
-    /// half or a quarter of the memory; the rest is shared. It needs no f16 of the adapter. A low-rank adapter has become part
+    /// half or a quarter of the GPU's memory; in float32 a copy like any model. It needs no f16 of the adapter. A low-rank adapter has become part
     /// of the weights. This one may be dropped: its memory is then free.
     ///
-    /// The copy fills, scores, embeds and evaluates; to train or save it, and to read its parameters, is
+    /// In float16 and int8 the copy fills, scores, embeds and evaluates; to train or save it, and to read its parameters, is
     /// [`Error::Unsupported`].
     ///
     /// # Errors
@@ -70,13 +70,17 @@ impl Model {
         if own != dtype && own != Dtype::Float32 {
             return Err(Error::Unsupported(format!("weights in {own} as {dtype}: take the model in float32")));
         }
-        let mut shared = CopySource { parameters: self.bert.parameters(), is_trainable: &|_| false };
-        // What is of this type already is shared as it is.
-        let to = if own == dtype { Dtype::Float32 } else { dtype };
+        if dtype == Dtype::Float32 {
+            return self.duplicate(&|_| true);
+        }
+        let parameters = self.bert.parameters();
+        // What a trainer may go on to change has to be copied. What is packed already never changes; what is about to be is copied by that.
+        let is_copied = |key: &str| own == Dtype::Float32 && !is_matrix(key);
+        let mut source = CopySource { parameters, is_trainable: &is_copied };
         let config = self.config().clone();
-        let bert = match to {
-            Dtype::Float32 => Bert::new(&self.gpu, config, &mut shared)?,
-            _ => Bert::new_for_queries(&self.gpu, config, &mut shared, to)?,
+        let bert = match own == dtype {
+            true => Bert::new(&self.gpu, config, &mut source)?,
+            false => Bert::new_for_queries(&self.gpu, config, &mut source, dtype)?,
         };
         self.gpu.flush()?;
         Ok(self.with_network(bert, None))
@@ -133,6 +137,13 @@ impl Bert {
     }
 }
 
+/// Whether a parameter is one of those that GEMMs multiply by, or the table of words, by which the decoder may do so. The other tables
+/// are small.
+fn is_matrix(key: &str) -> bool {
+    let others = ["position_embeddings.weight", "token_type_embeddings.weight", "LayerNorm.weight"];
+    key.ends_with(".weight") && !others.iter().any(|name| key.ends_with(name))
+}
+
 /// The values of another source, matrices packed.
 struct PackSource<'s> {
     source: &'s mut dyn Source,
@@ -142,10 +153,7 @@ struct PackSource<'s> {
 impl Source for PackSource<'_> {
     fn load(&mut self, gpu: &Gpu, spec: &Spec, index: usize) -> Result<Tensor> {
         let value = self.source.load(gpu, spec, index)?;
-        // What GEMMs multiply by, and the table of words, by which the decoder may do so. The other tables are small.
-        let small = ["position_embeddings", "token_type_embeddings"];
-        let is_matrix = spec.shape.len() == 2 && !small.iter().any(|name| spec.keys[0].contains(name));
-        if !is_matrix {
+        if !is_matrix(&spec.keys[0]) {
             return Ok(value);
         }
         let packed = pack(gpu, &value, self.packing, &spec.keys[0])?;
@@ -153,6 +161,10 @@ impl Source for PackSource<'_> {
         drop(value);
         gpu.wait()?;
         Ok(packed)
+    }
+
+    fn is_trainable(&self, _keys: &[String]) -> bool {
+        false
     }
 }
 

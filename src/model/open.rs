@@ -104,8 +104,8 @@ impl Model {
         Self::open_with_dtype(gpu, folder, Dtype::Float32)
     }
 
-    /// [`Model::open`] for queries alone, with matrices of this type: as [`Model::to_dtype`] makes them, without the memory for all of
-    /// them in f32 in between.
+    /// [`Model::open`] with matrices of this type: as [`Model::to_dtype`] makes them, for queries alone where it is not float32, and
+    /// without the memory for more than one of them in f32.
     ///
     /// # Errors
     /// As [`Model::open`].

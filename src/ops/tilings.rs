@@ -273,7 +273,8 @@ pub(crate) enum Inputs {
 pub(crate) fn choose(gpu: &Gpu, form: Form, sizes: Sizes, inputs: Inputs) -> (&'static Tiling, &'static Kernel) {
     let named = |name: &&str| TILINGS.iter().find(|tiling| tiling.name == *name);
     let usable = |tiling: &'static Tiling| {
-        let tiling = tiling.cut_to(form, sizes.m as usize);
+        // What the cost was measured on.
+        let tiling = if gpu.is_software() { tiling.cut_to(form, sizes.m as usize) } else { tiling };
         tiling.of(inputs).filter(|_| tiling.runs_on(gpu) && tiling.fits(form, sizes)).map(|kernel| (tiling, kernel))
     };
     let rows = Rows::of(sizes.m);

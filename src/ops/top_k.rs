@@ -21,7 +21,7 @@ struct Sizes {
     k: u32,
 }
 
-/// What [`Found::of`] reads the k largest of each row from; u32 \[rows, WORDS\]. `logits` are \[rows, columns\], k at most [`MOST`].
+/// What [`Found::of`] reads; u32 \[rows, WORDS\]. `logits` are \[rows, columns\], k at most [`MOST`].
 pub(crate) fn top_k(pass: &mut Pass, logits: &Tensor, k: usize) -> Result<Tensor> {
     let found = pass.alloc(&[logits.rows(), WORDS])?;
     let sizes = Sizes { rows: logits.rows() as u32, columns: logits.columns() as u32, k: k as u32 };
@@ -31,44 +31,49 @@ pub(crate) fn top_k(pass: &mut Pass, logits: &Tensor, k: usize) -> Result<Tensor
 
 /// What was found of one row.
 pub(crate) struct Found {
-    /// Ids and logits of the k largest, best first; of equals, the smaller id first.
-    pub(crate) largest: Vec<(u32, f32)>,
+    /// Ids and logits of the k largest, or of all where there are fewer; best first, and of equals the smaller id. `None` where so
+    /// many are equal, or not numbers, that the whole row has to be looked at.
+    pub(crate) largest: Option<Vec<(u32, f32)>>,
     /// The largest logit, and the sum of exp(logit - that) over the whole row.
-    pub(crate) max: f32,
-    pub(crate) sum: f64,
+    max: f32,
+    sum: f64,
 }
 
 impl Found {
-    /// Those of all rows, k of each, or all of a row that has fewer; `None` where a row's are not among its candidates: then so many are
-    /// equal, or not numbers, that the whole row has to be looked at.
-    pub(crate) fn of(words: &[u32], columns: usize, k: usize) -> Option<Vec<Self>> {
+    /// What [`top_k`] found of all rows.
+    pub(crate) fn of(words: &[u32], columns: usize, k: usize) -> Vec<Self> {
         words.chunks_exact(WORDS).map(|row| Self::of_row(row, k.min(columns))).collect()
     }
 
-    fn of_row(words: &[u32], k: usize) -> Option<Self> {
+    fn of_row(words: &[u32], k: usize) -> Self {
         let count = words[0] as usize;
-        if count < k || count > LIMIT {
-            return None;
-        }
         let (parts, candidates) = words[2..].split_at(2 * PARTS);
         let pair = |pair: &[u32]| (f32::from_bits(pair[0]), f32::from_bits(pair[1]));
         let parts: Vec<(f32, f32)> = parts.chunks_exact(2).map(pair).collect();
         let max = parts.iter().map(|part| part.0).fold(f32::MIN, f32::max);
         let sum = parts.iter().map(|&(most, sum)| f64::from(sum) * f64::from(most - max).exp()).sum();
         let candidate = |pair: &[u32]| (pair[0], f32::from_bits(pair[1]));
-        let mut largest: Vec<(u32, f32)> = candidates[..2 * count].chunks_exact(2).map(candidate).collect();
-        largest.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        largest.truncate(k);
-        Some(Self { largest, max, sum })
+        let largest = (k..=LIMIT).contains(&count).then(|| {
+            let mut largest: Vec<(u32, f32)> = candidates[..2 * count].chunks_exact(2).map(candidate).collect();
+            largest.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            largest.truncate(k);
+            largest
+        });
+        Self { largest, max, sum }
+    }
+
+    /// The softmax of one of the row's logits.
+    pub(crate) fn probability(&self, logit: f32) -> f32 {
+        (f64::from(logit - self.max).exp() / self.sum) as f32
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::ops::check::{random, run};
 
-    fn found(logits: &[f32], columns: usize, k: usize) -> Option<Vec<Found>> {
+    pub(crate) fn found(logits: &[f32], columns: usize, k: usize) -> Vec<Found> {
         let gpu = crate::gpu::test_gpu();
         let got = run(&gpu, |pass| {
             let logits = pass.upload(&[logits.len() / columns, columns], logits)?;
@@ -88,13 +93,13 @@ mod tests {
                 logits[i] = [7.5, 0.0, -0.0][i % 3];
             }
             for k in [1, 2, 10, MOST] {
-                let found = found(&logits, columns, k).unwrap_or_else(|| panic!("{rows} x {columns}, {k}"));
+                let found = found(&logits, columns, k);
                 assert_eq!(found.len(), rows);
                 for (found, logits) in found.iter().zip(logits.chunks(columns)) {
                     let mut want: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
                     want.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
                     want.truncate(k);
-                    assert_eq!(found.largest, want, "{rows} x {columns}, {k}");
+                    assert_eq!(found.largest, Some(want.clone()), "{rows} x {columns}, {k}");
                     assert_eq!(found.max.total_cmp(&want[0].1), std::cmp::Ordering::Equal);
                     let sum: f64 = logits.iter().map(|&z| f64::from(z - found.max).exp()).sum();
                     assert!((found.sum / sum - 1.0).abs() < 3e-6, "{} {sum}", found.sum);
@@ -105,14 +110,13 @@ mod tests {
 
     #[test]
     fn rows_of_equals_are_left_to_the_host() {
-        assert!(found(&[1.0; 500], 500, 3).is_none());
-        assert!(found(&[f32::NAN; 500], 500, 3).is_none());
+        let largest = |logits: &[f32]| found(logits, logits.len(), 3).remove(0).largest;
+        assert!(largest(&[1.0; 500]).is_none() && largest(&[f32::NAN; 500]).is_none());
         // As many as there is room for are found.
         let mut logits = random(1000, 1);
         logits[300..428].fill(2.0);
-        let largest = &found(&logits, 1000, 3).unwrap()[0].largest;
-        assert_eq!(*largest, [(300, 2.0), (301, 2.0), (302, 2.0)]);
+        assert_eq!(largest(&logits), Some(vec![(300, 2.0), (301, 2.0), (302, 2.0)]));
         logits[428] = 2.0;
-        assert!(found(&logits, 1000, 3).is_none());
+        assert!(largest(&logits).is_none());
     }
 }

@@ -50,6 +50,8 @@ impl Trainer {
                     }
                     if ranks.rank() > 0 {
                         array.write(gpu, start, &bytemuck::pod_collect_to_vec(&heard))?;
+                        // So that the driver holds one piece at a time.
+                        gpu.flush()?;
                     }
                 }
             }
@@ -57,6 +59,15 @@ impl Trainer {
             self.aligned += 1;
         }
         Ok(began.elapsed())
+    }
+}
+
+#[cfg(feature = "capi")]
+impl Trainer {
+    /// [`Trainer::align`] on all devices of this process, between two steps.
+    pub(crate) fn align_all(&mut self) -> Result<()> {
+        let mut of_peers = vec![(); self.peers.len()];
+        self.on_ranks(&mut of_peers, |first| first.align().map(|_| ()), |peer, ()| peer.align().map(|_| ()))
     }
 }
 

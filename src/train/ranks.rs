@@ -24,7 +24,8 @@ impl Trainer {
     ///
     /// A step is as large as on one device: `per_device_train_batch_size` times `gradient_accumulation_steps`; a device has at most
     /// `per_device_train_batch_size` examples in memory at a time. Several devices on one adapter are allowed. Devices of one kind and
-    /// driver give the same bits again.
+    /// driver give the same bits again; what unlike ones round differently is made alike at a run's evaluations, checkpoints and ends of
+    /// epochs, but not between steps that are made one by one with [`Trainer::train_step`].
     ///
     /// # Errors
     /// [`Error::Unsupported`] for an embedding objective whose texts are each other's negatives; as [`Trainer::new`], of any device.
@@ -89,7 +90,8 @@ impl Trainer {
         for rank in 1..said.len() {
             let other = of(rank);
             // With an end, so that one who says more is heard.
-            let (one, two) = (first.lines().chain(["that is all"]), other.lines().chain(["that is all"]));
+            let end = ["nothing more is said"];
+            let (one, two) = (first.lines().chain(end), other.lines().chain(end));
             if let Some((one, two)) = one.zip(two).find(|(one, two)| one != two) {
                 let reason = format!("the ranks are not about to do the same: on rank 0 {one}, on rank {rank} {two}");
                 return Err(Error::InvalidArgument(reason));

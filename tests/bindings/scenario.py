@@ -38,6 +38,7 @@ def main(path, lines, folder):
     # Its file is in f16: nothing is rounded, and sums are in the same order.
     assert answers(base.to("float16")) == of_base
     small = base.to("int8")
+    assert (base.dtype, small.dtype) == ("float32", "int8")
     assert answers(retto.Model.open(gpu, path, dtype="int8")) == answers(small)
     assert len(small.fill_mask(TEXT)[0]) == 5 and answers(small) != of_base
     raises("RETTO_UNSUPPORTED", retto.Trainer, small)

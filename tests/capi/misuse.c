@@ -121,7 +121,7 @@ static void models(const char *path) {
         OK(retto_gpu_memory_in_use(gpu, &with_copy, &error));
         CHECK(with_copy > whole && with_copy - whole < whole / 2);
         OK(retto_model_get_info(copy, &info, &error));
-        CHECK(!strcmp(info.name, "retto-tiny") && info.has_mlm_head == 1);
+        CHECK(!strcmp(info.name, "retto-tiny") && info.has_mlm_head == 1 && info.dtype == RETTO_DTYPE_INT8);
         OK(retto_model_fill_mask(copy, TEXT, NUL, 5, &fills, &error));
         OK(retto_fills_free(fills));
         fills = NULL;

@@ -271,6 +271,10 @@ class Model(_Handle):
         return self._info().mask_token.decode()
 
     @property
+    def dtype(self) -> str:
+        return _DTYPES[self._info().dtype]
+
+    @property
     def num_parameters(self) -> int:
         return self._info().num_parameters
 

@@ -58,6 +58,8 @@ class ModelInfo(Structure):
         ("num_attention_heads", c_uint32),
         ("intermediate_size", c_uint32),
         ("max_position_embeddings", c_uint32),
+        ("dtype", c_uint32),
+        ("reserved", c_uint32),
     ]
 
 

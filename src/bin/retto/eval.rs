@@ -15,7 +15,7 @@ pub(crate) struct Args {
     /// A low-rank adapter of PEFT's format to add to it
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// What its weights are kept in: float16 and int8 take half and a quarter of the memory, for nearly the same answers
+    /// What its weights are kept in: float16 and int8 take half and a quarter of the GPU's memory, for nearly the same answers
     #[arg(long, default_value_t, value_name = "TYPE")]
     dtype: Dtype,
     /// Held-out text: files or folders of all formats that `prepare` reads, or a token cache

@@ -184,7 +184,7 @@ fn open_model_with_dtype(gpu: &Gpu, folder: Option<&Path>, adapter: Option<&Path
         Some(adapter) => model.with_adapter(adapter)?,
         None => model,
     };
-    Ok(model.to_dtype(dtype)?)
+    Ok(if dtype == Dtype::Float32 { model } else { model.to_dtype(dtype)? })
 }
 
 /// What a base model was adapted to: a whole model, or a low-rank adapter of that one.
