@@ -145,11 +145,12 @@ impl World {
             request = pending;
             if began.elapsed() > self.patience {
                 // The one place of the library that prints: it is the last it can do.
-                eprintln!(
-                    "error: rank {}: another rank did not answer within {} s; resume from the latest checkpoint",
+                let told = format!(
+                    "error: rank {}: another rank did not answer within {} s; resume from the latest checkpoint\n",
                     self.rank,
                     self.patience.as_secs()
                 );
+                let _ = std::io::Write::write_all(&mut std::io::stderr().lock(), told.as_bytes());
                 SimpleCommunicator::world().abort(1);
             }
             // MPI moves large arrays piece by piece, whenever it is asked; a rank that is long in coming is not waited for so eagerly, as

@@ -110,7 +110,9 @@ impl Ranks {
                 let later = 2000 + 300 * mpi.rank().min(100) as u64;
                 std::thread::sleep(std::time::Duration::from_millis(later));
             }
-            eprintln!("error: rank {}: {}", mpi.rank(), crate::output::one_line(error.as_ref()));
+            // In one piece: mpirun's own words may come between two.
+            let told = format!("error: rank {}: {}\n", mpi.rank(), crate::output::one_line(error.as_ref()));
+            let _ = std::io::Write::write_all(&mut std::io::stderr().lock(), told.as_bytes());
             mpi.abort(1);
         }
         result
