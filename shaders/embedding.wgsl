@@ -17,21 +17,15 @@ override THREADS: u32 = 64u; // of a workgroup; 8 on software adapters
 @group(0) @binding(5) var<storage, read> token_type: array<f32>;
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;
 
-override BITS: u32 = 32u; // of an element of `word`; 16 and 8 as pack.wgsl writes them
+override BITS: u32 = 32u; // of an element of `word`; 16 and 8 as packed.wgsl, which comes before this, reads them
 
 // A packed row's scale lies behind all rows.
 fn load_word(id: u32, i: u32) -> f32 {
-    if BITS == 16u {
-        let words = ((sizes.columns + 1u) / 2u + 1u) / 2u * 2u;
-        let scale = bitcast<f32>(word[sizes.vocabulary * words + id]);
-        return scale * unpack2x16float(word[id * words + i / 2u])[i % 2u];
+    if BITS == 32u {
+        return bitcast<f32>(word[id * sizes.columns + i]);
     }
-    if BITS == 8u {
-        let words = ((sizes.columns + 3u) / 4u + 1u) / 2u * 2u;
-        let scale = bitcast<f32>(word[sizes.vocabulary * words + id]);
-        return scale * f32(extractBits(bitcast<i32>(word[id * words + i / 4u]), i % 4u * 8u, 8u));
-    }
-    return bitcast<f32>(word[id * sizes.columns + i]);
+    let words = words_of_a_row(sizes.columns);
+    return bitcast<f32>(word[sizes.vocabulary * words + id]) * unpacked(word[id * words + word_of(i)], i);
 }
 
 @compute @workgroup_size(THREADS)

@@ -1,11 +1,11 @@
 // How gemm_vectors.wgsl loads B where it is a weight as pack.wgsl writes it, two words at a time: B^T in BITS bits an element
-// (which the host puts before this). gemm_vectors_rows.wgsl comes before this file.
+// (which the host puts before this). packed.wgsl and gemm_vectors_rows.wgsl come before this file.
 
 @group(0) @binding(1) var<storage, read> b: array<u64>;
 
 // Two words each.
 fn pairs_of_a_row() -> u32 {
-    return select((sizes.k + 7u) / 8u, (sizes.k + 3u) / 4u, BITS == 16u);
+    return words_of_a_row(sizes.k) / 2u;
 }
 
 fn scaled(sum: f32, column: u32) -> f32 {

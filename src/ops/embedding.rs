@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::gpu::{Constants, Kernel, Packing, Pass, Tensor, spread};
 
-const SOURCE: &str = include_str!("../../shaders/embedding.wgsl");
+const SOURCE: &str = concat!(include_str!("../../shaders/packed.wgsl"), include_str!("../../shaders/embedding.wgsl"));
 const VARIANTS: &[Constants] = &[&[("ACCUMULATE", 0.0)], &[("ACCUMULATE", 1.0)]];
 const ELEMENTS: &[Constants] = &[&[("BITS", 32.0)], &[("BITS", 16.0)], &[("BITS", 8.0)]];
 pub(crate) static FORWARD: Kernel = Kernel::new("embedding", SOURCE, "forward", ELEMENTS).narrowing().packing();

@@ -103,6 +103,28 @@ macro_rules! kernel {
     };
 }
 
+/// The kernels for packed weights, in the order of [`Packing`](crate::gpu::Packing).
+macro_rules! packed {
+    ($f16:literal, $i8:literal, $before:expr, $source:literal, $variants:expr) => {
+        [
+            kernel!(
+                $f16,
+                concat!("const BITS = 16u;\n", include_str!("../../shaders/packed.wgsl"), $before),
+                $source,
+                $variants
+            )
+            .packing(),
+            kernel!(
+                $i8,
+                concat!("const BITS = 8u;\n", include_str!("../../shaders/packed.wgsl"), $before),
+                $source,
+                $variants
+            )
+            .packing(),
+        ]
+    };
+}
+
 pub(super) static TILED: Kernel =
     kernel!("gemm_tiled", concat!("alias Element = f32;\n", shader!("b"), shader!("unscaled")), "gemm_tiled", PLAIN);
 pub(super) static TILED_F16: Kernel = kernel!(
@@ -111,22 +133,13 @@ pub(super) static TILED_F16: Kernel = kernel!(
     "gemm_tiled",
     PLAIN
 );
-pub(super) static TILED_PACKED: [Kernel; 2] = [
-    kernel!(
-        "gemm_tiled_packed_f16",
-        concat!("alias Element = f32;\nconst BITS = 16u;\n", shader!("b_packed")),
-        "gemm_tiled",
-        PLAIN
-    )
-    .packing(),
-    kernel!(
-        "gemm_tiled_packed_i8",
-        concat!("alias Element = f32;\nconst BITS = 8u;\n", shader!("b_packed")),
-        "gemm_tiled",
-        PLAIN
-    )
-    .packing(),
-];
+pub(super) static TILED_PACKED: [Kernel; 2] = packed!(
+    "gemm_tiled_packed_f16",
+    "gemm_tiled_packed_i8",
+    concat!("alias Element = f32;\n", shader!("b_packed")),
+    "gemm_tiled",
+    PLAIN
+);
 pub(super) static SUBGROUP: Kernel = kernel!(
     "gemm_subgroup",
     concat!("alias Element = f32;\n", shader!("b"), shader!("unscaled")),
@@ -139,22 +152,13 @@ pub(super) static SUBGROUP_F16: Kernel = kernel!(
     "gemm_subgroup",
     PLAIN
 );
-pub(super) static SUBGROUP_PACKED: [Kernel; 2] = [
-    kernel!(
-        "gemm_subgroup_packed_f16",
-        concat!("alias Element = f32;\nconst BITS = 16u;\n", shader!("b_packed")),
-        "gemm_subgroup",
-        PLAIN
-    )
-    .packing(),
-    kernel!(
-        "gemm_subgroup_packed_i8",
-        concat!("alias Element = f32;\nconst BITS = 8u;\n", shader!("b_packed")),
-        "gemm_subgroup",
-        PLAIN
-    )
-    .packing(),
-];
+pub(super) static SUBGROUP_PACKED: [Kernel; 2] = packed!(
+    "gemm_subgroup_packed_f16",
+    "gemm_subgroup_packed_i8",
+    concat!("alias Element = f32;\n", shader!("b_packed")),
+    "gemm_subgroup",
+    PLAIN
+);
 pub(super) static PAIRS: Kernel =
     kernel!("gemm_pairs", concat!(shader!("unscaled"), shader!("c")), "gemm_pairs", PLAIN);
 pub(super) static VECTOR: Kernel = kernel!(
@@ -169,34 +173,13 @@ pub(super) static VECTOR: Kernel = kernel!(
     "gemm_vectors",
     VECTORS
 );
-pub(super) static VECTOR_PACKED: [Kernel; 2] = [
-    kernel!(
-        "gemm_vectors_packed_f16",
-        concat!(
-            "const BITS = 16u;\n",
-            shader!("c"),
-            shader!("vectors_block"),
-            shader!("vectors_rows"),
-            shader!("vectors_packed")
-        ),
-        "gemm_vectors",
-        VECTORS
-    )
-    .packing(),
-    kernel!(
-        "gemm_vectors_packed_i8",
-        concat!(
-            "const BITS = 8u;\n",
-            shader!("c"),
-            shader!("vectors_block"),
-            shader!("vectors_rows"),
-            shader!("vectors_packed")
-        ),
-        "gemm_vectors",
-        VECTORS
-    )
-    .packing(),
-];
+pub(super) static VECTOR_PACKED: [Kernel; 2] = packed!(
+    "gemm_vectors_packed_f16",
+    "gemm_vectors_packed_i8",
+    concat!(shader!("c"), shader!("vectors_block"), shader!("vectors_rows"), shader!("vectors_packed")),
+    "gemm_vectors",
+    VECTORS
+);
 pub(super) static VECTOR_F16: Kernel = kernel!(
     "gemm_vectors_f16",
     concat!(
