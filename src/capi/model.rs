@@ -9,6 +9,7 @@ use super::gpu::retto_gpu;
 use super::handle::{self, Opaque};
 use super::input::{self, Out, OutStruct, Versioned, invalid, retto_string, versioned};
 use super::status::retto_status;
+use crate::gpu::Gpu;
 use crate::model::{Dtype, Model};
 use crate::train::EvaluationOptions;
 
@@ -140,6 +141,27 @@ impl OpenModel {
     }
 }
 
+/// What opening a folder is, whatever of it is asked for.
+///
+/// # Safety
+/// As the header says: `path` holds as many bytes as `path_length` says, and `model` is the address of a pointer.
+unsafe fn open(
+    gpu: *const retto_gpu,
+    path: *const c_char,
+    path_length: usize,
+    model: *mut *mut retto_model,
+    open: impl FnOnce(&Gpu, &str) -> Result<Model>,
+) -> Result<()> {
+    let gpu = handle::get(gpu)?;
+    let out = Out::new("model", model)?;
+    // SAFETY: as the caller promises.
+    let folder = unsafe { input::path("path", path, path_length)? };
+    let opened = OpenModel::new(open(&gpu.gpu, folder)?, &folder_name(folder));
+    // SAFETY: likewise.
+    unsafe { out.write(handle::insert(opened)) };
+    Ok(())
+}
+
 fn dtype_of(dtype: u32) -> Result<Dtype> {
     match dtype {
         RETTO_DTYPE_FLOAT32 => Ok(Dtype::Float32),
@@ -165,16 +187,8 @@ pub unsafe extern "C" fn retto_model_open(
     model: *mut *mut retto_model,
     error: *mut *mut retto_error,
 ) -> retto_status {
-    call(error, || {
-        let gpu = handle::get(gpu)?;
-        let out = Out::new("model", model)?;
-        // SAFETY: the header says how text is given.
-        let folder = unsafe { input::path("path", path, path_length)? };
-        let model = OpenModel::new(Model::open(&gpu.gpu, folder)?, &folder_name(folder));
-        // SAFETY: the caller gives the address of a pointer.
-        unsafe { out.write(handle::insert(model)) };
-        Ok(())
-    })
+    // SAFETY: as the header says.
+    call(error, || unsafe { open(gpu, path, path_length, model, |gpu, folder| Ok(Model::open(gpu, folder)?)) })
 }
 
 /// Opens a model's folder with matrices of this RETTO_DTYPE: as retto_model_to_dtype makes them, without the memory for more than one
@@ -188,16 +202,9 @@ pub unsafe extern "C" fn retto_model_open_with_dtype(
     model: *mut *mut retto_model,
     error: *mut *mut retto_error,
 ) -> retto_status {
-    call(error, || {
-        let gpu = handle::get(gpu)?;
-        let out = Out::new("model", model)?;
-        // SAFETY: the header says how text is given.
-        let folder = unsafe { input::path("path", path, path_length)? };
-        let model = Model::open_with_dtype(&gpu.gpu, folder, dtype_of(dtype)?)?;
-        // SAFETY: the caller gives the address of a pointer.
-        unsafe { out.write(handle::insert(OpenModel::new(model, &folder_name(folder)))) };
-        Ok(())
-    })
+    let with_dtype = |gpu: &Gpu, folder: &str| Ok(Model::open_with_dtype(gpu, folder, dtype_of(dtype)?)?);
+    // SAFETY: as the header says.
+    call(error, || unsafe { open(gpu, path, path_length, model, with_dtype) })
 }
 
 /// Opens a model's folder with a low-rank adapter in PEFT's format added to its weights; otherwise as retto_model_open.
@@ -211,18 +218,13 @@ pub unsafe extern "C" fn retto_model_open_with_adapter(
     model: *mut *mut retto_model,
     error: *mut *mut retto_error,
 ) -> retto_status {
-    call(error, || {
-        let gpu = handle::get(gpu)?;
-        let out = Out::new("model", model)?;
+    let with_adapter = |gpu: &Gpu, folder: &str| {
         // SAFETY: the header says how text is given.
-        let folder = unsafe { input::path("path", path, path_length)? };
-        // SAFETY: likewise.
         let adapter = unsafe { input::path("adapter_path", adapter_path, adapter_path_length)? };
-        let model = OpenModel::new(Model::open_with_adapter(&gpu.gpu, folder, adapter)?, &folder_name(folder));
-        // SAFETY: the caller gives the address of a pointer.
-        unsafe { out.write(handle::insert(model)) };
-        Ok(())
-    })
+        Ok(Model::open_with_adapter(gpu, folder, adapter)?)
+    };
+    // SAFETY: as the header says.
+    call(error, || unsafe { open(gpu, path, path_length, model, with_adapter) })
 }
 
 /// Opens the model that is part of the library, where it was built with one; otherwise RETTO_UNSUPPORTED. Free it with
@@ -244,12 +246,12 @@ pub unsafe extern "C" fn retto_model_open_default(
 }
 
 #[cfg(feature = "default-model")]
-fn bundled(gpu: &crate::Gpu) -> Result<Model> {
+fn bundled(gpu: &Gpu) -> Result<Model> {
     Ok(Model::open_default(gpu)?)
 }
 
 #[cfg(not(feature = "default-model"))]
-fn bundled(_: &crate::Gpu) -> Result<Model> {
+fn bundled(_: &Gpu) -> Result<Model> {
     let reason = "this library was built without a model: open one with retto_model_open";
     Err(super::failure::Failure::new(retto_status::RETTO_UNSUPPORTED, reason))
 }
