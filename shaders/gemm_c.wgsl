@@ -24,7 +24,7 @@ fn store(row: u32, column: u32, sum: vec4<f32>) {
             if ACCUMULATE {
                 value += c[at];
             }
-            c[at] = value;
+            c[at] = activated(value);
         }
     }
 }

@@ -71,7 +71,7 @@ fn store(row: u32, column: u32, first: u32, lane: u32) {
             if ACCUMULATE {
                 value += c[r * sizes.n + s];
             }
-            c[r * sizes.n + s] = value;
+            c[r * sizes.n + s] = activated(value);
         }
     }
 }

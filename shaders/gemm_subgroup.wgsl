@@ -83,7 +83,7 @@ fn gemm(
                 if ACCUMULATE {
                     value += c[r * sizes.n + column + j];
                 }
-                c[r * sizes.n + column + j] = value;
+                c[r * sizes.n + column + j] = activated(value);
             }
         }
     }

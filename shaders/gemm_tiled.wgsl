@@ -82,7 +82,7 @@ fn gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 if ACCUMULATE {
                     value += c[r * sizes.n + s];
                 }
-                c[r * sizes.n + s] = value;
+                c[r * sizes.n + s] = activated(value);
             }
         }
     }

@@ -7,7 +7,7 @@ pub use crate::gpu::profile;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, Pass, Tensor};
 use crate::ops::gemm::{Form, Gemm, Sizes, gemm_with};
-use crate::ops::tilings::{Inputs, TILINGS, choose};
+use crate::ops::tilings::{Inputs, Rows, TILINGS, Tiling, choose};
 
 const SOURCE: &str = include_str!("../shaders/ceiling.wgsl");
 /// One vector of a CPU; and for GPUs, several of their subgroups.
@@ -16,9 +16,11 @@ pub(crate) static CEILING: Kernel =
 /// Of the shader, for each thread and round.
 const FLOPS: f64 = 160.0;
 
-/// Names of the GEMM kernels this adapter can run.
+/// Names of the GEMM kernels that are worth measuring on this adapter.
 pub fn tilings(gpu: &Gpu) -> Vec<&'static str> {
-    TILINGS.iter().filter(|tiling| tiling.kernel.is_some() && tiling.runs_on(gpu)).map(|tiling| tiling.name).collect()
+    let many = Rows::Many.typical().m as usize;
+    let worth = |tiling: &&Tiling| tiling.kernel.is_some() && tiling.runs_on(gpu) && tiling.is_for(gpu, many);
+    TILINGS.iter().filter(worth).map(|tiling| tiling.name).collect()
 }
 
 /// The name of the kernel that a linear layer of this shape takes.

@@ -54,6 +54,12 @@ impl Layer {
         Ok((output, SavedLayer { input: hidden_states, attention, attention_output, feed_forward }))
     }
 
+    /// [`Layer::forward`] where no backward pass follows.
+    fn infer(&self, pass: &mut Pass, batch: &DeviceBatch, hidden_states: &Tensor) -> Result<Tensor> {
+        let (attention_output, _) = self.attention.forward(pass, batch, hidden_states)?;
+        self.feed_forward.infer(pass, &attention_output)
+    }
+
     fn backward(
         &self,
         pass: &mut Pass,
@@ -93,20 +99,24 @@ impl Bert {
     pub(crate) fn compile_ahead(gpu: &Gpu, config: &BertConfig, packing: Option<Packing>, lengths: &[u32]) {
         let inputs = packing.map_or(Inputs::Single, Inputs::Packed);
         let (hidden, wide) = (config.hidden_size as u32, config.intermediate_size as u32);
-        let activation = config.hidden_act.op() as usize;
         let attention = ops::attention::Way::of(gpu, config.head_size());
         let others = [
             (&ops::embedding::FORWARD, ops::embedding::variant(packing)),
             (&ops::layer_norm::FORWARD, 0),
             (&ops::layer_norm::FORWARD, 1),
             (&attention.kernels().forward, attention.variant(false)),
-            (&ops::activation::FORWARD, activation),
             (&ops::rows::GATHER, 0),
         ];
         for &m in lengths {
-            for (n, k) in [(hidden, hidden), (wide, hidden), (hidden, wide)] {
-                let (tiling, kernel) = choose(gpu, Form::Linear, Sizes { m, n, k }, inputs);
-                gpu.compile_ahead(kernel, tiling.first_variant + Form::Linear as usize);
+            let activated = Form::linear(Some(config.hidden_act.op()));
+            for (form, n, k) in [
+                (Form::Linear, hidden, hidden),
+                (activated, hidden, hidden),
+                (activated, wide, hidden),
+                (Form::Linear, hidden, wide),
+            ] {
+                let (tiling, kernel) = choose(gpu, form, Sizes { m, n, k }, inputs);
+                gpu.compile_ahead(kernel, tiling.first_variant + form as usize);
             }
         }
         others.into_iter().for_each(|(kernel, variant)| gpu.compile_ahead(kernel, variant));
@@ -242,7 +252,7 @@ impl Bert {
         let batch = DeviceBatch::new(pass, self.config.head_size(), batch, None)?;
         let (mut hidden_states, _) = self.embeddings.forward(pass, &batch)?;
         for layer in &self.layers {
-            (hidden_states, _) = layer.forward(pass, &batch, hidden_states)?;
+            hidden_states = layer.infer(pass, &batch, &hidden_states)?;
         }
         Ok(hidden_states)
     }

@@ -55,6 +55,13 @@ impl FeedForward {
         Ok((output, Saved { widened, activated, norm }))
     }
 
+    /// [`FeedForward::forward`] without what a backward pass needs, and without dropout.
+    pub(crate) fn infer(&self, pass: &mut Pass, hidden_states: &Tensor) -> Result<Tensor> {
+        let activated = self.intermediate.forward_activated(pass, hidden_states, Some(self.activation))?;
+        let narrowed = self.output.forward(pass, &activated)?;
+        Ok(self.norm.forward(pass, &narrowed, Some(hidden_states))?.0)
+    }
+
     /// Gradients of the parameters `+=`. Returns the gradient of hidden_states.
     pub(crate) fn backward(
         &self,

@@ -4,6 +4,7 @@ use super::lora::{self, Lora, LoraConfig};
 use super::parameters::{Builder, Gradients, Init, Parameter};
 use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
+use crate::ops::activation::Activation;
 use crate::ops::{layer_norm, linear};
 
 /// y = x W^T + b
@@ -29,8 +30,18 @@ impl Linear {
     }
 
     pub(crate) fn forward(&self, pass: &mut Pass, x: &Tensor) -> Result<Tensor> {
+        self.forward_activated(pass, x, None)
+    }
+
+    /// f(x W^T + b); for a backward pass, the activation is one by itself.
+    pub(crate) fn forward_activated(
+        &self,
+        pass: &mut Pass,
+        x: &Tensor,
+        activation: Option<Activation>,
+    ) -> Result<Tensor> {
         let weight = lora::effective(pass, &self.weight.value, &self.loras)?;
-        linear::forward(pass, linear::Forward { x, weight: &weight, bias: &self.bias.value })
+        linear::forward(pass, linear::Forward { x, weight: &weight, bias: &self.bias.value, activation })
     }
 
     /// Gradients of the parameters `+=`; of the input `+=` where `dx` is given, else `=` into a new tensor. Returns dx.

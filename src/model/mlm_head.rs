@@ -88,10 +88,21 @@ impl MlmHead {
         let gathered = rows::gather(pass, hidden_states, rows)?;
         let transformed = self.transform.forward(pass, &gathered)?;
         let activated = activation::forward(pass, self.activation, &transformed)?;
-        let (normalized, norm) = self.norm.forward(pass, &activated, None)?;
-        let weight = &self.decoder(word_embeddings).value;
-        let logits = linear::forward(pass, linear::Forward { x: &normalized, weight, bias: &self.bias.value })?;
+        let (logits, normalized, norm) = self.decode(pass, word_embeddings, &activated)?;
         Ok((logits, Saved { gathered, transformed, normalized, norm }))
+    }
+
+    /// Logits of transformed rows, and what they were multiplied from.
+    fn decode(
+        &self,
+        pass: &mut Pass,
+        word_embeddings: &Parameter,
+        activated: &Tensor,
+    ) -> Result<(Tensor, Tensor, layer_norm::Saved)> {
+        let (x, norm) = self.norm.forward(pass, activated, None)?;
+        let weight = &self.decoder(word_embeddings).value;
+        let arrays = linear::Forward { x: &x, weight, bias: &self.bias.value, activation: None };
+        Ok((linear::forward(pass, arrays)?, x, norm))
     }
 
     /// Returns the gradient of the gathered rows.
@@ -129,7 +140,9 @@ impl MlmHead {
     ) -> Result<()> {
         for (first, chunk) in self.chunks(pass.gpu(), masked_rows) {
             let rows = pass.upload(&[chunk.len()], chunk)?;
-            let (logits, _) = self.forward(pass, word_embeddings, hidden_states, &rows)?;
+            let gathered = rows::gather(pass, hidden_states, &rows)?;
+            let activated = self.transform.forward_activated(pass, &gathered, Some(self.activation))?;
+            let (logits, ..) = self.decode(pass, word_embeddings, &activated)?;
             each(pass, first, &logits)?;
         }
         Ok(())

@@ -16,7 +16,10 @@ pub(crate) enum Activation {
 }
 
 const VARIANTS: &[Constants] = &[&[("KIND", 0.0)], &[("KIND", 1.0)], &[("KIND", 2.0)]];
-const SOURCE: &str = include_str!("../../shaders/activation.wgsl");
+/// The shader's `KIND` of no activation.
+pub(super) const NONE: u8 = 3;
+const SOURCE: &str =
+    concat!(include_str!("../../shaders/activated.wgsl"), include_str!("../../shaders/activation.wgsl"));
 pub(crate) static FORWARD: Kernel = Kernel::new("activation", SOURCE, "forward", VARIANTS).narrowing();
 pub(crate) static BACKWARD: Kernel = Kernel::new("activation", SOURCE, "backward", VARIANTS).narrowing();
 
@@ -35,14 +38,14 @@ pub(crate) fn backward(pass: &mut Pass, kind: Activation, x: &Tensor, dy: &Tenso
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::ops::check::{assert_close, assert_gradient, dot, f64s, random, run};
     use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
     const ALL: [Activation; 3] = [Activation::Gelu, Activation::GeluNew, Activation::Relu];
 
-    fn f(kind: Activation, x: f64) -> f64 {
+    pub(in crate::ops) fn f(kind: Activation, x: f64) -> f64 {
         match kind {
             Activation::Gelu => 0.5 * x * (1.0 + libm::erf(x * FRAC_1_SQRT_2)),
             Activation::GeluNew => 0.5 * x * (1.0 + ((2.0 / PI).sqrt() * (x + 0.044715 * x * x * x)).tanh()),

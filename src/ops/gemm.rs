@@ -2,6 +2,7 @@
 //!
 //! Which kernel computes it is chosen in [`tilings`](super::tilings), by adapter and shape.
 
+use super::activation::Activation;
 use super::tilings::{Inputs, Tiling, choose};
 use crate::error::{Error, Result};
 use crate::gpu::{Kernel, Pass, Tensor};
@@ -19,17 +20,45 @@ pub(crate) enum Form {
     WeightGradient = 3,
     /// C\[m,n\] += A\[m,k\] B\[n,k\]^T: a product of gradients, for low-rank factors.
     TransposedAdd = 4,
+    /// [`Form::Linear`] and an activation of what it gives, where nothing but that is asked for: in queries.
+    LinearGelu = 5,
+    LinearGeluNew = 6,
+    LinearRelu = 7,
 }
 
 /// In the order of the kernels' variants.
-pub(crate) const FORMS: [Form; 5] =
-    [Form::Linear, Form::InputGradient, Form::InputGradientAdd, Form::WeightGradient, Form::TransposedAdd];
+pub(crate) const FORMS: [Form; 8] = [
+    Form::Linear,
+    Form::InputGradient,
+    Form::InputGradientAdd,
+    Form::WeightGradient,
+    Form::TransposedAdd,
+    Form::LinearGelu,
+    Form::LinearGeluNew,
+    Form::LinearRelu,
+];
+
+impl Form {
+    /// A linear layer, and what is done to its output.
+    pub(crate) fn linear(activation: Option<Activation>) -> Self {
+        match activation {
+            None => Self::Linear,
+            Some(Activation::Gelu) => Self::LinearGelu,
+            Some(Activation::GeluNew) => Self::LinearGeluNew,
+            Some(Activation::Relu) => Self::LinearRelu,
+        }
+    }
+
+    pub(crate) fn is_linear(self) -> bool {
+        matches!(self, Self::Linear | Self::LinearGelu | Self::LinearGeluNew | Self::LinearRelu)
+    }
+}
 
 /// The arrays of one GEMM.
 pub(crate) struct Gemm<'t> {
     pub(crate) a: &'t Tensor,
     pub(crate) b: &'t Tensor,
-    /// \[n\]; for [`Form::Linear`] only.
+    /// \[n\]; for linear layers only.
     pub(crate) bias: Option<&'t Tensor>,
     /// \[m, n\]; written `=` or added `+=` as the form says.
     pub(crate) c: &'t Tensor,
@@ -67,7 +96,7 @@ pub(crate) fn gemm_with(
 ) -> Result<()> {
     let Gemm { a, b, bias, c, sizes } = arrays;
     // Its variants for other forms would read it as what it is not.
-    if b.packing().is_some() && !matches!(form, Form::Linear) {
+    if b.packing().is_some() && !form.is_linear() {
         return Err(Error::Unsupported("backward passes with packed weights".into()));
     }
     let grid = [(sizes.n as usize).div_ceil(tiling.columns), (sizes.m as usize).div_ceil(tiling.rows), 1];
@@ -80,6 +109,7 @@ pub(crate) fn gemm_with(
 mod tests {
     use super::*;
     use crate::gpu::{Gpu, Packing};
+    use crate::ops::activation;
     use crate::ops::check::{self, assert_close};
     use crate::ops::half::to_half;
     use crate::ops::pack;
@@ -93,11 +123,16 @@ mod tests {
             _ => a[i * k + l],
         };
         let b = |l: usize, j: usize| match form {
-            Form::Linear | Form::TransposedAdd => b[j * k + l],
-            _ => b[l * n + j],
+            Form::InputGradient | Form::InputGradientAdd | Form::WeightGradient => b[l * n + j],
+            _ => b[j * k + l],
         };
         let product = |i, j| (0..k).map(|l| f64::from(a(i, l)) * f64::from(b(l, j))).sum::<f64>();
-        (0..m * n).map(|at| f64::from(c0[at]) + product(at / n, at % n)).collect()
+        let sums = (0..m * n).map(|at| f64::from(c0[at]) + product(at / n, at % n));
+        let kinds = [Activation::Gelu, Activation::GeluNew, Activation::Relu];
+        match kinds.into_iter().find(|&kind| Form::linear(Some(kind)) as usize == form as usize) {
+            Some(kind) => sums.map(|sum| activation::tests::f(kind, sum)).collect(),
+            None => sums.collect(),
+        }
     }
 
     struct Case {
@@ -128,7 +163,7 @@ mod tests {
         fn want(&self) -> Vec<f64> {
             let n = self.sizes.n as usize;
             let c0: Vec<f32> = match self.form {
-                Form::Linear => (0..self.before.len()).map(|at| self.bias[at % n]).collect(),
+                form if form.is_linear() => (0..self.before.len()).map(|at| self.bias[at % n]).collect(),
                 Form::InputGradient => vec![0.0; self.before.len()],
                 _ => self.before.clone(),
             };
@@ -140,7 +175,8 @@ mod tests {
             let [m, n, k] = [sizes.m, sizes.n, sizes.k].map(|n| n as usize);
             let mut results = check::run(gpu, |pass| {
                 let c = match form {
-                    Form::Linear | Form::InputGradient => pass.alloc(&[m, n])?,
+                    Form::InputGradient => pass.alloc(&[m, n])?,
+                    form if form.is_linear() => pass.alloc(&[m, n])?,
                     _ => pass.upload(&[m, n], &self.before)?,
                 };
                 let (mut a, mut b) = (pass.upload(&[m, k], &self.a)?, pass.upload(&[k, n], &self.b)?);
@@ -148,7 +184,7 @@ mod tests {
                     (a, b) = (to_half(pass, &a)?, to_half(pass, &b)?);
                 }
                 let bias = pass.upload(&[n], &self.bias)?;
-                let bias = matches!(form, Form::Linear).then_some(&bias);
+                let bias = form.is_linear().then_some(&bias);
                 gemm_with(pass, tiling, kernel, form, &Gemm { a: &a, b: &b, bias, c: &c, sizes })?;
                 Ok(vec![c])
             });
@@ -157,7 +193,7 @@ mod tests {
     }
 
     /// Odd shapes, and some that are multiples of two and of four, on which all kernels have to agree.
-    const SHAPES: [[usize; 3]; 12] = [
+    const SHAPES: [[usize; 3]; 13] = [
         [1, 1, 1],
         [13, 7, 37],
         [64, 64, 16],
@@ -170,6 +206,7 @@ mod tests {
         [70, 132, 12],
         [5, 2, 2],
         [29, 30, 46],
+        [132, 260, 20],
     ];
 
     /// With A and B in f32, or in f16: then the twin gets the rounded values, and agrees as closely.
@@ -204,8 +241,9 @@ mod tests {
     #[test]
     fn packed_weights_multiply_as_what_they_stand_for() {
         let gpu = crate::gpu::test_gpu();
-        let form = Form::Linear;
-        for packing in [Packing::Float16, Packing::Int8] {
+        let linear = FORMS.into_iter().filter(|form| form.is_linear());
+        let packings = [Packing::Float16, Packing::Int8];
+        for (form, packing) in linear.flat_map(|form| packings.map(|packing| (form, packing))) {
             for shape in SHAPES {
                 let mut case = Case::new(form, shape, false);
                 let [m, n, k] = shape;
@@ -225,12 +263,12 @@ mod tests {
                         gemm_with(pass, tiling, kernel, form, &arrays)?;
                         Ok(vec![c])
                     });
-                    assert_close(&format!("{} {packing:?} {shape:?}", tiling.name), &got[0], &want, 1e-5);
+                    assert_close(&format!("{} {form:?} {packing:?} {shape:?}", tiling.name), &got[0], &want, 1e-5);
                     all.push((tiling.name, got.into_iter().next().unwrap()));
                 }
                 assert!(!all.is_empty());
                 for (name, values) in &all {
-                    assert!(*values == all[0].1, "{name} {packing:?} {shape:?}");
+                    assert!(*values == all[0].1, "{name} {form:?} {packing:?} {shape:?}");
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! The shaders of GEMM kernels, in all their variants.
 
+use super::activation::{self, Activation};
 use super::gemm::{FORMS, Form};
 use crate::gpu::{Constants, Kernel};
 
@@ -7,83 +8,82 @@ const fn flag(value: bool) -> f64 {
     value as u8 as f64
 }
 
-/// TRANS_A, TRANS_B, BIAS, ACCUMULATE
-const fn switches(form: Form) -> [f64; 4] {
+const SWITCHES: usize = 5;
+
+const fn switches(form: Form) -> [(&'static str, f64); SWITCHES] {
     let [a, b, bias, add] = match form {
-        Form::Linear => [false, true, true, false],
+        Form::Linear | Form::LinearGelu | Form::LinearGeluNew | Form::LinearRelu => [false, true, true, false],
         Form::InputGradient => [false, false, false, false],
         Form::InputGradientAdd => [false, false, false, true],
         Form::WeightGradient => [true, false, false, true],
         Form::TransposedAdd => [false, true, false, true],
     };
-    [flag(a), flag(b), flag(bias), flag(add)]
+    let kind = match form {
+        Form::LinearGelu => Activation::Gelu as u8,
+        Form::LinearGeluNew => Activation::GeluNew as u8,
+        Form::LinearRelu => Activation::Relu as u8,
+        _ => activation::NONE,
+    };
+    [("TRANS_A", flag(a)), ("TRANS_B", flag(b)), ("BIAS", flag(bias)), ("ACCUMULATE", flag(add)), ("KIND", kind as f64)]
 }
 
-const fn constants(form: Form) -> [(&'static str, f64); 4] {
-    let [a, b, bias, add] = switches(form);
-    [("TRANS_A", a), ("TRANS_B", b), ("BIAS", bias), ("ACCUMULATE", add)]
+/// For each tile, by the values of these further constants, one variant a form.
+macro_rules! variants {
+    ($tiles:expr, [$($name:literal),*]) => {{
+        const NAMES: &[&str] = &[$($name),*];
+        const TILES: &[[f64; NAMES.len()]] = $tiles;
+        const COUNT: usize = TILES.len() * FORMS.len();
+        const VALUES: [[(&str, f64); SWITCHES + NAMES.len()]; COUNT] = {
+            let mut all = [[("", 0.0); SWITCHES + NAMES.len()]; COUNT];
+            let mut at = 0;
+            while at < COUNT {
+                let switches = switches(FORMS[at % FORMS.len()]);
+                let mut i = 0;
+                while i < SWITCHES {
+                    all[at][i] = switches[i];
+                    i += 1;
+                }
+                while i < SWITCHES + NAMES.len() {
+                    all[at][i] = (NAMES[i - SWITCHES], TILES[at / FORMS.len()][i - SWITCHES]);
+                    i += 1;
+                }
+                at += 1;
+            }
+            all
+        };
+        const ALL: [Constants; COUNT] = {
+            let mut all: [Constants; COUNT] = [&[]; COUNT];
+            let mut at = 0;
+            while at < COUNT {
+                all[at] = &VALUES[at];
+                at += 1;
+            }
+            all
+        };
+        &ALL
+    }};
 }
 
-const fn vectors(form: Form, rows: f64, twice: bool) -> [(&'static str, f64); 6] {
-    let [a, b, bias, add] = switches(form);
-    [("TRANS_A", a), ("TRANS_B", b), ("BIAS", bias), ("ACCUMULATE", add), ("ROWS", rows), ("TWICE", flag(twice))]
-}
+const PLAIN: &[Constants] = variants!(&[[]], []);
 
-const fn cooperative(form: Form, width: f64) -> [(&'static str, f64); 5] {
-    let [a, b, bias, add] = switches(form);
-    [("TRANS_A", a), ("TRANS_B", b), ("BIAS", bias), ("ACCUMULATE", add), ("WIDTH", width)]
-}
+/// 4, 8, 12, 16, 24, 32 and 64 rows.
+const VECTORS: &[Constants] = variants!(
+    &[[4.0, 0.0], [8.0, 0.0], [12.0, 0.0], [16.0, 0.0], [24.0, 0.0], [32.0, 0.0], [32.0, 1.0]],
+    ["ROWS", "TWICE"]
+);
 
-/// One variant a form.
-const PLAIN: &[Constants] =
-    &[&constants(FORMS[0]), &constants(FORMS[1]), &constants(FORMS[2]), &constants(FORMS[3]), &constants(FORMS[4])];
-
-const VECTOR_ROWS: [(f64, bool); 7] =
-    [(4.0, false), (8.0, false), (12.0, false), (16.0, false), (24.0, false), (32.0, false), (32.0, true)];
-const VECTOR_CONSTANTS: [[[(&str, f64); 6]; 5]; 7] = {
-    let mut all = [[[("", 0.0); 6]; 5]; 7];
-    let mut which = 0;
-    while which < 7 {
-        let (rows, twice) = VECTOR_ROWS[which];
-        let mut form = 0;
-        while form < 5 {
-            all[which][form] = vectors(FORMS[form], rows, twice);
-            form += 1;
-        }
-        which += 1;
-    }
-    all
-};
-
-/// One variant a form, for 4, 8, 12, 16, 24, 32 and 64 rows.
-const VECTORS: &[Constants] = &{
-    let mut all: [Constants; 35] = [&[]; 35];
-    let mut at = 0;
-    while at < 35 {
-        all[at] = &VECTOR_CONSTANTS[at / 5][at % 5];
-        at += 1;
-    }
-    all
-};
-
-/// One variant a form, for four subgroups of 8, of 32 and of 64 lanes.
-const COOPERATIVE: &[Constants] = &[
-    &cooperative(FORMS[0], 32.0),
-    &cooperative(FORMS[1], 32.0),
-    &cooperative(FORMS[2], 32.0),
-    &cooperative(FORMS[3], 32.0),
-    &cooperative(FORMS[4], 32.0),
-    &cooperative(FORMS[0], 128.0),
-    &cooperative(FORMS[1], 128.0),
-    &cooperative(FORMS[2], 128.0),
-    &cooperative(FORMS[3], 128.0),
-    &cooperative(FORMS[4], 128.0),
-    &cooperative(FORMS[0], 256.0),
-    &cooperative(FORMS[1], 256.0),
-    &cooperative(FORMS[2], 256.0),
-    &cooperative(FORMS[3], 256.0),
-    &cooperative(FORMS[4], 256.0),
+/// DOWN, ACROSS, HEIGHT, WIDTH and DEPTH of the kernels in blocks.
+pub(super) const BLOCKS: &[[f64; 5]] = &[
+    [16.0, 4.0, 1.0, 4.0, 64.0],
+    [8.0, 8.0, 4.0, 4.0, 16.0],
+    [16.0, 16.0, 4.0, 4.0, 16.0],
+    [16.0, 16.0, 8.0, 8.0, 8.0],
 ];
+
+const OF_BLOCKS: &[Constants] = variants!(BLOCKS, ["DOWN", "ACROSS", "HEIGHT", "WIDTH", "DEPTH"]);
+
+/// Four subgroups of 8, of 32 and of 64 lanes.
+const COOPERATIVE: &[Constants] = variants!(&[[32.0], [128.0], [256.0]], ["WIDTH"]);
 
 /// A macro, as `concat!` takes no constants.
 macro_rules! shader {
@@ -96,7 +96,11 @@ macro_rules! kernel {
     ($name:literal, $before:expr, $source:literal, $variants:expr) => {
         Kernel::new(
             $name,
-            concat!($before, include_str!(concat!("../../shaders/", $source, ".wgsl"))),
+            concat!(
+                $before,
+                include_str!("../../shaders/activated.wgsl"),
+                include_str!(concat!("../../shaders/", $source, ".wgsl"))
+            ),
             "gemm",
             $variants,
         )
@@ -159,6 +163,26 @@ pub(super) static SUBGROUP_PACKED: [Kernel; 2] = packed!(
     "gemm_subgroup",
     PLAIN
 );
+/// In blocks.
+pub(super) static BLOCK: Kernel = kernel!(
+    "gemm_blocks",
+    concat!("alias Pair = vec2<f32>;\nalias Two = vec2<f32>;\nalias Four = vec4<f32>;\n", shader!("fours"), shader!("fours_b"), shader!("unscaled")),
+    "gemm_blocks",
+    OF_BLOCKS
+);
+pub(super) static BLOCK_F16: Kernel = kernel!(
+    "gemm_blocks_f16",
+    concat!("enable f16;\nalias Pair = vec2<f16>;\nalias Two = vec2<f32>;\nalias Four = vec4<f32>;\n", shader!("fours"), shader!("fours_b"), shader!("unscaled")),
+    "gemm_blocks",
+    OF_BLOCKS
+);
+pub(super) static BLOCK_PACKED: [Kernel; 2] = packed!(
+    "gemm_blocks_packed_f16",
+    "gemm_blocks_packed_i8",
+    concat!("alias Pair = vec2<f32>;\nalias Two = vec2<f32>;\nalias Four = vec4<f32>;\n", shader!("fours"), shader!("blocks_packed")),
+    "gemm_blocks",
+    OF_BLOCKS
+);
 pub(super) static PAIRS: Kernel =
     kernel!("gemm_pairs", concat!(shader!("unscaled"), shader!("c")), "gemm_pairs", PLAIN);
 pub(super) static VECTOR: Kernel = kernel!(
@@ -209,7 +233,7 @@ pub(super) static COOPERATIVE_16: Kernel = kernel!(
 
 /// Every kernel of the family, for the test that translates all shaders.
 #[cfg(test)]
-pub(crate) static KERNELS: [&Kernel; 13] = [
+pub(crate) static KERNELS: [&Kernel; 17] = [
     &TILED,
     &TILED_F16,
     &TILED_PACKED[0],
@@ -218,6 +242,10 @@ pub(crate) static KERNELS: [&Kernel; 13] = [
     &SUBGROUP_F16,
     &SUBGROUP_PACKED[0],
     &SUBGROUP_PACKED[1],
+    &BLOCK,
+    &BLOCK_F16,
+    &BLOCK_PACKED[0],
+    &BLOCK_PACKED[1],
     &PAIRS,
     &VECTOR,
     &VECTOR_F16,

@@ -1,5 +1,6 @@
 //! y = x W^T + b, with W stored \[out, in\] as checkpoints have it.
 
+use super::activation::Activation;
 use super::column_sum::column_sum;
 use super::gemm::{Form, Gemm, Sizes, gemm, gemm_f16};
 use super::half::to_half;
@@ -14,14 +15,17 @@ pub(crate) struct Forward<'t> {
     pub(crate) weight: &'t Tensor,
     /// \[out\]
     pub(crate) bias: &'t Tensor,
+    /// Of y; a backward pass would need what it was before.
+    pub(crate) activation: Option<Activation>,
 }
 
-/// y\[rows, out\] = x W^T + b
-pub(crate) fn forward(pass: &mut Pass, Forward { x, weight, bias }: Forward) -> Result<Tensor> {
+/// y\[rows, out\] = f(x W^T + b)
+pub(crate) fn forward(pass: &mut Pass, Forward { x, weight, bias, activation }: Forward) -> Result<Tensor> {
     let y = pass.alloc(&[x.rows(), weight.rows()])?;
     let sizes = sizes(x.rows(), weight.rows(), weight.columns());
     let (x, weight) = (operand(pass, x)?, operand(pass, weight)?);
-    multiply(pass, Form::Linear, &Gemm { a: &x, b: &weight, bias: Some(bias), c: &y, sizes })?;
+    let arrays = Gemm { a: &x, b: &weight, bias: Some(bias), c: &y, sizes };
+    multiply(pass, Form::linear(activation), &arrays)?;
     Ok(y)
 }
 
@@ -126,7 +130,7 @@ mod tests {
             let got = run(&gpu, |pass| {
                 let (x, weight) = (pass.upload(&[rows, input], &x)?, pass.upload(&[out, input], &w)?);
                 let (bias, dy) = (pass.upload(&[out], &b)?, pass.upload(&[rows, out], &dy)?);
-                let y = forward(pass, Forward { x: &x, weight: &weight, bias: &bias })?;
+                let y = forward(pass, Forward { x: &x, weight: &weight, bias: &bias, activation: None })?;
                 let (dweight, dbias) = (pass.upload(&[out, input], &dw0)?, pass.upload(&[out], &db0)?);
                 let (dw, db) = (Some(&dweight), Some(&dbias));
                 let arrays = Backward { dy: &dy, x: &x, weight: &weight, dweight: dw, dbias: db, dx: None };

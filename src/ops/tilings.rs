@@ -5,8 +5,8 @@
 
 use super::gemm::{FORMS, Form, Sizes};
 use super::gemm_kernels::{
-    COOPERATIVE_8, COOPERATIVE_16, PAIRS, SUBGROUP, SUBGROUP_F16, SUBGROUP_PACKED, TILED, TILED_F16, TILED_PACKED,
-    VECTOR, VECTOR_F16, VECTOR_PACKED,
+    BLOCK, BLOCK_F16, BLOCK_PACKED, BLOCKS, COOPERATIVE_8, COOPERATIVE_16, PAIRS, SUBGROUP, SUBGROUP_F16,
+    SUBGROUP_PACKED, TILED, TILED_F16, TILED_PACKED, VECTOR, VECTOR_F16, VECTOR_PACKED,
 };
 use crate::gpu::{Gpu, Kernel, Packing};
 
@@ -18,7 +18,7 @@ pub(crate) struct Tiling {
     pub(crate) kernel: Option<&'static Kernel>,
     /// With A and B in f16, where there is one; products and sums are f32.
     pub(crate) half: Option<&'static Kernel>,
-    /// With A in f32 and B a packed weight, in the order of [`Packing`], where there are such; for [`Form::Linear`] alone.
+    /// With A in f32 and B a packed weight, in the order of [`Packing`], where there are such; for linear layers alone.
     pub(crate) packed: Option<&'static [Kernel; 2]>,
     /// Of this tiling's variants the first; the others follow in the order of [`FORMS`].
     pub(crate) first_variant: usize,
@@ -60,7 +60,23 @@ const fn vectors_tiling(name: &'static str, which: usize, rows: usize) -> Tiling
     }
 }
 
-pub(crate) static TILINGS: [Tiling; 14] = [
+const fn blocks_tiling(name: &'static str, which: usize) -> Tiling {
+    let [down, across, height, width, _] = BLOCKS[which];
+
+    Tiling {
+        name,
+        kernel: Some(&BLOCK),
+        half: Some(&BLOCK_F16),
+        packed: Some(&BLOCK_PACKED),
+        first_variant: which * FORMS.len(),
+        rows: (down * height) as usize,
+        columns: (across * width) as usize,
+        granules: [2, 2],
+        runs_on: |_| true,
+    }
+}
+
+pub(crate) static TILINGS: [Tiling; 18] = [
     Tiling {
         name: "tiled",
         kernel: Some(&TILED),
@@ -72,6 +88,10 @@ pub(crate) static TILINGS: [Tiling; 14] = [
         granules: [1, 1],
         runs_on: |_| true,
     },
+    blocks_tiling("blocks-16", 0),
+    blocks_tiling("blocks-32", 1),
+    blocks_tiling("blocks-64", 2),
+    blocks_tiling("blocks-128", 3),
     Tiling {
         name: "subgroup",
         kernel: Some(&SUBGROUP),
@@ -164,9 +184,9 @@ impl Tiling {
     /// Whether the rows of A and B, as stored, have lengths this kernel can read.
     pub(crate) fn fits(&self, form: Form, sizes: Sizes) -> bool {
         let rows = match form {
-            Form::Linear | Form::TransposedAdd => [sizes.k, sizes.k],
             Form::InputGradient | Form::InputGradientAdd => [sizes.k, sizes.n],
             Form::WeightGradient => [sizes.m, sizes.n],
+            _ => [sizes.k, sizes.k],
         };
         rows.iter().zip(self.granules).all(|(row, granule)| row.is_multiple_of(granule))
     }
@@ -175,16 +195,21 @@ impl Tiling {
         self.name.starts_with("vectors")
     }
 
-    /// Whether it is worth measuring on so many rows: not where half of its tile would be beyond the end, and of a size that is only
-    /// taken in another's place.
-    pub(crate) fn is_for(&self, m: usize) -> bool {
-        !self.is_of_vectors() || (self.rows <= m.next_multiple_of(16) && [4, 16, 32, 64].contains(&self.rows))
+    /// Whether it is worth measuring there on so many rows: not where half of its tile would be beyond the end, nor of a size that is
+    /// only taken in another's place; and with barriers on software only as the one that takes all shapes.
+    pub(crate) fn is_for(&self, gpu: &Gpu, m: usize) -> bool {
+        let fits = self.rows <= m.next_multiple_of(16);
+        match self.name {
+            name if name.starts_with("vectors") => fits && [4, 16, 32, 64].contains(&self.rows),
+            name if name.starts_with("blocks") => fits && !gpu.is_software(),
+            _ => true,
+        }
     }
 
     /// Of the kernels of vectors with tiles as high as this one's or lower, that which computes least beyond the end. Only for
     /// the few rows of queries, as each of them has to be compiled.
     fn cut_to(&'static self, form: Form, m: usize) -> &'static Self {
-        if !self.is_of_vectors() || !matches!(form, Form::Linear) || m > 64 {
+        if !self.is_of_vectors() || !form.is_linear() || m > 64 {
             return self;
         }
         // Reading B takes as long as multiplying it with eight rows: measured.
@@ -206,18 +231,26 @@ pub(crate) enum Rows {
     /// Up to 32.
     Some,
     Many,
+    /// More than 32 rows of so many elements of C that tiles of any size keep all of a GPU at work.
+    Plenty,
 }
 
 impl Rows {
-    pub(crate) const ALL: [Self; 4] = [Self::Blanks, Self::Few, Self::Some, Self::Many];
+    pub(crate) const ALL: [Self; 5] = [Self::Blanks, Self::Few, Self::Some, Self::Many, Self::Plenty];
 
-    pub(crate) fn of(m: u32) -> Self {
-        match m {
+    pub(crate) fn of(gpu: &Gpu, sizes: Sizes) -> Self {
+        match sizes.m {
             0..=4 => Self::Blanks,
             5..=16 => Self::Few,
             17..=32 => Self::Some,
-            _ => Self::Many,
+            m if u64::from(m) * u64::from(sizes.n) < 1 << 20 || !Self::Plenty.is_apart(gpu) => Self::Many,
+            _ => Self::Plenty,
         }
+    }
+
+    /// A CPU has few cores: they are all at work with many rows.
+    pub(crate) fn is_apart(self, gpu: &Gpu) -> bool {
+        self != Self::Plenty || !gpu.is_software()
     }
 
     /// What the choice for them is kept under.
@@ -227,36 +260,45 @@ impl Rows {
             (Self::Few, false) => "gemm, up to 16 rows",
             (Self::Some, false) => "gemm, up to 32 rows",
             (Self::Many, false) => "gemm, more rows",
+            (Self::Plenty, false) => "gemm, large",
             (Self::Blanks, true) => "gemm in f16, up to 4 rows",
             (Self::Few, true) => "gemm in f16, up to 16 rows",
             (Self::Some, true) => "gemm in f16, up to 32 rows",
             (Self::Many, true) => "gemm in f16, more rows",
+            (Self::Plenty, true) => "gemm in f16, large",
         }
     }
 
-    /// So many that all tiles fill up, where there are many.
-    pub(crate) fn typical(self) -> usize {
-        match self {
-            Self::Blanks => 1,
-            Self::Few => 12,
-            Self::Some => 32,
-            Self::Many => 256,
-        }
+    /// What is measured: rows, columns and depth. So many rows that all tiles fill up, where there are many.
+    pub(crate) fn typical(self) -> Sizes {
+        let (m, n, k) = match self {
+            Self::Blanks => (1, 768, 768),
+            Self::Few => (12, 768, 768),
+            Self::Some => (32, 768, 768),
+            Self::Many => (256, 768, 768),
+            Self::Plenty => (2048, 3072, 768),
+        };
+        Sizes { m, n, k }
     }
 }
 
 /// Names of tilings, the preferred one first, where nothing was measured; the last takes any shape and runs anywhere.
-fn preferred(gpu: &Gpu, rows: Rows) -> &'static [&'static str] {
-    let adapter = gpu.adapter();
-    // Measured: see ARCHITECTURE.md.
-    match (gpu.is_software(), adapter.mesa_version() >= Some(26), rows) {
+fn preferred(is_software: bool, mesa: Option<u32>, rows: Rows) -> &'static [&'static str] {
+    // On software measured, see ARCHITECTURE.md; on GPUs not yet. The cooperative ones are in f16 alone.
+    match (is_software, mesa >= Some(26), rows) {
         (true, true, Rows::Blanks) => &["vectors-4", "subgroup", "tiled"],
         (true, true, Rows::Few) => &["vectors-16", "subgroup", "tiled"],
         (true, true, Rows::Some) => &["vectors-32", "subgroup", "tiled"],
-        (true, true, Rows::Many) => &["vectors-64", "subgroup", "tiled"],
+        (true, true, Rows::Many | Rows::Plenty) => &["vectors-64", "subgroup", "tiled"],
         (true, false, _) => &["pairs", "subgroup", "tiled"],
-        // The cooperative ones are in f16 alone.
-        (false, ..) => &["cooperative-16", "cooperative-16-of-64", "cooperative-8-of-32", "cooperative-8", "tiled"],
+        (false, _, Rows::Blanks | Rows::Few) => &["blocks-16", "tiled"],
+        (false, _, Rows::Some) => &["blocks-32", "tiled"],
+        (false, _, Rows::Many) => {
+            &["cooperative-16", "cooperative-16-of-64", "cooperative-8-of-32", "cooperative-8", "blocks-32", "tiled"]
+        }
+        (false, _, Rows::Plenty) => {
+            &["cooperative-16", "cooperative-16-of-64", "cooperative-8-of-32", "cooperative-8", "blocks-128", "tiled"]
+        }
     }
 }
 
@@ -277,10 +319,11 @@ pub(crate) fn choose(gpu: &Gpu, form: Form, sizes: Sizes, inputs: Inputs) -> (&'
         let tiling = if gpu.is_software() { tiling.cut_to(form, sizes.m as usize) } else { tiling };
         tiling.of(inputs).filter(|_| tiling.runs_on(gpu) && tiling.fits(form, sizes)).map(|kernel| (tiling, kernel))
     };
-    let rows = Rows::of(sizes.m);
+    let rows = Rows::of(gpu, sizes);
     let measured = gpu.choice(rows.key(inputs == Inputs::Half));
     let measured = measured.as_deref().and_then(|name| named(&name));
-    let mut choices = measured.into_iter().chain(preferred(gpu, rows).iter().filter_map(named));
+    let preferred = preferred(gpu.is_software(), gpu.adapter().mesa_version(), rows);
+    let mut choices = measured.into_iter().chain(preferred.iter().filter_map(named));
     let last = match inputs {
         Inputs::Single => &TILED,
         Inputs::Half => &TILED_F16,
@@ -292,6 +335,22 @@ pub(crate) fn choose(gpu: &Gpu, form: Form, sizes: Sizes, inputs: Inputs) -> (&'
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_preferred_exists_and_ends_with_what_runs_anywhere() {
+        for rows in Rows::ALL {
+            for (is_software, mesa) in
+                [(true, Some(25)), (true, Some(26)), (true, None), (false, None), (false, Some(26))]
+            {
+                let names = preferred(is_software, mesa, rows);
+                assert_eq!(names.last(), Some(&TILINGS[0].name));
+                for name in names {
+                    assert!(TILINGS.iter().any(|tiling| tiling.name == *name), "{name}");
+                }
+            }
+        }
+        assert_eq!((TILINGS[0].granules, TILINGS[0].name), ([1, 1], "tiled"));
+    }
 
     #[test]
     fn tiles_of_vectors_are_cut_to_the_rows_of_queries() {

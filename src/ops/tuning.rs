@@ -2,13 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::gemm::{Form, Gemm, Sizes, gemm_with};
+use super::gemm::{Form, Gemm, gemm_with};
 use super::tilings::{Inputs, Rows, TILINGS, Tiling, choose};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, Pass, Tensor};
 
-/// Columns and depth of what is measured; the rows are those of the class.
-const EDGE: usize = 768;
 /// A kernel that takes longer for one GEMM is not run again: it has lost.
 const HOPELESS: Duration = Duration::from_millis(250);
 
@@ -25,7 +23,7 @@ pub(crate) fn tune(gpu: &Gpu, fp16: bool) -> Result<()> {
         if half && !fp16 {
             continue;
         }
-        for rows in Rows::ALL {
+        for rows in Rows::ALL.into_iter().filter(|rows| rows.is_apart(gpu)) {
             let what = rows.key(half);
             if gpu.choice(what).is_none()
                 && let Some(name) = fastest(gpu, rows, half)?
@@ -39,34 +37,32 @@ pub(crate) fn tune(gpu: &Gpu, fp16: bool) -> Result<()> {
 
 /// The names of the kernels that GEMMs in f16 take here.
 pub(crate) fn in_use(gpu: &Gpu) -> String {
-    let name = |rows: Rows| {
-        let sizes = Sizes { m: rows.typical() as u32, n: EDGE as u32, k: EDGE as u32 };
-        // A form that is not cut to the rows of queries, which changes no bit.
-        choose(gpu, Form::InputGradient, sizes, Inputs::Half).0.name
-    };
-    Rows::ALL.map(name).join(", ")
+    // A form that is not cut to the rows of queries, which changes no bit.
+    let name = |rows: Rows| choose(gpu, Form::InputGradient, rows.typical(), Inputs::Half).0.name;
+    let names: Vec<_> = Rows::ALL.into_iter().filter(|rows| rows.is_apart(gpu)).map(name).collect();
+    names.join(", ")
 }
 
 /// `None` where there is only one.
 fn fastest(gpu: &Gpu, rows: Rows, half: bool) -> Result<Option<&'static str>> {
-    let m = rows.typical();
-    let sizes = Sizes { m: m as u32, n: EDGE as u32, k: EDGE as u32 };
+    let sizes = rows.typical();
+    let [m, n, k] = [sizes.m, sizes.n, sizes.k].map(|n| n as usize);
     let kernel = |tiling: &'static Tiling| Some((tiling, if half { tiling.half? } else { tiling.kernel? }));
     let candidates: Vec<_> = TILINGS
         .iter()
         .filter(|tiling| tiling.runs_on(gpu) && tiling.fits(Form::Linear, sizes))
-        .filter(|tiling| tiling.is_for(m))
+        .filter(|tiling| tiling.is_for(gpu, m))
         .filter_map(kernel)
         .collect();
     if candidates.len() < 2 {
         return Ok(None);
     }
     // In f16 two elements take the room of one.
-    let width = if half { EDGE / 2 } else { EDGE };
+    let width = if half { k / 2 } else { k };
     let mut pass = Pass::new(gpu);
     let zeros = |pass: &mut Pass, shape: &[usize]| pass.upload(shape, &vec![0f32; shape.iter().product()]);
-    let (a, b) = (zeros(&mut pass, &[m, width])?, zeros(&mut pass, &[EDGE, width])?);
-    let (bias, c) = (zeros(&mut pass, &[EDGE])?, Tensor::workspace(gpu, &[m, EDGE], None)?);
+    let (a, b) = (zeros(&mut pass, &[m, width])?, zeros(&mut pass, &[n, width])?);
+    let (bias, c) = (zeros(&mut pass, &[n])?, Tensor::workspace(gpu, &[m, n], None)?);
     pass.submit()?;
     let arrays = Gemm { a: &a, b: &b, bias: Some(&bias), c: &c, sizes };
     let mut best: Option<(Duration, &'static str)> = None;
@@ -114,6 +110,7 @@ fn time(gpu: &Gpu, tiling: &Tiling, kernel: &'static Kernel, arrays: &Gemm) -> R
 mod tests {
     use super::*;
     use crate::gpu::GpuOptions;
+    use crate::ops::gemm::Sizes;
 
     #[test]
     fn what_was_measured_is_kept_taken_and_made_again_when_damaged() {
