@@ -93,7 +93,7 @@ macro_rules! shader {
 }
 
 macro_rules! kernel {
-    ($name:literal, $before:expr, $source:literal, $variants:expr) => {
+    ($name:literal, $before:expr, $source:expr, $variants:expr) => {
         Kernel::new(
             $name,
             concat!(
@@ -166,20 +166,34 @@ pub(super) static SUBGROUP_PACKED: [Kernel; 2] = packed!(
 /// In blocks.
 pub(super) static BLOCK: Kernel = kernel!(
     "gemm_blocks",
-    concat!("alias Pair = vec2<f32>;\nalias Two = vec2<f32>;\nalias Four = vec4<f32>;\n", shader!("fours"), shader!("fours_b"), shader!("unscaled")),
+    concat!(
+        "alias Pair = vec2<f32>;\nalias Two = vec2<f32>;\nalias Four = vec4<f32>;\n",
+        shader!("fours"),
+        shader!("fours_b"),
+        shader!("unscaled")
+    ),
     "gemm_blocks",
     OF_BLOCKS
 );
 pub(super) static BLOCK_F16: Kernel = kernel!(
     "gemm_blocks_f16",
-    concat!("enable f16;\nalias Pair = vec2<f16>;\nalias Two = vec2<f32>;\nalias Four = vec4<f32>;\n", shader!("fours"), shader!("fours_b"), shader!("unscaled")),
+    concat!(
+        "enable f16;\nalias Pair = vec2<f16>;\nalias Two = vec2<f32>;\nalias Four = vec4<f32>;\n",
+        shader!("fours"),
+        shader!("fours_b"),
+        shader!("unscaled")
+    ),
     "gemm_blocks",
     OF_BLOCKS
 );
 pub(super) static BLOCK_PACKED: [Kernel; 2] = packed!(
     "gemm_blocks_packed_f16",
     "gemm_blocks_packed_i8",
-    concat!("alias Pair = vec2<f32>;\nalias Two = vec2<f32>;\nalias Four = vec4<f32>;\n", shader!("fours"), shader!("blocks_packed")),
+    concat!(
+        "alias Pair = vec2<f32>;\nalias Two = vec2<f32>;\nalias Four = vec4<f32>;\n",
+        shader!("fours"),
+        shader!("blocks_packed")
+    ),
     "gemm_blocks",
     OF_BLOCKS
 );
@@ -216,24 +230,36 @@ pub(super) static VECTOR_F16: Kernel = kernel!(
     "gemm_vectors",
     VECTORS
 );
-pub(super) static COOPERATIVE_8: Kernel = kernel!(
-    "gemm_cooperative_8",
-    "enable f16;\nenable wgpu_cooperative_matrix;\nconst EDGE = 8u;\nalias MatrixA = coop_mat8x8<f16, A>;\n\
-     alias MatrixB = coop_mat8x8<f16, B>;\nalias MatrixC = coop_mat8x8<f32, C>;\n",
-    "gemm_cooperative",
-    COOPERATIVE
-);
-pub(super) static COOPERATIVE_16: Kernel = kernel!(
-    "gemm_cooperative_16",
-    "enable f16;\nenable wgpu_cooperative_matrix;\nconst EDGE = 16u;\nalias MatrixA = coop_mat16x16<f16, A>;\n\
-     alias MatrixB = coop_mat16x16<f16, B>;\nalias MatrixC = coop_mat16x16<f32, C>;\n",
-    "gemm_cooperative",
-    COOPERATIVE
-);
+/// SPAN, and PIECES as far as workgroup memory goes.
+macro_rules! cooperative {
+    ($name:literal, $edge:literal, $span:literal, $pieces:literal) => {
+        kernel!(
+            $name,
+            concat!(
+                "enable f16;\nenable wgpu_cooperative_matrix;\n",
+                "alias Pair = vec2<f16>;\nalias Two = vec2<f16>;\nalias Four = vec4<f16>;\n",
+                concat!("const EDGE = ", $edge, "u;\nconst SPAN = ", $span, "u;\nconst PIECES = ", $pieces, "u;\n"),
+                concat!("alias MatrixA = coop_mat", $edge, "x", $edge, "<f16, A>;\n"),
+                concat!("alias MatrixB = coop_mat", $edge, "x", $edge, "<f16, B>;\n"),
+                concat!("alias MatrixC = coop_mat", $edge, "x", $edge, "<f32, C>;\n"),
+                shader!("fours"),
+                shader!("fours_b"),
+                shader!("cooperative")
+            ),
+            concat!("gemm_cooperative_", $span),
+            COOPERATIVE
+        )
+    };
+}
+
+pub(super) static COOPERATIVE_8: Kernel = cooperative!("gemm_cooperative_8", 8, 2, 2);
+pub(super) static COOPERATIVE_16: Kernel = cooperative!("gemm_cooperative_16", 16, 2, 2);
+pub(super) static COOPERATIVE_8_LARGE: Kernel = cooperative!("gemm_cooperative_8_large", 8, 4, 1);
+pub(super) static COOPERATIVE_16_LARGE: Kernel = cooperative!("gemm_cooperative_16_large", 16, 4, 1);
 
 /// Every kernel of the family, for the test that translates all shaders.
 #[cfg(test)]
-pub(crate) static KERNELS: [&Kernel; 17] = [
+pub(crate) static KERNELS: [&Kernel; 21] = [
     &TILED,
     &TILED_F16,
     &TILED_PACKED[0],
@@ -251,4 +277,8 @@ pub(crate) static KERNELS: [&Kernel; 17] = [
     &VECTOR_F16,
     &VECTOR_PACKED[0],
     &VECTOR_PACKED[1],
+    &COOPERATIVE_8,
+    &COOPERATIVE_8_LARGE,
+    &COOPERATIVE_16,
+    &COOPERATIVE_16_LARGE,
 ];

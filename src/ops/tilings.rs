@@ -5,8 +5,8 @@
 
 use super::gemm::{FORMS, Form, Sizes};
 use super::gemm_kernels::{
-    BLOCK, BLOCK_F16, BLOCK_PACKED, BLOCKS, COOPERATIVE_8, COOPERATIVE_16, PAIRS, SUBGROUP, SUBGROUP_F16,
-    SUBGROUP_PACKED, TILED, TILED_F16, TILED_PACKED, VECTOR, VECTOR_F16, VECTOR_PACKED,
+    BLOCK, BLOCK_F16, BLOCK_PACKED, BLOCKS, COOPERATIVE_8, COOPERATIVE_8_LARGE, COOPERATIVE_16, COOPERATIVE_16_LARGE,
+    PAIRS, SUBGROUP, SUBGROUP_F16, SUBGROUP_PACKED, TILED, TILED_F16, TILED_PACKED, VECTOR, VECTOR_F16, VECTOR_PACKED,
 };
 use crate::gpu::{Gpu, Kernel, Packing};
 
@@ -76,7 +76,24 @@ const fn blocks_tiling(name: &'static str, which: usize) -> Tiling {
     }
 }
 
-pub(crate) static TILINGS: [Tiling; 18] = [
+/// Matrices of this edge, for subgroups of so many lanes, each of which computes so many by so many of them.
+macro_rules! cooperative_tiling {
+    ($name:literal, $kernel:ident, $which:literal, [$edge:literal, $lanes:literal], $span:literal) => {
+        Tiling {
+            name: $name,
+            kernel: None,
+            half: Some(&$kernel),
+            packed: None,
+            first_variant: $which * FORMS.len(),
+            rows: 2 * $span * $edge,
+            columns: 2 * $span * $edge,
+            granules: [2, 2],
+            runs_on: |gpu| has_cooperative(gpu, $edge, $lanes),
+        }
+    };
+}
+
+pub(crate) static TILINGS: [Tiling; 22] = [
     Tiling {
         name: "tiled",
         kernel: Some(&TILED),
@@ -121,50 +138,14 @@ pub(crate) static TILINGS: [Tiling; 18] = [
     vectors_tiling("vectors-24", 4, 24),
     vectors_tiling("vectors-32", 5, 32),
     vectors_tiling("vectors-64", 6, 64),
-    Tiling {
-        name: "cooperative-8",
-        kernel: None,
-        half: Some(&COOPERATIVE_8),
-        packed: None,
-        first_variant: 0,
-        rows: 32,
-        columns: 32,
-        granules: [1, 1],
-        runs_on: |gpu| has_cooperative(gpu, 8, 8),
-    },
-    Tiling {
-        name: "cooperative-8-of-32",
-        kernel: None,
-        half: Some(&COOPERATIVE_8),
-        packed: None,
-        first_variant: FORMS.len(),
-        rows: 32,
-        columns: 32,
-        granules: [1, 1],
-        runs_on: |gpu| has_cooperative(gpu, 8, 32),
-    },
-    Tiling {
-        name: "cooperative-16",
-        kernel: None,
-        half: Some(&COOPERATIVE_16),
-        packed: None,
-        first_variant: FORMS.len(),
-        rows: 64,
-        columns: 64,
-        granules: [1, 1],
-        runs_on: |gpu| has_cooperative(gpu, 16, 32),
-    },
-    Tiling {
-        name: "cooperative-16-of-64",
-        kernel: None,
-        half: Some(&COOPERATIVE_16),
-        packed: None,
-        first_variant: 2 * FORMS.len(),
-        rows: 64,
-        columns: 64,
-        granules: [1, 1],
-        runs_on: |gpu| has_cooperative(gpu, 16, 64),
-    },
+    cooperative_tiling!("cooperative-8", COOPERATIVE_8, 0, [8, 8], 2),
+    cooperative_tiling!("cooperative-8-of-32", COOPERATIVE_8, 1, [8, 32], 2),
+    cooperative_tiling!("cooperative-16", COOPERATIVE_16, 1, [16, 32], 2),
+    cooperative_tiling!("cooperative-16-of-64", COOPERATIVE_16, 2, [16, 64], 2),
+    cooperative_tiling!("cooperative-8-large", COOPERATIVE_8_LARGE, 0, [8, 8], 4),
+    cooperative_tiling!("cooperative-8-of-32-large", COOPERATIVE_8_LARGE, 1, [8, 32], 4),
+    cooperative_tiling!("cooperative-16-large", COOPERATIVE_16_LARGE, 1, [16, 32], 4),
+    cooperative_tiling!("cooperative-16-of-64-large", COOPERATIVE_16_LARGE, 2, [16, 64], 4),
 ];
 
 impl Tiling {
@@ -296,9 +277,14 @@ fn preferred(is_software: bool, mesa: Option<u32>, rows: Rows) -> &'static [&'st
         (false, _, Rows::Many) => {
             &["cooperative-16", "cooperative-16-of-64", "cooperative-8-of-32", "cooperative-8", "blocks-32", "tiled"]
         }
-        (false, _, Rows::Plenty) => {
-            &["cooperative-16", "cooperative-16-of-64", "cooperative-8-of-32", "cooperative-8", "blocks-128", "tiled"]
-        }
+        (false, _, Rows::Plenty) => &[
+            "cooperative-16-large",
+            "cooperative-16",
+            "cooperative-16-of-64",
+            "cooperative-8-of-32",
+            "blocks-128",
+            "tiled",
+        ],
     }
 }
 
