@@ -53,13 +53,16 @@ test: ## every test
 	  cargo test --features $(FEATURES) $(LOCKED) --lib --bins --tests; \
 	fi
 
-# The one software adapter with cooperative matrices: without them the tests fail here. Relative paths, as cargo splits the
-# variable at spaces; it runs tests in the package's folder.
-test-next: ## the kernels on the newest software Vulkan, which is unpacked into target/ (Debian)
+# The one software adapter with cooperative matrices: without them the tests fail here. Then models, with the kernels and the
+# uploads that GPUs get, but for what starts the command, which has another C library than this Vulkan. Relative paths, as
+# cargo splits the variable at spaces; it runs tests in the package's folder.
+test-next: ## the kernels on the newest software Vulkan, which is unpacked into target/ (Debian), and models as on a GPU
 	@scripts/setup.sh build
 	triple=$$(rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_) && \
-	  env RETTO_NEEDS_COOPERATIVE=1 "CARGO_TARGET_$${triple}_RUNNER=scripts/mesa-next.sh target/mesa-next" \
-	  cargo test --features $(FEATURES) $(LOCKED) --lib ops::
+	  export RETTO_NEEDS_COOPERATIVE=1 "CARGO_TARGET_$${triple}_RUNNER=scripts/mesa-next.sh target/mesa-next" && \
+	  cargo test --features $(FEATURES) $(LOCKED) --lib ops:: && \
+	  RETTO_AS_GPU=1 cargo test --features $(FEATURES) $(LOCKED) --test embed --test fill --test parallel --test reference \
+	    --test resume --test save --test training -- --skip command
 
 bench: ## Retto beside transformers, onnxruntime and (BENCH=--burn) burn: installs them into target/, takes half an hour
 	@scripts/setup.sh bench

@@ -42,6 +42,16 @@ pub struct Adapter {
 }
 
 impl Adapter {
+    /// Whether shaders run on the CPU.
+    pub(crate) fn is_software(&self) -> bool {
+        // So that what GPUs do can be tested where there is none: `make test-next`.
+        #[cfg(feature = "bench")]
+        if std::env::var_os("RETTO_AS_GPU").is_some() {
+            return false;
+        }
+        self.device_type == "cpu"
+    }
+
     /// The major version of Mesa, whose drivers name it.
     pub(crate) fn mesa_version(&self) -> Option<u32> {
         let version = self.driver.split("Mesa ").nth(1)?;

@@ -121,7 +121,7 @@ impl Gpu {
         let wanted = wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | wgpu::Features::SHADER_INT64;
         let mut features = wgpu::Features::IMMEDIATES | (adapter.features() & wanted);
         // On a CPU all memory is the host's: weights are written where they stay. On GPUs such memory may be the slower one.
-        if listed.device_type == "cpu" {
+        if listed.is_software() {
             features |= adapter.features() & wgpu::Features::MAPPABLE_PRIMARY_BUFFERS;
         }
         let cooperative_edges = adapter::cooperative_edges(&adapter);
@@ -225,7 +225,7 @@ impl Gpu {
 
     /// Whether shaders run on the CPU.
     pub(crate) fn is_software(&self) -> bool {
-        self.inner.adapter.device_type == "cpu"
+        self.inner.adapter.is_software()
     }
 
     pub(crate) fn has_subgroups(&self) -> bool {
