@@ -10,7 +10,7 @@ override BIAS: bool; // bias[n] is added
 override ACCUMULATE: bool; // C += instead of C =
 override DOWN: u32;
 override ACROSS: u32;
-override HEIGHT: u32; // at most 8
+override HEIGHT: u32; // 1, 4 or 8
 override WIDTH: u32; // 4 or 8
 override DEPTH: u32; // a multiple of 8
 
@@ -85,7 +85,14 @@ fn stage_b(thread: u32, column0: u32, k0: u32) {
     }
 }
 
-fn store(row: u32, column: u32, sums: vec4<f32>) {
+fn add_right(x: vec4<f32>, z: vec4<f32>, sum: vec4<f32>) -> vec4<f32> {
+    if WIDTH == 8u {
+        return fma(x, z, sum);
+    }
+    return sum;
+}
+
+fn store_four(row: u32, column: u32, sums: vec4<f32>) {
     for (var j = 0u; j < 4u; j++) {
         if row < sizes.m && column + j < sizes.n {
             let at = row * sizes.n + column + j;
@@ -101,6 +108,13 @@ fn store(row: u32, column: u32, sums: vec4<f32>) {
     }
 }
 
+fn store(row: u32, column: u32, sums: vec4<f32>, further: vec4<f32>) {
+    store_four(row, column, sums);
+    if WIDTH == 8u {
+        store_four(row, column + 4u * ACROSS, further);
+    }
+}
+
 @compute @workgroup_size(THREADS)
 fn gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let row0 = group.y * ROWS;
@@ -108,12 +122,23 @@ fn gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     // A thread's rows lie together, and its columns in fours: neighbouring threads read neighbouring fours.
     let row = thread / ACROSS * HEIGHT;
     let column = thread % ACROSS * 4u;
-    var left: array<vec4<f32>, 8>;
-    var right: array<vec4<f32>, 8>;
-    for (var i = 0u; i < HEIGHT; i++) {
-        left[i] = vec4<f32>();
-        right[i] = vec4<f32>();
-    }
+    // Rows by name, not in arrays: where a loop over them stayed one, they would be kept in memory.
+    var l0 = vec4<f32>();
+    var r0 = vec4<f32>();
+    var l1 = vec4<f32>();
+    var r1 = vec4<f32>();
+    var l2 = vec4<f32>();
+    var r2 = vec4<f32>();
+    var l3 = vec4<f32>();
+    var r3 = vec4<f32>();
+    var l4 = vec4<f32>();
+    var r4 = vec4<f32>();
+    var l5 = vec4<f32>();
+    var r5 = vec4<f32>();
+    var l6 = vec4<f32>();
+    var r6 = vec4<f32>();
+    var l7 = vec4<f32>();
+    var r7 = vec4<f32>();
     for (var k0 = 0u; k0 < sizes.k; k0 += DEPTH) {
         stage_a(thread, row0, k0);
         stage_b(thread, column0, k0);
@@ -126,20 +151,50 @@ fn gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 let further = at + 4u * ACROSS;
                 z = vec4<f32>(tile_b[further], tile_b[further + 1u], tile_b[further + 2u], tile_b[further + 3u]);
             }
-            for (var i = 0u; i < HEIGHT; i++) {
-                let x = vec4<f32>(tile_a[k * STRIDE_A + row + i]);
-                left[i] = fma(x, y, left[i]);
-                if WIDTH == 8u {
-                    right[i] = fma(x, z, right[i]);
-                }
+            let x = k * STRIDE_A + row;
+            let x0 = vec4<f32>(tile_a[x]);
+            l0 = fma(x0, y, l0);
+            r0 = add_right(x0, z, r0);
+            if HEIGHT >= 4u {
+                let x1 = vec4<f32>(tile_a[x + 1u]);
+                l1 = fma(x1, y, l1);
+                r1 = add_right(x1, z, r1);
+                let x2 = vec4<f32>(tile_a[x + 2u]);
+                l2 = fma(x2, y, l2);
+                r2 = add_right(x2, z, r2);
+                let x3 = vec4<f32>(tile_a[x + 3u]);
+                l3 = fma(x3, y, l3);
+                r3 = add_right(x3, z, r3);
+            }
+            if HEIGHT == 8u {
+                let x4 = vec4<f32>(tile_a[x + 4u]);
+                l4 = fma(x4, y, l4);
+                r4 = add_right(x4, z, r4);
+                let x5 = vec4<f32>(tile_a[x + 5u]);
+                l5 = fma(x5, y, l5);
+                r5 = add_right(x5, z, r5);
+                let x6 = vec4<f32>(tile_a[x + 6u]);
+                l6 = fma(x6, y, l6);
+                r6 = add_right(x6, z, r6);
+                let x7 = vec4<f32>(tile_a[x + 7u]);
+                l7 = fma(x7, y, l7);
+                r7 = add_right(x7, z, r7);
             }
         }
         workgroupBarrier();
     }
-    for (var i = 0u; i < HEIGHT; i++) {
-        store(row0 + row + i, column0 + column, left[i]);
-        if WIDTH == 8u {
-            store(row0 + row + i, column0 + column + 4u * ACROSS, right[i]);
-        }
+    let r = row0 + row;
+    let s = column0 + column;
+    store(r, s, l0, r0);
+    if HEIGHT >= 4u {
+        store(r + 1u, s, l1, r1);
+        store(r + 2u, s, l2, r2);
+        store(r + 3u, s, l3, r3);
+    }
+    if HEIGHT == 8u {
+        store(r + 4u, s, l4, r4);
+        store(r + 5u, s, l5, r5);
+        store(r + 6u, s, l6, r6);
+        store(r + 7u, s, l7, r7);
     }
 }

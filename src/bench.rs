@@ -18,8 +18,7 @@ const FLOPS: f64 = 160.0;
 
 /// Names of the GEMM kernels that are worth measuring on this adapter.
 pub fn tilings(gpu: &Gpu) -> Vec<&'static str> {
-    let many = Rows::Many.typical().m as usize;
-    let worth = |tiling: &&Tiling| tiling.kernel.is_some() && tiling.runs_on(gpu) && tiling.is_for(gpu, many);
+    let worth = |tiling: &&Tiling| tiling.kernel.is_some() && tiling.runs_on(gpu) && tiling.is_for(gpu, Rows::Many);
     TILINGS.iter().filter(worth).map(|tiling| tiling.name).collect()
 }
 

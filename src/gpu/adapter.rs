@@ -42,7 +42,7 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Whether shaders run on the CPU.
+    /// Whether shaders run on the CPU, and kernels are chosen accordingly.
     pub(crate) fn is_software(&self) -> bool {
         // So that what GPUs do can be tested where there is none: `make test-next`.
         #[cfg(feature = "bench")]

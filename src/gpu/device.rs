@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::adapter::{self, Adapter, GpuOptions};
@@ -43,6 +43,8 @@ pub(super) struct Inner {
     pub(super) cache: Option<PipelineCache>,
     /// Where what was measured is kept.
     choices: Option<Choices>,
+    /// Kernels that were seen to compute something else here than others do; empty until that was looked at.
+    refused: OnceLock<Vec<&'static str>>,
     /// Milliseconds after which a driver that does not answer counts as lost; 0 for never.
     patience: AtomicU64,
     fault: Arc<Mutex<Option<Fault>>>,
@@ -158,6 +160,7 @@ impl Gpu {
         let inner = Inner {
             cache,
             choices,
+            refused: OnceLock::new(),
             device,
             queue,
             adapter: listed,
@@ -215,6 +218,21 @@ impl Gpu {
         if let Some(choices) = &self.inner.choices {
             choices.keep(what, name);
         }
+    }
+
+    /// Whether a kernel of this name is not to be used here.
+    pub(crate) fn refuses(&self, name: &str) -> bool {
+        self.inner.refused.get().is_some_and(|names| names.contains(&name))
+    }
+
+    /// Names kernels that are not to be used, where `find` was not asked before.
+    pub(crate) fn refuse(&self, find: impl FnOnce() -> Result<Vec<&'static str>>) -> Result<()> {
+        if self.inner.refused.get().is_none() {
+            let names = find()?;
+            // Of two threads that looked, either is right.
+            let _ = self.inner.refused.set(names);
+        }
+        Ok(())
     }
 
     /// Destroys the device, as if the driver had lost it.

@@ -100,6 +100,8 @@ impl Bert {
         let inputs = packing.map_or(Inputs::Single, Inputs::Packed);
         let (hidden, wide) = (config.hidden_size as u32, config.intermediate_size as u32);
         let attention = ops::attention::Way::of(gpu, config.head_size());
+        let activation = config.hidden_act.op();
+        let fused = ops::linear::fuses(gpu).then_some(activation);
         let others = [
             (&ops::embedding::FORWARD, ops::embedding::variant(packing)),
             (&ops::layer_norm::FORWARD, 0),
@@ -107,8 +109,11 @@ impl Bert {
             (&attention.kernels().forward, attention.variant(false)),
             (&ops::rows::GATHER, 0),
         ];
+        if fused.is_none() {
+            gpu.compile_ahead(&ops::activation::FORWARD, activation as usize);
+        }
         for &m in lengths {
-            let activated = Form::linear(Some(config.hidden_act.op()));
+            let activated = Form::linear(fused);
             for (form, n, k) in [
                 (Form::Linear, hidden, hidden),
                 (activated, hidden, hidden),

@@ -33,7 +33,7 @@ impl Linear {
         self.forward_activated(pass, x, None)
     }
 
-    /// f(x W^T + b); for a backward pass, the activation is one by itself.
+    /// f(x W^T + b); a backward pass would need what f was given.
     pub(crate) fn forward_activated(
         &self,
         pass: &mut Pass,

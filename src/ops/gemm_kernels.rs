@@ -252,9 +252,9 @@ macro_rules! cooperative {
     };
 }
 
-pub(super) static COOPERATIVE_8: Kernel = cooperative!("gemm_cooperative_8", 8, 2, 2);
+pub(super) static COOPERATIVE_8: Kernel = cooperative!("gemm_cooperative_8", 8, 2, 4);
 pub(super) static COOPERATIVE_16: Kernel = cooperative!("gemm_cooperative_16", 16, 2, 2);
-pub(super) static COOPERATIVE_8_LARGE: Kernel = cooperative!("gemm_cooperative_8_large", 8, 4, 1);
+pub(super) static COOPERATIVE_8_LARGE: Kernel = cooperative!("gemm_cooperative_8_large", 8, 4, 4);
 pub(super) static COOPERATIVE_16_LARGE: Kernel = cooperative!("gemm_cooperative_16_large", 16, 4, 1);
 
 /// Every kernel of the family, for the test that translates all shaders.

@@ -1,7 +1,7 @@
 //! The kernels that can compute a GEMM, and which one does.
 //!
-//! All f32 kernels add the products of an element of C in the same order, so they give the same bits for finite numbers, and
-//! the choice is one of speed alone.
+//! All f32 kernels add the products of an element of C in the same order, so they give the same bits for finite numbers where the
+//! driver compiles `fma` alike everywhere, as all that were tested do: then the choice is one of speed alone.
 
 use super::gemm::{FORMS, Form, Sizes};
 use super::gemm_kernels::{
@@ -11,6 +11,7 @@ use super::gemm_kernels::{
 use crate::gpu::{Gpu, Kernel, Packing};
 
 /// One way to compute C: a kernel, and the tile of C that one of its workgroups takes.
+#[derive(Clone)]
 pub(crate) struct Tiling {
     /// What the benchmark and the choices on disk call it.
     pub(crate) name: &'static str,
@@ -43,7 +44,12 @@ pub(super) fn takes_arrays_apart(gpu: &Gpu) -> bool {
 /// Cooperative matrices of this edge, for subgroups that all have so many lanes.
 fn has_cooperative(gpu: &Gpu, edge: u32, lanes: u32) -> bool {
     let adapter = gpu.adapter();
-    gpu.cooperative_edges().contains(&edge) && [adapter.subgroup_min_size, adapter.subgroup_max_size] == [lanes; 2]
+    let sizes = match &adapter.backend[..] {
+        // wgpu does not ask, and says 4 to 64. Apple's GPUs have 32.
+        "metal" => [32; 2],
+        _ => [adapter.subgroup_min_size, adapter.subgroup_max_size],
+    };
+    gpu.cooperative_edges().contains(&edge) && sizes == [lanes; 2]
 }
 
 const fn vectors_tiling(name: &'static str, which: usize, rows: usize) -> Tiling {
@@ -177,12 +183,15 @@ impl Tiling {
     }
 
     /// Whether it is worth measuring there on so many rows: not where half of its tile would be beyond the end, nor of a size that is
-    /// only taken in another's place; and with barriers on software only as the one that takes all shapes.
-    pub(crate) fn is_for(&self, gpu: &Gpu, m: usize) -> bool {
-        let fits = self.rows <= m.next_multiple_of(16);
+    /// only taken in another's place; nor what is for GPUs on software, and, where a GEMM is large, the other way round: it would take
+    /// so long that a driver takes the GPU for hung.
+    pub(crate) fn is_for(&self, gpu: &Gpu, rows: Rows) -> bool {
+        let fits = self.rows <= (rows.typical().m as usize).next_multiple_of(16);
         match self.name {
-            name if name.starts_with("vectors") => fits && [4, 16, 32, 64].contains(&self.rows),
+            "subgroup" | "pairs" => rows != Rows::Plenty,
+            name if name.starts_with("vectors") => fits && rows != Rows::Plenty && [4, 16, 32, 64].contains(&self.rows),
             name if name.starts_with("blocks") => fits && !gpu.is_software(),
+            name if name.starts_with("cooperative") => fits,
             _ => true,
         }
     }
@@ -212,7 +221,7 @@ pub(crate) enum Rows {
     /// Up to 32.
     Some,
     Many,
-    /// More than 32 rows of so many elements of C that tiles of any size keep all of a GPU at work.
+    /// So many rows, and elements of C, that tiles of any size fill up, and there are more than a hundred of the largest.
     Plenty,
 }
 
@@ -224,8 +233,13 @@ impl Rows {
             0..=4 => Self::Blanks,
             5..=16 => Self::Few,
             17..=32 => Self::Some,
-            m if u64::from(m) * u64::from(sizes.n) < 1 << 20 || !Self::Plenty.is_apart(gpu) => Self::Many,
-            _ => Self::Plenty,
+            m if m.min(sizes.n) >= 256
+                && u64::from(m) * u64::from(sizes.n) >= 1 << 21
+                && Self::Plenty.is_apart(gpu) =>
+            {
+                Self::Plenty
+            }
+            _ => Self::Many,
         }
     }
 
@@ -257,7 +271,7 @@ impl Rows {
             Self::Few => (12, 768, 768),
             Self::Some => (32, 768, 768),
             Self::Many => (256, 768, 768),
-            Self::Plenty => (2048, 3072, 768),
+            Self::Plenty => (1024, 3072, 768),
         };
         Sizes { m, n, k }
     }
@@ -303,7 +317,8 @@ pub(crate) fn choose(gpu: &Gpu, form: Form, sizes: Sizes, inputs: Inputs) -> (&'
     let usable = |tiling: &'static Tiling| {
         // What the cost was measured on.
         let tiling = if gpu.is_software() { tiling.cut_to(form, sizes.m as usize) } else { tiling };
-        tiling.of(inputs).filter(|_| tiling.runs_on(gpu) && tiling.fits(form, sizes)).map(|kernel| (tiling, kernel))
+        let serves = tiling.runs_on(gpu) && tiling.fits(form, sizes) && !gpu.refuses(tiling.name);
+        tiling.of(inputs).filter(|_| serves).map(|kernel| (tiling, kernel))
     };
     let rows = Rows::of(gpu, sizes);
     let measured = gpu.choice(rows.key(inputs == Inputs::Half));

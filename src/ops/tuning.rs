@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::gemm::{Form, Gemm, gemm_with};
+use super::gemm::{Form, Gemm, Sizes, gemm_with};
+use super::half::to_half;
 use super::tilings::{Inputs, Rows, TILINGS, Tiling, choose};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, Pass, Tensor};
@@ -16,6 +17,9 @@ const HOPELESS: Duration = Duration::from_millis(250);
 /// Gemms in f32 give the same bits whatever is chosen. In f16 cooperative matrices may add in another order: checkpoints of
 /// such runs name the kernels, see [`in_use`].
 pub(crate) fn tune(gpu: &Gpu, fp16: bool) -> Result<()> {
+    if fp16 {
+        gpu.refuse(|| differing(gpu))?;
+    }
     if !gpu.keeps_choices() {
         return Ok(());
     }
@@ -43,6 +47,50 @@ pub(crate) fn in_use(gpu: &Gpu) -> String {
     names.join(", ")
 }
 
+/// Names of the kernels for cooperative matrices that do not compute here what `tiled` computes: they are young in drivers and in
+/// what translates the shaders (<https://github.com/gfx-rs/wgpu/issues/8805>), and what is wrong in training may not be seen.
+fn differing(gpu: &Gpu) -> Result<Vec<&'static str>> {
+    let of_matrices = |tiling: &&Tiling| tiling.name.starts_with("cooperative") && tiling.runs_on(gpu);
+    let mut names = Vec::new();
+    for tiling in TILINGS.iter().filter(of_matrices) {
+        // More than a tile, and than its depth, in each direction.
+        let sizes = Sizes { m: tiling.rows as u32 + 6, n: tiling.columns as u32 + 10, k: 90 };
+        for form in [Form::Linear, Form::InputGradientAdd, Form::WeightGradient] {
+            match differs(gpu, tiling, form, sizes) {
+                Ok(false) => {}
+                Err(error @ (Error::DeviceLost(_) | Error::OutOfMemory { .. })) => return Err(error),
+                // What the driver refuses is not to be used either.
+                Ok(true) | Err(_) => {
+                    names.push(tiling.name);
+                    break;
+                }
+            }
+        }
+    }
+    Ok(names)
+}
+
+fn differs(gpu: &Gpu, tiling: &Tiling, form: Form, sizes: Sizes) -> Result<bool> {
+    let [m, n, k] = [sizes.m, sizes.n, sizes.k].map(|n| n as usize);
+    let mut pass = Pass::new(gpu);
+    let values = |len: usize, step: usize| (0..len).map(|i| (i * step % 101) as f32 / 101.0 - 0.5).collect::<Vec<_>>();
+    let (a, b) = (pass.upload(&[m, k], &values(m * k, 37))?, pass.upload(&[n, k], &values(n * k, 53))?);
+    let (a, b) = (to_half(&mut pass, &a)?, to_half(&mut pass, &b)?);
+    let bias = pass.upload(&[n], &values(n, 29))?;
+    let mut results = Vec::new();
+    for tiling in [&TILINGS[0], tiling] {
+        let Some(kernel) = tiling.half else { return Ok(true) };
+        let c = pass.upload(&[m, n], &values(m * n, 17))?;
+        let bias = form.is_linear().then_some(&bias);
+        gemm_with(&mut pass, tiling, kernel, form, &Gemm { a: &a, b: &b, bias, c: &c, sizes })?;
+        results.push(pass.download(&c)?);
+    }
+    pass.submit()?;
+    let results: Vec<Vec<f32>> = results.into_iter().map(|c| c.wait(gpu)).collect::<Result<_>>()?;
+    let near = |(x, y): (&f32, &f32)| (x - y).abs() <= 1e-4;
+    Ok(!results[0].iter().zip(&results[1]).all(near))
+}
+
 /// `None` where there is only one.
 fn fastest(gpu: &Gpu, rows: Rows, half: bool) -> Result<Option<&'static str>> {
     let sizes = rows.typical();
@@ -51,7 +99,7 @@ fn fastest(gpu: &Gpu, rows: Rows, half: bool) -> Result<Option<&'static str>> {
     let candidates: Vec<_> = TILINGS
         .iter()
         .filter(|tiling| tiling.runs_on(gpu) && tiling.fits(Form::Linear, sizes))
-        .filter(|tiling| tiling.is_for(gpu, m))
+        .filter(|tiling| tiling.is_for(gpu, rows))
         .filter_map(kernel)
         .collect();
     if candidates.len() < 2 {
@@ -110,7 +158,24 @@ fn time(gpu: &Gpu, tiling: &Tiling, kernel: &'static Kernel, arrays: &Gemm) -> R
 mod tests {
     use super::*;
     use crate::gpu::GpuOptions;
-    use crate::ops::gemm::Sizes;
+
+    #[test]
+    fn cooperative_matrices_are_compared_and_what_differs_is_not_taken() {
+        let gpu = crate::gpu::test_gpu();
+        assert_eq!(differing(&gpu).unwrap(), Vec::<&str>::new());
+        // A kernel of another form computes something else.
+        let tiled = &TILINGS[0];
+        let sizes = Sizes { m: 70, n: 74, k: 90 };
+        let mut other = tiled.clone();
+        other.first_variant = Form::WeightGradient as usize;
+        assert!(!differs(&gpu, tiled, Form::Linear, sizes).unwrap());
+        assert!(differs(&gpu, &other, Form::Linear, sizes).unwrap());
+        let taken = || choose(&gpu, Form::Linear, Sizes { m: 256, n: 64, k: 64 }, Inputs::Single).0.name;
+        let refused = taken();
+        gpu.refuse(|| Ok(vec![refused])).unwrap();
+        gpu.refuse(|| panic!("it was asked before")).unwrap();
+        assert_ne!(taken(), refused);
+    }
 
     #[test]
     fn what_was_measured_is_kept_taken_and_made_again_when_damaged() {
