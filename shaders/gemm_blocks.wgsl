@@ -17,6 +17,9 @@ override DEPTH: u32; // a multiple of 8
 override THREADS = DOWN * ACROSS;
 override ROWS = DOWN * HEIGHT;
 override COLUMNS = ACROSS * WIDTH;
+// Fours of a tile that a thread stages: 1, 2 or 4.
+override FOURS_A = ROWS * DEPTH / 4u / THREADS;
+override FOURS_B = COLUMNS * DEPTH / 4u / THREADS;
 // Four more, so that two threads of each of sixteen rows, which write four lines apart, hit 32 different banks; and a multiple
 // of four, so that four columns can be read at once.
 override STRIDE_A = ROWS + 4u;
@@ -31,57 +34,92 @@ var<immediate> sizes: Sizes;
 var<workgroup> tile_a: array<f32, DEPTH * STRIDE_A>; // [DEPTH, ROWS]
 var<workgroup> tile_b: array<f32, DEPTH * STRIDE_B>; // [DEPTH, COLUMNS]
 
-fn stage_a(thread: u32, row0: u32, k0: u32) {
-    for (var i = thread; i < ROWS * DEPTH / 4u; i += THREADS) {
-        var four = vec4<f32>();
-        if TRANS_A {
-            let at = by_depth(i, ROWS);
-            if row0 + at.x < sizes.m && k0 + at.y < sizes.k {
-                four = four_of_a(k0 + at.y, sizes.m, row0 + at.x);
-            }
-            let to = at.y * STRIDE_A + at.x;
-            tile_a[to] = four.x;
-            tile_a[to + 1u] = four.y;
-            tile_a[to + 2u] = four.z;
-            tile_a[to + 3u] = four.w;
-        } else {
-            let at = by_rows(i, ROWS);
-            if row0 + at.x < sizes.m && k0 + at.y < sizes.k {
-                four = four_of_a(row0 + at.x, sizes.k, k0 + at.y);
-            }
-            let to = at.y * STRIDE_A + at.x;
-            tile_a[to] = four.x;
-            tile_a[to + STRIDE_A] = four.y;
-            tile_a[to + 2u * STRIDE_A] = four.z;
-            tile_a[to + 3u * STRIDE_A] = four.w;
-        }
+fn fetch_a(i: u32, row0: u32, k0: u32) -> vec4<f32> {
+    let at = select(by_rows(i, ROWS), by_depth(i, ROWS), TRANS_A);
+    if row0 + at.x >= sizes.m || k0 + at.y >= sizes.k {
+        return vec4<f32>();
     }
+    if TRANS_A {
+        return four_of_a(k0 + at.y, sizes.m, row0 + at.x);
+    }
+    return four_of_a(row0 + at.x, sizes.k, k0 + at.y);
 }
 
-fn stage_b(thread: u32, column0: u32, k0: u32) {
-    for (var i = thread; i < COLUMNS * DEPTH / 4u; i += THREADS) {
-        var four = vec4<f32>();
-        if TRANS_B {
-            let at = by_rows(i, COLUMNS);
-            if column0 + at.x < sizes.n && k0 + at.y < sizes.k {
-                four = four_of_b(column0 + at.x, sizes.k, k0 + at.y);
-            }
-            let to = at.y * STRIDE_B + at.x;
-            tile_b[to] = four.x;
-            tile_b[to + STRIDE_B] = four.y;
-            tile_b[to + 2u * STRIDE_B] = four.z;
-            tile_b[to + 3u * STRIDE_B] = four.w;
-        } else {
-            let at = by_depth(i, COLUMNS);
-            if column0 + at.x < sizes.n && k0 + at.y < sizes.k {
-                four = four_of_b(k0 + at.y, sizes.n, column0 + at.x);
-            }
-            let to = at.y * STRIDE_B + at.x;
-            tile_b[to] = four.x;
-            tile_b[to + 1u] = four.y;
-            tile_b[to + 2u] = four.z;
-            tile_b[to + 3u] = four.w;
-        }
+fn fetch_b(i: u32, column0: u32, k0: u32) -> vec4<f32> {
+    let at = select(by_depth(i, COLUMNS), by_rows(i, COLUMNS), TRANS_B);
+    if column0 + at.x >= sizes.n || k0 + at.y >= sizes.k {
+        return vec4<f32>();
+    }
+    if TRANS_B {
+        return four_of_b(column0 + at.x, sizes.k, k0 + at.y);
+    }
+    return four_of_b(k0 + at.y, sizes.n, column0 + at.x);
+}
+
+// Of a row, they go to four places of the depth.
+fn put_a(i: u32, four: vec4<f32>) {
+    let at = select(by_rows(i, ROWS), by_depth(i, ROWS), TRANS_A);
+    let to = at.y * STRIDE_A + at.x;
+    let step = select(STRIDE_A, 1u, TRANS_A);
+    tile_a[to] = four.x;
+    tile_a[to + step] = four.y;
+    tile_a[to + 2u * step] = four.z;
+    tile_a[to + 3u * step] = four.w;
+}
+
+fn put_b(i: u32, four: vec4<f32>) {
+    let at = select(by_depth(i, COLUMNS), by_rows(i, COLUMNS), TRANS_B);
+    let to = at.y * STRIDE_B + at.x;
+    let step = select(1u, STRIDE_B, TRANS_B);
+    tile_b[to] = four.x;
+    tile_b[to + step] = four.y;
+    tile_b[to + 2u * step] = four.z;
+    tile_b[to + 3u * step] = four.w;
+}
+
+// What a thread has of two tiles on their way.
+struct Fetched {
+    a0: vec4<f32>, a1: vec4<f32>, a2: vec4<f32>, a3: vec4<f32>,
+    b0: vec4<f32>, b1: vec4<f32>, b2: vec4<f32>, b3: vec4<f32>,
+}
+
+fn fetch(thread: u32, row0: u32, column0: u32, k0: u32) -> Fetched {
+    var fetched: Fetched;
+    fetched.a0 = fetch_a(thread, row0, k0);
+    fetched.b0 = fetch_b(thread, column0, k0);
+    if FOURS_A >= 2u {
+        fetched.a1 = fetch_a(thread + THREADS, row0, k0);
+    }
+    if FOURS_B >= 2u {
+        fetched.b1 = fetch_b(thread + THREADS, column0, k0);
+    }
+    if FOURS_A == 4u {
+        fetched.a2 = fetch_a(thread + 2u * THREADS, row0, k0);
+        fetched.a3 = fetch_a(thread + 3u * THREADS, row0, k0);
+    }
+    if FOURS_B == 4u {
+        fetched.b2 = fetch_b(thread + 2u * THREADS, column0, k0);
+        fetched.b3 = fetch_b(thread + 3u * THREADS, column0, k0);
+    }
+    return fetched;
+}
+
+fn put(thread: u32, fetched: Fetched) {
+    put_a(thread, fetched.a0);
+    put_b(thread, fetched.b0);
+    if FOURS_A >= 2u {
+        put_a(thread + THREADS, fetched.a1);
+    }
+    if FOURS_B >= 2u {
+        put_b(thread + THREADS, fetched.b1);
+    }
+    if FOURS_A == 4u {
+        put_a(thread + 2u * THREADS, fetched.a2);
+        put_a(thread + 3u * THREADS, fetched.a3);
+    }
+    if FOURS_B == 4u {
+        put_b(thread + 2u * THREADS, fetched.b2);
+        put_b(thread + 3u * THREADS, fetched.b3);
     }
 }
 
@@ -139,10 +177,13 @@ fn gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var r6 = vec4<f32>();
     var l7 = vec4<f32>();
     var r7 = vec4<f32>();
+    // The next tiles are on their way while these are multiplied: with few workgroups, nothing else hides that.
+    var next = fetch(thread, row0, column0, 0u);
     for (var k0 = 0u; k0 < sizes.k; k0 += DEPTH) {
-        stage_a(thread, row0, k0);
-        stage_b(thread, column0, k0);
+        put(thread, next);
         workgroupBarrier();
+        // Beyond the end they are zeros.
+        next = fetch(thread, row0, column0, k0 + DEPTH);
         for (var k = 0u; k < DEPTH; k++) {
             let at = k * STRIDE_B + column;
             let y = vec4<f32>(tile_b[at], tile_b[at + 1u], tile_b[at + 2u], tile_b[at + 3u]);
