@@ -1,26 +1,5 @@
-// How gemm_vectors.wgsl loads B where it is a weight as pack.wgsl writes it, two words at a time: B^T in BITS bits an element
-// (which the host puts before this). packed.wgsl and gemm_vectors_rows.wgsl come before this file.
-
-@group(0) @binding(1) var<storage, read> b: array<u64>;
-
-// Two words each.
-fn pairs_of_a_row() -> u32 {
-    return words_of_a_row(sizes.k) / 2u;
-}
-
-fn scaled(sum: f32, column: u32) -> f32 {
-    let two = pair(b[sizes.n * pairs_of_a_row() + column / 2u]);
-    return sum * two[column % 2u];
-}
-
-fn four_halves(bits: u64) -> vec4<f32> {
-    return vec4<f32>(unpack2x16float(u32(bits)), unpack2x16float(u32(bits >> 32u)));
-}
-
-fn four_bytes(bits: u32) -> vec4<f32> {
-    let v = bitcast<i32>(bits);
-    return vec4<f32>(vec4<i32>((v << 24u) >> 24u, (v << 16u) >> 24u, (v << 8u) >> 24u, v >> 24u));
-}
+// How gemm_vectors.wgsl loads B where it is a weight as pack.wgsl writes it. gemm_packed_pairs.wgsl and gemm_vectors_rows.wgsl come
+// before this file.
 
 // Sixteen rows of one column of op(B).
 struct Column { q0: vec4<f32>, q1: vec4<f32>, q2: vec4<f32>, q3: vec4<f32> }

@@ -34,7 +34,7 @@ struct Args {
     /// With burn, whose first calls take minutes
     #[arg(long)]
     burn: bool,
-    /// A program that Retto is started by, with its arguments: another driver's, say
+    /// A program that Retto and burn are started by, with its arguments: another driver's, say
     #[arg(long, value_name = "COMMAND", default_value = "")]
     runner: String,
     /// Where the same is written as JSON

@@ -70,7 +70,7 @@ pub fn gemm(base: &Shape, options: &Options) -> Vec<Table> {
         peer::python("onnxruntime", &base.folder, &["--peer", "onnxruntime"]),
     ];
     if options.burn {
-        peers.push(peer::burn(&base.folder));
+        peers.push(peer::burn(&base.folder, &options.runner));
     }
     let ceiling = peers[0].ask(&json!({ "task": "ceiling", "seconds": options.seconds }));
     let ceiling = ceiling.map(|answer| {
@@ -147,7 +147,7 @@ fn fill_peers(shape: &Shape, options: &Options) -> Vec<Peer> {
         peers.push(peer::python(&label, &shape.folder, &[&transformers[..], &["--mode", mode]].concat()));
     }
     if options.burn {
-        peers.push(peer::burn(&shape.folder));
+        peers.push(peer::burn(&shape.folder, &options.runner));
     }
     peers
 }
@@ -192,7 +192,7 @@ pub fn adapt(shape: &Shape, options: &Options) -> Vec<Table> {
         peer::python("transformers", &shape.folder, &["--peer", "transformers"]),
     ];
     if options.burn {
-        peers.push(peer::burn(&shape.folder));
+        peers.push(peer::burn(&shape.folder, &options.runner));
     }
     let on_cuda = peers[1].about()["cuda"].is_string();
     let mut table = Table::new(format!("adapt, {}, lines in batches of 32", shape.name), "tokens/s", &labels(&peers));

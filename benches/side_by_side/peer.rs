@@ -134,13 +134,13 @@ pub fn python_path() -> Option<&'static Path> {
     path.exists().then_some(path)
 }
 
-/// burn's worker, where scripts/bench-peers.sh built it.
-pub fn burn(model: &Path) -> Peer {
+/// burn's worker, where scripts/bench-peers.sh built it; on the adapter that Retto is measured on.
+pub fn burn(model: &Path, runner: &[String]) -> Peer {
     let program = Path::new("target/burn/release/burn-peer");
     if !program.exists() {
         return Peer::absent("burn", "not built: scripts/bench-peers.sh --burn does it");
     }
-    let mut command = Command::new(program);
+    let mut command = under(runner, program.as_os_str());
     command.arg("--model").arg(model);
     Peer::start("burn", command)
 }

@@ -49,6 +49,11 @@ impl Form {
         }
     }
 
+    /// Whether B is stored \[n,k\].
+    pub(crate) fn transposes_b(self) -> bool {
+        self.is_linear() || matches!(self, Self::TransposedAdd)
+    }
+
     pub(crate) fn is_linear(self) -> bool {
         matches!(self, Self::Linear | Self::LinearGelu | Self::LinearGeluNew | Self::LinearRelu)
     }
@@ -193,7 +198,7 @@ mod tests {
     }
 
     /// Odd shapes, and some that are multiples of two and of four, on which all kernels have to agree.
-    const SHAPES: [[usize; 3]; 13] = [
+    const SHAPES: [[usize; 3]; 16] = [
         [1, 1, 1],
         [13, 7, 37],
         [64, 64, 16],
@@ -207,6 +212,9 @@ mod tests {
         [5, 2, 2],
         [29, 30, 46],
         [132, 260, 20],
+        [24, 40, 56],
+        [7, 33, 8],
+        [48, 20, 13],
     ];
 
     /// With A and B in f32, or in f16: then the twin gets the rounded values, and agrees as closely.
@@ -278,13 +286,13 @@ mod tests {
     #[test]
     fn all_kernels_give_the_same_bits() {
         let gpu = crate::gpu::test_gpu();
-        for form in FORMS {
-            let case = Case::new(form, [21, 44, 36], false);
+        for (form, shape) in FORMS.into_iter().flat_map(|form| [(form, [21, 44, 36]), (form, [24, 48, 40])]) {
+            let case = Case::new(form, shape, false);
             let usable = TILINGS.iter().filter(|tiling| tiling.runs_on(&gpu) && tiling.fits(form, case.sizes));
             let of = |tiling: &'static Tiling| Some((tiling.name, case.got(&gpu, tiling, tiling.kernel?, false)));
             let all: Vec<_> = usable.filter_map(of).collect();
             for (name, values) in &all {
-                assert!(*values == all[0].1, "{name} {form:?}");
+                assert!(*values == all[0].1, "{name} {form:?} {shape:?}");
             }
         }
     }

@@ -72,6 +72,9 @@ const VECTORS: &[Constants] = variants!(
     ["ROWS", "TWICE"]
 );
 
+/// 8 rows and 16.
+const EIGHTS: &[Constants] = variants!(&[[0.0], [1.0]], ["TWICE"]);
+
 /// DOWN, ACROSS, HEIGHT, WIDTH and DEPTH of the kernels in blocks.
 pub(super) const BLOCKS: &[[f64; 5]] = &[
     [16.0, 4.0, 1.0, 4.0, 64.0],
@@ -199,6 +202,26 @@ pub(super) static BLOCK_PACKED: [Kernel; 2] = packed!(
 );
 pub(super) static PAIRS: Kernel =
     kernel!("gemm_pairs", concat!(shader!("unscaled"), shader!("c")), "gemm_pairs", PLAIN);
+/// Where B is stored transposed, and where it is not.
+pub(super) static EIGHTS_ALONG: Kernel = kernel!(
+    "gemm_eights_along",
+    concat!(shader!("unscaled"), shader!("c"), shader!("vectors_block"), shader!("eights_along")),
+    "gemm_eights",
+    EIGHTS
+);
+pub(super) static EIGHTS_ACROSS: Kernel = kernel!(
+    "gemm_eights_across",
+    concat!(shader!("unscaled"), shader!("c"), shader!("vectors_block"), shader!("eights_across")),
+    "gemm_eights",
+    EIGHTS
+);
+pub(super) static EIGHTS_PACKED: [Kernel; 2] = packed!(
+    "gemm_eights_packed_f16",
+    "gemm_eights_packed_i8",
+    concat!(shader!("c"), shader!("packed_pairs"), shader!("vectors_block"), shader!("eights_packed")),
+    "gemm_eights",
+    EIGHTS
+);
 pub(super) static VECTOR: Kernel = kernel!(
     "gemm_vectors",
     concat!(
@@ -214,7 +237,13 @@ pub(super) static VECTOR: Kernel = kernel!(
 pub(super) static VECTOR_PACKED: [Kernel; 2] = packed!(
     "gemm_vectors_packed_f16",
     "gemm_vectors_packed_i8",
-    concat!(shader!("c"), shader!("vectors_block"), shader!("vectors_rows"), shader!("vectors_packed")),
+    concat!(
+        shader!("c"),
+        shader!("packed_pairs"),
+        shader!("vectors_block"),
+        shader!("vectors_rows"),
+        shader!("vectors_packed")
+    ),
     "gemm_vectors",
     VECTORS
 );
@@ -259,7 +288,7 @@ pub(super) static COOPERATIVE_16_LARGE: Kernel = cooperative!("gemm_cooperative_
 
 /// Every kernel of the family, for the test that translates all shaders.
 #[cfg(test)]
-pub(crate) static KERNELS: [&Kernel; 21] = [
+pub(crate) static KERNELS: [&Kernel; 25] = [
     &TILED,
     &TILED_F16,
     &TILED_PACKED[0],
@@ -273,6 +302,10 @@ pub(crate) static KERNELS: [&Kernel; 21] = [
     &BLOCK_PACKED[0],
     &BLOCK_PACKED[1],
     &PAIRS,
+    &EIGHTS_ALONG,
+    &EIGHTS_ACROSS,
+    &EIGHTS_PACKED[0],
+    &EIGHTS_PACKED[1],
     &VECTOR,
     &VECTOR_F16,
     &VECTOR_PACKED[0],

@@ -6,7 +6,8 @@
 use super::gemm::{FORMS, Form, Sizes};
 use super::gemm_kernels::{
     BLOCK, BLOCK_F16, BLOCK_PACKED, BLOCKS, COOPERATIVE_8, COOPERATIVE_8_LARGE, COOPERATIVE_16, COOPERATIVE_16_LARGE,
-    PAIRS, SUBGROUP, SUBGROUP_F16, SUBGROUP_PACKED, TILED, TILED_F16, TILED_PACKED, VECTOR, VECTOR_F16, VECTOR_PACKED,
+    EIGHTS_ACROSS, EIGHTS_ALONG, EIGHTS_PACKED, PAIRS, SUBGROUP, SUBGROUP_F16, SUBGROUP_PACKED, TILED, TILED_F16,
+    TILED_PACKED, VECTOR, VECTOR_F16, VECTOR_PACKED,
 };
 use crate::gpu::{Gpu, Kernel, Packing};
 
@@ -27,6 +28,8 @@ pub(crate) struct Tiling {
     pub(crate) columns: usize,
     /// The lengths of A's rows and of B's, as stored, have to be multiples of these.
     granules: [u32; 2],
+    /// Whether B has to be stored transposed, or has not to be, where that makes a difference.
+    transposed: Option<bool>,
     runs_on: fn(&Gpu) -> bool,
 }
 
@@ -62,7 +65,23 @@ const fn vectors_tiling(name: &'static str, which: usize, rows: usize) -> Tiling
         rows,
         columns: 64,
         granules: [2, 4],
+        transposed: None,
         runs_on: takes_arrays_apart,
+    }
+}
+
+const fn eights_tiling(name: &'static str, transposed: bool, which: usize) -> Tiling {
+    Tiling {
+        name,
+        kernel: Some(if transposed { &EIGHTS_ALONG } else { &EIGHTS_ACROSS }),
+        half: None,
+        packed: if transposed { Some(&EIGHTS_PACKED) } else { None },
+        first_variant: which * FORMS.len(),
+        rows: 8 * (which + 1),
+        columns: 32,
+        granules: if transposed { [8, 8] } else { [8, 4] },
+        transposed: Some(transposed),
+        runs_on: |gpu| has_subgroups_of_8(gpu) && gpu.has_int64(),
     }
 }
 
@@ -78,6 +97,7 @@ const fn blocks_tiling(name: &'static str, which: usize) -> Tiling {
         rows: (down * height) as usize,
         columns: (across * width) as usize,
         granules: [2, 2],
+        transposed: None,
         runs_on: |_| true,
     }
 }
@@ -94,12 +114,13 @@ macro_rules! cooperative_tiling {
             rows: 2 * $span * $edge,
             columns: 2 * $span * $edge,
             granules: [2, 2],
+            transposed: None,
             runs_on: |gpu| has_cooperative(gpu, $edge, $lanes),
         }
     };
 }
 
-pub(crate) static TILINGS: [Tiling; 22] = [
+pub(crate) static TILINGS: [Tiling; 25] = [
     Tiling {
         name: "tiled",
         kernel: Some(&TILED),
@@ -109,6 +130,7 @@ pub(crate) static TILINGS: [Tiling; 22] = [
         rows: 64,
         columns: 64,
         granules: [1, 1],
+        transposed: None,
         runs_on: |_| true,
     },
     blocks_tiling("blocks-16", 0),
@@ -124,6 +146,7 @@ pub(crate) static TILINGS: [Tiling; 22] = [
         rows: 16,
         columns: 128,
         granules: [1, 1],
+        transposed: None,
         runs_on: has_subgroups_of_8,
     },
     Tiling {
@@ -135,8 +158,12 @@ pub(crate) static TILINGS: [Tiling; 22] = [
         rows: 16,
         columns: 32,
         granules: [1, 2],
+        transposed: None,
         runs_on: |gpu| has_subgroups_of_8(gpu) && gpu.has_int64(),
     },
+    eights_tiling("eights-8", true, 0),
+    eights_tiling("eights-16", true, 1),
+    eights_tiling("eights-across", false, 1),
     vectors_tiling("vectors-4", 0, 4),
     vectors_tiling("vectors-8", 1, 8),
     vectors_tiling("vectors-12", 2, 12),
@@ -176,10 +203,7 @@ impl Tiling {
             _ => [sizes.k, sizes.k],
         };
         rows.iter().zip(self.granules).all(|(row, granule)| row.is_multiple_of(granule))
-    }
-
-    fn is_of_vectors(&self) -> bool {
-        self.name.starts_with("vectors")
+            && self.transposed.is_none_or(|transposed| transposed == form.transposes_b())
     }
 
     /// Whether it is worth measuring there on so many rows: not where half of its tile would be beyond the end, nor of a size that is
@@ -188,6 +212,7 @@ impl Tiling {
     pub(crate) fn is_for(&self, gpu: &Gpu, rows: Rows) -> bool {
         let fits = self.rows <= (rows.typical().m as usize).next_multiple_of(16);
         match self.name {
+            name if name.starts_with("eights") => fits && gpu.is_software() && !takes_arrays_apart(gpu),
             "subgroup" | "pairs" => rows != Rows::Plenty,
             name if name.starts_with("vectors") => fits && rows != Rows::Plenty && [4, 16, 32, 64].contains(&self.rows),
             name if name.starts_with("blocks") => fits && !gpu.is_software(),
@@ -196,15 +221,15 @@ impl Tiling {
         }
     }
 
-    /// Of the kernels of vectors with tiles as high as this one's or lower, that which computes least beyond the end. Only for
-    /// the few rows of queries, as each of them has to be compiled.
+    /// Of the kernels of its kind with tiles as high as this one's or lower, that which computes least beyond the end. Only for the
+    /// few rows of queries, as each of them has to be compiled.
     fn cut_to(&'static self, form: Form, m: usize) -> &'static Self {
-        if !self.is_of_vectors() || !form.is_linear() || m > 64 {
-            return self;
-        }
+        let kind = ["vectors", "eights"].into_iter().find(|kind| self.name.starts_with(kind));
+        let Some(kind) = kind.filter(|_| form.is_linear() && m <= 64) else { return self };
         // Reading B takes as long as multiplying it with eight rows: measured.
         let cost = |tiling: &&Self| m.div_ceil(tiling.rows) * (tiling.rows + 8);
-        let lower = TILINGS.iter().filter(|other| other.is_of_vectors() && other.rows <= self.rows);
+        let alike = |other: &&Self| other.name.starts_with(kind) && other.transposed == self.transposed;
+        let lower = TILINGS.iter().filter(alike).filter(|other| other.rows <= self.rows);
         lower.min_by_key(cost).unwrap_or(self)
     }
 }
@@ -285,7 +310,8 @@ fn preferred(is_software: bool, mesa: Option<u32>, rows: Rows) -> &'static [&'st
         (true, true, Rows::Few) => &["vectors-16", "subgroup", "tiled"],
         (true, true, Rows::Some) => &["vectors-32", "subgroup", "tiled"],
         (true, true, Rows::Many | Rows::Plenty) => &["vectors-64", "subgroup", "tiled"],
-        (true, false, _) => &["pairs", "subgroup", "tiled"],
+        (true, false, Rows::Blanks) => &["eights-8", "eights-across", "pairs", "subgroup", "tiled"],
+        (true, false, _) => &["eights-16", "eights-across", "pairs", "subgroup", "tiled"],
         (false, _, Rows::Blanks | Rows::Few) => &["blocks-16", "tiled"],
         (false, _, Rows::Some) => &["blocks-32", "tiled"],
         (false, _, Rows::Many) => {
@@ -354,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn tiles_of_vectors_are_cut_to_the_rows_of_queries() {
+    fn tiles_are_cut_to_the_rows_of_queries() {
         let named = |name: &str| TILINGS.iter().find(|tiling| tiling.name == name).unwrap();
         for (chosen, rows, cut) in [
             ("vectors-16", 5, "vectors-8"),
@@ -369,6 +395,8 @@ mod tests {
             // No higher than what was chosen, and of vectors alone.
             ("vectors-4", 12, "vectors-4"),
             ("pairs", 12, "pairs"),
+            ("eights-16", 8, "eights-8"),
+            ("eights-16", 12, "eights-16"),
         ] {
             assert_eq!(named(chosen).cut_to(Form::Linear, rows).name, cut, "{chosen} for {rows} rows");
             assert_eq!(named(chosen).cut_to(Form::InputGradient, rows).name, chosen);

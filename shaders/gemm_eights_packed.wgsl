@@ -1,0 +1,22 @@
+// How gemm_eights.wgsl loads B where it is a weight as pack.wgsl writes it. gemm_packed_pairs.wgsl comes before this file.
+
+// Eight rows of one column of op(B).
+fn load_eight(column: u32, k: u32) -> mat2x4<f32> {
+    let start = min(column, sizes.n - 1u) * pairs_of_a_row();
+    if BITS == 16u {
+        return mat2x4<f32>(four_halves(b[start + k / 4u]), four_halves(b[start + k / 4u + 1u]));
+    }
+    let x = b[start + k / 8u];
+    return mat2x4<f32>(four_bytes(u32(x)), four_bytes(u32(x >> 32u)));
+}
+
+// Four columns of them. Columns beyond the end repeat the last one, and are not stored.
+fn load_block(k: u32, column: u32) -> Block {
+    let p = load_eight(column, k);
+    let q = load_eight(column + 1u, k);
+    let r = load_eight(column + 2u, k);
+    let s = load_eight(column + 3u, k);
+    let upper = transpose(mat4x4<f32>(p[0], q[0], r[0], s[0]));
+    let lower = transpose(mat4x4<f32>(p[1], q[1], r[1], s[1]));
+    return Block(upper[0], upper[1], upper[2], upper[3], lower[0], lower[1], lower[2], lower[3]);
+}
