@@ -23,8 +23,10 @@ const LOWEST = -3.4e38;
 @group(0) @binding(0) var<storage, read> blocks: array<vec4<u32>>; // first row, rows, start and end of the sequence
 @group(0) @binding(1) var<storage, read> qkv: array<f32>; // [tokens, 3 heads head_size]: all Q, all K, all V
 
-var<workgroup> p: array<f32, 512>; // [ROWS, PIECE]
-var<workgroup> ds: array<f32, 512>;
+var<workgroup> scores: array<f32, 512>; // [ROWS, PIECE]
+// Of all rows of a block at once: one load for four.
+var<workgroup> p: array<vec4<f32>, PIECE>;
+var<workgroup> ds: array<vec4<f32>, PIECE>;
 var<workgroup> part: array<f32, 64>;
 var<workgroup> row_value: array<f32, 4>;
 
@@ -101,23 +103,23 @@ fn forward(
                 s = fma(vec4<f32>(qkv[at0 + d], qkv[at1 + d], qkv[at2 + d], qkv[at3 + d]), vec4<f32>(qkv[key + d]), s);
             }
             s *= sizes.scale;
-            p[j] = s.x;
-            p[PIECE + j] = s.y;
-            p[2u * PIECE + j] = s.z;
-            p[3u * PIECE + j] = s.w;
+            scores[j] = s.x;
+            scores[PIECE + j] = s.y;
+            scores[2u * PIECE + j] = s.z;
+            scores[3u * PIECE + j] = s.w;
         }
         workgroupBarrier();
         var m = largest;
         for (var j = lane; j < count; j += LANES) {
-            m = max(m, p[row * PIECE + j]);
+            m = max(m, scores[row * PIECE + j]);
         }
         m = reduce_max(thread, m);
         var sum = 0.0;
         for (var j = lane; j < count; j += LANES) {
-            let e = exp(p[row * PIECE + j] - m);
-            p[row * PIECE + j] = e;
+            let e = exp(scores[row * PIECE + j] - m);
+            scores[row * PIECE + j] = e;
             if DROPOUT {
-                p[row * PIECE + j] = e * kept(keys_forward[min(block.x + row, last)], head, start + j - block.z);
+                scores[row * PIECE + j] = e * kept(keys_forward[min(block.x + row, last)], head, start + j - block.z);
             }
             sum += e;
         }
@@ -127,11 +129,14 @@ fn forward(
             row_value[row] = rescale;
         }
         total = total * rescale + reduce_sum(thread, sum);
+        for (var j = thread; j < count; j += 64u) {
+            p[j] = vec4<f32>(scores[j], scores[PIECE + j], scores[2u * PIECE + j], scores[3u * PIECE + j]);
+        }
+        workgroupBarrier();
         if column < sizes.head_size {
             acc *= vec4<f32>(row_value[0], row_value[1], row_value[2], row_value[3]);
             for (var j = 0u; j < count; j++) {
-                let weights = vec4<f32>(p[j], p[PIECE + j], p[2u * PIECE + j], p[3u * PIECE + j]);
-                acc = fma(weights, vec4<f32>(qkv[(start + j) * stride + v0 + column]), acc);
+                acc = fma(p[j], vec4<f32>(qkv[(start + j) * stride + v0 + column]), acc);
             }
         }
         workgroupBarrier();
@@ -226,16 +231,12 @@ fn backward_query(
                 );
             }
             let g = exp(s * sizes.scale - lses) * (dp - deltas) * sizes.scale;
-            ds[j] = g.x;
-            ds[PIECE + j] = g.y;
-            ds[2u * PIECE + j] = g.z;
-            ds[3u * PIECE + j] = g.w;
+            ds[j] = g;
         }
         workgroupBarrier();
         if column < sizes.head_size {
             for (var j = 0u; j < count; j++) {
-                let weights = vec4<f32>(ds[j], ds[PIECE + j], ds[2u * PIECE + j], ds[3u * PIECE + j]);
-                acc = fma(weights, vec4<f32>(qkv[(start + j) * stride + k0 + column]), acc);
+                acc = fma(ds[j], vec4<f32>(qkv[(start + j) * stride + k0 + column]), acc);
             }
         }
         workgroupBarrier();
@@ -307,22 +308,14 @@ fn backward_key(
             }
             let g = probability * (dp * mask - delta_in[l]) * sizes.scale;
             probability *= mask;
-            p[j] = probability.x;
-            p[PIECE + j] = probability.y;
-            p[2u * PIECE + j] = probability.z;
-            p[3u * PIECE + j] = probability.w;
-            ds[j] = g.x;
-            ds[PIECE + j] = g.y;
-            ds[2u * PIECE + j] = g.z;
-            ds[3u * PIECE + j] = g.w;
+            p[j] = probability;
+            ds[j] = g;
         }
         workgroupBarrier();
         if column < sizes.head_size {
             for (var j = 0u; j < count; j++) {
-                let probabilities = vec4<f32>(p[j], p[PIECE + j], p[2u * PIECE + j], p[3u * PIECE + j]);
-                let gradients = vec4<f32>(ds[j], ds[PIECE + j], ds[2u * PIECE + j], ds[3u * PIECE + j]);
-                dv = fma(probabilities, vec4<f32>(dcontext[(start + j) * hidden + q0 + column]), dv);
-                dk = fma(gradients, vec4<f32>(qkv[(start + j) * stride + q0 + column]), dk);
+                dv = fma(p[j], vec4<f32>(dcontext[(start + j) * hidden + q0 + column]), dv);
+                dk = fma(ds[j], vec4<f32>(qkv[(start + j) * stride + q0 + column]), dk);
             }
         }
         workgroupBarrier();

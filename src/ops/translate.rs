@@ -15,6 +15,7 @@ const OTHERS: &[&Kernel] = &[
     &super::adamw::SUM_OF_SQUARES,
     &super::adamw::CLIP,
     &super::adamw::ADAMW,
+    &super::adamw::ADAMW_FOURS,
     &super::attention::ANY.forward,
     &super::attention::ANY.backward_query,
     &super::attention::ANY.backward_key,
