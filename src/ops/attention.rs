@@ -1,7 +1,7 @@
 //! Multi-head self-attention over packed sequences, each attending to itself alone.
 
 use super::dropout::Dropout;
-use super::tilings::takes_arrays_apart;
+use super::tilings::{has_subgroups_of_8, takes_arrays_apart};
 use crate::error::Result;
 use crate::gpu::{Constants, Gpu, Kernel, Pass, Tensor, spread};
 
@@ -9,6 +9,8 @@ const SOURCE: &str = concat!(include_str!("../../shaders/random.wgsl"), include_
 const VARIANTS: &[Constants] = &[&[("DROPOUT", 0.0)], &[("DROPOUT", 1.0)]];
 const VECTORS: &str =
     concat!(include_str!("../../shaders/random.wgsl"), include_str!("../../shaders/attention_vectors.wgsl"));
+const EIGHTS_SOURCE: &str =
+    concat!(include_str!("../../shaders/random.wgsl"), include_str!("../../shaders/attention_eights.wgsl"));
 /// The heads of nearly every BERT.
 const VECTOR_HEADS: [usize; 2] = [32, 64];
 const VECTOR_VARIANTS: &[Constants] = &[
@@ -35,6 +37,7 @@ const fn kernels(file: &'static str, source: &'static str, variants: &'static [C
 
 pub(crate) static ANY: Kernels = kernels("attention", SOURCE, VARIANTS);
 pub(crate) static OF_VECTORS: Kernels = kernels("attention_vectors", VECTORS, VECTOR_VARIANTS);
+pub(crate) static OF_EIGHTS: Kernels = kernels("attention_eights", EIGHTS_SOURCE, VECTOR_VARIANTS);
 
 /// The ways to compute it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +46,21 @@ pub(crate) enum Way {
     Any,
     /// A row a lane, for software adapters and heads of [`VECTOR_HEADS`], of which this is the index.
     Vectors(usize),
+    /// Eight numbers of a row a lane, likewise.
+    Eights(usize),
 }
 
 impl Way {
-    /// The faster one, for heads of this size.
+    /// The fastest one, for heads of this size.
     pub(crate) fn of(gpu: &Gpu, head_size: usize) -> Self {
-        if gpu.is_software() { Self::vectors(gpu, head_size) } else { None }.unwrap_or(Self::Any)
+        let ways = [Self::vectors(gpu, head_size), Self::eights(gpu, head_size)];
+        ways.into_iter().flatten().find(|_| gpu.is_software()).unwrap_or(Self::Any)
+    }
+
+    /// [`Way::Eights`], where they can be had.
+    pub(crate) fn eights(gpu: &Gpu, head_size: usize) -> Option<Self> {
+        let index = VECTOR_HEADS.iter().position(|&size| size == head_size)?;
+        (has_subgroups_of_8(gpu) && gpu.has_int64()).then_some(Self::Eights(index))
     }
 
     /// [`Way::Vectors`], where they can be had.
@@ -57,10 +69,10 @@ impl Way {
         takes_arrays_apart(gpu).then_some(Self::Vectors(index))
     }
 
-    /// Rows of one sequence that a workgroup takes; of the shader of [`Way::Any`] its `ROWS`.
+    /// Rows of one sequence that a workgroup takes; of the shaders of others than [`Way::Vectors`] as many as a vec4 has.
     fn rows(self) -> u32 {
         match self {
-            Self::Any => 4,
+            Self::Any | Self::Eights(_) => 4,
             Self::Vectors(_) => 16,
         }
     }
@@ -69,13 +81,14 @@ impl Way {
         match self {
             Self::Any => &ANY,
             Self::Vectors(_) => &OF_VECTORS,
+            Self::Eights(_) => &OF_EIGHTS,
         }
     }
 
     pub(crate) fn variant(self, has_dropout: bool) -> usize {
         match self {
             Self::Any => usize::from(has_dropout),
-            Self::Vectors(head) => 2 * head + usize::from(has_dropout),
+            Self::Vectors(head) | Self::Eights(head) => 2 * head + usize::from(has_dropout),
         }
     }
 }
@@ -326,7 +339,8 @@ mod tests {
         // As for cooperative matrices: on the one software adapter that has them, none may be left out in silence.
         let vectors = Way::vectors(&gpu, 64);
         assert!(vectors.is_some() || std::env::var_os("RETTO_NEEDS_COOPERATIVE").is_none());
-        let ways = |shape| [Some(Way::Any), Way::vectors(&gpu, shape)].into_iter().flatten();
+        let ways = |size| [Some(Way::Any), Way::vectors(&gpu, size), Way::eights(&gpu, size)].into_iter().flatten();
+        assert!(!gpu.is_software() || Way::eights(&gpu, 64).is_some());
         for (shape, way) in shapes.iter().flat_map(|shape| ways(shape.head_size).map(move |way| (shape, way))) {
             let (tokens, hidden) = (shape.tokens(), shape.hidden());
             let Shape { cu_seqlens, heads, head_size, probability } = shape;

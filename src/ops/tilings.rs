@@ -34,7 +34,7 @@ pub(crate) struct Tiling {
 }
 
 /// At least 8 lanes that hand values round.
-fn has_subgroups_of_8(gpu: &Gpu) -> bool {
+pub(super) fn has_subgroups_of_8(gpu: &Gpu) -> bool {
     gpu.has_subgroups() && gpu.adapter().subgroup_min_size >= 8
 }
 
