@@ -1,6 +1,6 @@
-// The attention of attention.wgsl for software Vulkan of the years before 2026, and heads of 32 or 64 numbers.
+// The attention of attention.wgsl for software Vulkan, and heads of 32 or 64 numbers.
 //
-// There a load is a loop over the lanes, of whatever width, and a barrier a switch between vectors. Here a workgroup is one vector of 8
+// There a load is a gather, or until 2026 a loop over the lanes, whatever its width, and a barrier a switch between vectors. Here a workgroup is one vector of 8
 // lanes and takes four rows of one sequence and one head. Of each a lane holds eight numbers; what is on the other side of P comes
 // eight rows at a time, a lane owning one, to multiply with all four, which are handed round by broadcasts. Results are
 // held as the rows are: a lane has eight columns.

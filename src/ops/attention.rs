@@ -1,19 +1,17 @@
 //! Multi-head self-attention over packed sequences, each attending to itself alone.
 
 use super::dropout::Dropout;
-use super::tilings::{has_subgroups_of_8, takes_arrays_apart};
+use super::tilings::has_subgroups_of_8;
 use crate::error::Result;
 use crate::gpu::{Constants, Gpu, Kernel, Pass, Tensor, spread};
 
 const SOURCE: &str = concat!(include_str!("../../shaders/random.wgsl"), include_str!("../../shaders/attention.wgsl"));
 const VARIANTS: &[Constants] = &[&[("DROPOUT", 0.0)], &[("DROPOUT", 1.0)]];
-const VECTORS: &str =
-    concat!(include_str!("../../shaders/random.wgsl"), include_str!("../../shaders/attention_vectors.wgsl"));
 const EIGHTS_SOURCE: &str =
     concat!(include_str!("../../shaders/random.wgsl"), include_str!("../../shaders/attention_eights.wgsl"));
 /// The heads of nearly every BERT.
-const VECTOR_HEADS: [usize; 2] = [32, 64];
-const VECTOR_VARIANTS: &[Constants] = &[
+const HEADS: [usize; 2] = [32, 64];
+const EIGHTS_VARIANTS: &[Constants] = &[
     &[("HEAD_SIZE", 32.0), ("DROPOUT", 0.0)],
     &[("HEAD_SIZE", 32.0), ("DROPOUT", 1.0)],
     &[("HEAD_SIZE", 64.0), ("DROPOUT", 0.0)],
@@ -36,51 +34,32 @@ const fn kernels(file: &'static str, source: &'static str, variants: &'static [C
 }
 
 pub(crate) static ANY: Kernels = kernels("attention", SOURCE, VARIANTS);
-pub(crate) static OF_VECTORS: Kernels = kernels("attention_vectors", VECTORS, VECTOR_VARIANTS);
-pub(crate) static OF_EIGHTS: Kernels = kernels("attention_eights", EIGHTS_SOURCE, VECTOR_VARIANTS);
+pub(crate) static OF_EIGHTS: Kernels = kernels("attention_eights", EIGHTS_SOURCE, EIGHTS_VARIANTS);
 
 /// The ways to compute it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     /// Any head, on any adapter.
     Any,
-    /// A row a lane, for software adapters and heads of [`VECTOR_HEADS`], of which this is the index.
-    Vectors(usize),
-    /// Eight numbers of a row a lane, likewise.
+    /// Eight numbers of a row a lane, for software adapters and heads of [`HEADS`], of which this is the index.
     Eights(usize),
 }
 
 impl Way {
-    /// The fastest one, for heads of this size.
+    /// The faster one, for heads of this size.
     pub(crate) fn of(gpu: &Gpu, head_size: usize) -> Self {
-        let ways = [Self::vectors(gpu, head_size), Self::eights(gpu, head_size)];
-        ways.into_iter().flatten().find(|_| gpu.is_software()).unwrap_or(Self::Any)
+        if gpu.is_software() { Self::eights(gpu, head_size) } else { None }.unwrap_or(Self::Any)
     }
 
     /// [`Way::Eights`], where they can be had.
     pub(crate) fn eights(gpu: &Gpu, head_size: usize) -> Option<Self> {
-        let index = VECTOR_HEADS.iter().position(|&size| size == head_size)?;
+        let index = HEADS.iter().position(|&size| size == head_size)?;
         (has_subgroups_of_8(gpu) && gpu.has_int64()).then_some(Self::Eights(index))
-    }
-
-    /// [`Way::Vectors`], where they can be had.
-    pub(crate) fn vectors(gpu: &Gpu, head_size: usize) -> Option<Self> {
-        let index = VECTOR_HEADS.iter().position(|&size| size == head_size)?;
-        takes_arrays_apart(gpu).then_some(Self::Vectors(index))
-    }
-
-    /// Rows of one sequence that a workgroup takes; of the shaders of others than [`Way::Vectors`] as many as a vec4 has.
-    fn rows(self) -> u32 {
-        match self {
-            Self::Any | Self::Eights(_) => 4,
-            Self::Vectors(_) => 16,
-        }
     }
 
     pub(crate) fn kernels(self) -> &'static Kernels {
         match self {
             Self::Any => &ANY,
-            Self::Vectors(_) => &OF_VECTORS,
             Self::Eights(_) => &OF_EIGHTS,
         }
     }
@@ -88,10 +67,13 @@ impl Way {
     pub(crate) fn variant(self, has_dropout: bool) -> usize {
         match self {
             Self::Any => usize::from(has_dropout),
-            Self::Vectors(head) | Self::Eights(head) => 2 * head + usize::from(has_dropout),
+            Self::Eights(head) => 2 * head + usize::from(has_dropout),
         }
     }
 }
+
+/// Rows of one sequence that a workgroup takes: as many as a vec4 has numbers.
+const ROWS: u32 = 4;
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -114,7 +96,7 @@ pub(crate) struct Blocks {
 
 impl Blocks {
     pub(crate) fn upload(pass: &mut Pass, way: Way, cu_seqlens: &[u32]) -> Result<Self> {
-        let list = blocks(cu_seqlens, way.rows());
+        let list = blocks(cu_seqlens, ROWS);
         Ok(Self { way, list: pass.upload(&[list.len(), 4], &list)? })
     }
 }
@@ -165,7 +147,7 @@ impl Attention<'_> {
 
     fn grid(&self) -> [usize; 3] {
         let [x, y, _] = spread(self.blocks.list.rows());
-        // Of wide heads a workgroup takes a part; vectors are for no head so wide.
+        // Of wide heads a workgroup takes a part; eights are for no head so wide.
         [x, y, self.heads * (self.sizes().head_size as usize).div_ceil(64)]
     }
 }
@@ -336,11 +318,9 @@ mod tests {
             Shape { cu_seqlens: &[0, 17, 30, 165], heads: 1, head_size: 64, probability: 0.0 },
             Shape { cu_seqlens: &[0, 17, 30, 60], heads: 3, head_size: 64, probability: 0.3 },
         ];
-        // As for cooperative matrices: on the one software adapter that has them, none may be left out in silence.
-        let vectors = Way::vectors(&gpu, 64);
-        assert!(vectors.is_some() || std::env::var_os("RETTO_NEEDS_COOPERATIVE").is_none());
-        let ways = |size| [Some(Way::Any), Way::vectors(&gpu, size), Way::eights(&gpu, size)].into_iter().flatten();
+        // What software adapters take is not to be left out in silence.
         assert!(!gpu.is_software() || Way::eights(&gpu, 64).is_some());
+        let ways = |size| [Some(Way::Any), Way::eights(&gpu, size)].into_iter().flatten();
         for (shape, way) in shapes.iter().flat_map(|shape| ways(shape.head_size).map(move |way| (shape, way))) {
             let (tokens, hidden) = (shape.tokens(), shape.hidden());
             let Shape { cu_seqlens, heads, head_size, probability } = shape;

@@ -39,7 +39,7 @@ pub(super) fn has_subgroups_of_8(gpu: &Gpu) -> bool {
 }
 
 /// Mesa before 26 compiles these kernels for minutes, and runs them slowly.
-pub(super) fn takes_arrays_apart(gpu: &Gpu) -> bool {
+fn takes_arrays_apart(gpu: &Gpu) -> bool {
     let old = gpu.adapter().mesa_version().is_some_and(|version| version < 26);
     has_subgroups_of_8(gpu) && gpu.has_int64() && !(old && gpu.is_software())
 }
