@@ -44,7 +44,7 @@ pub struct Adapter {
 impl Adapter {
     /// Whether shaders run on the CPU, and kernels are chosen accordingly.
     pub(crate) fn is_software(&self) -> bool {
-        // So that what GPUs do can be tested where there is none: `make test-next`.
+        // So that what GPUs do can be tested where there is none: `make test-as-gpu`.
         #[cfg(feature = "bench")]
         if std::env::var_os("RETTO_AS_GPU").is_some() {
             return false;
