@@ -319,9 +319,9 @@ fn preferred(is_software: bool, mesa: Option<u32>, rows: Rows) -> &'static [&'st
         }
         (false, _, Rows::Plenty) => &[
             "cooperative-16-large",
-            "cooperative-16",
-            "cooperative-16-of-64",
-            "cooperative-8-of-32",
+            "cooperative-16-of-64-large",
+            "cooperative-8-of-32-large",
+            "cooperative-8-large",
             "blocks-128",
             "tiled",
         ],
