@@ -2,12 +2,8 @@
 //
 // The variant for GPUs, in blocks of several sizes. A workgroup of DOWN x ACROSS threads computes a tile of C, each thread HEIGHT
 // rows and WIDTH columns of it, from tiles of A and B that are staged through workgroup memory, DEPTH deep. Matrices are read in
-// pairs: see gemm_fours.wgsl, which comes before this file, as do how B is read and what becomes of a sum.
+// pairs: see gemm_fours.wgsl, which comes before this file, as do gemm_c.wgsl, how B is read and what becomes of a sum.
 
-override TRANS_A: bool; // A is stored [k, m]
-override TRANS_B: bool; // B is stored [n, k]
-override BIAS: bool; // bias[n] is added
-override ACCUMULATE: bool; // C += instead of C =
 override DOWN: u32;
 override ACROSS: u32;
 override HEIGHT: u32; // 1, 4 or 8
@@ -24,12 +20,6 @@ override FOURS_B = COLUMNS * DEPTH / 4u / THREADS;
 // of four, so that four columns can be read at once.
 override STRIDE_A = ROWS + 4u;
 override STRIDE_B = COLUMNS + 4u;
-
-struct Sizes { m: u32, n: u32, k: u32 }
-
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> c: array<f32>;
-var<immediate> sizes: Sizes;
 
 var<workgroup> tile_a: array<f32, DEPTH * STRIDE_A>; // [DEPTH, ROWS]
 var<workgroup> tile_b: array<f32, DEPTH * STRIDE_B>; // [DEPTH, COLUMNS]
@@ -130,26 +120,10 @@ fn add_right(x: vec4<f32>, z: vec4<f32>, sum: vec4<f32>) -> vec4<f32> {
     return sum;
 }
 
-fn store_four(row: u32, column: u32, sums: vec4<f32>) {
-    for (var j = 0u; j < 4u; j++) {
-        if row < sizes.m && column + j < sizes.n {
-            let at = row * sizes.n + column + j;
-            var value = scaled(sums[j], column + j);
-            if BIAS {
-                value += bias[column + j];
-            }
-            if ACCUMULATE {
-                value += c[at];
-            }
-            c[at] = activated(value);
-        }
-    }
-}
-
-fn store(row: u32, column: u32, sums: vec4<f32>, further: vec4<f32>) {
-    store_four(row, column, sums);
+fn store_row(row: u32, column: u32, sums: vec4<f32>, further: vec4<f32>) {
+    store(row, column, sums);
     if WIDTH == 8u {
-        store_four(row, column + 4u * ACROSS, further);
+        store(row, column + 4u * ACROSS, further);
     }
 }
 
@@ -226,16 +200,16 @@ fn gemm(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     let r = row0 + row;
     let s = column0 + column;
-    store(r, s, l0, r0);
+    store_row(r, s, l0, r0);
     if HEIGHT >= 4u {
-        store(r + 1u, s, l1, r1);
-        store(r + 2u, s, l2, r2);
-        store(r + 3u, s, l3, r3);
+        store_row(r + 1u, s, l1, r1);
+        store_row(r + 2u, s, l2, r2);
+        store_row(r + 3u, s, l3, r3);
     }
     if HEIGHT == 8u {
-        store(r + 4u, s, l4, r4);
-        store(r + 5u, s, l5, r5);
-        store(r + 6u, s, l6, r6);
-        store(r + 7u, s, l7, r7);
+        store_row(r + 4u, s, l4, r4);
+        store_row(r + 5u, s, l5, r5);
+        store_row(r + 6u, s, l6, r6);
+        store_row(r + 7u, s, l7, r7);
     }
 }

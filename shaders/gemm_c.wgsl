@@ -1,5 +1,5 @@
-// What GEMM kernels of one vector of lanes share: their switches and sizes, and how C is written. The host says
-// what becomes of a sum.
+// What GEMM kernels share whose lanes compute four columns at a time: their switches and sizes, and how C is written. The host
+// says what becomes of a sum.
 
 override TRANS_A: bool; // A is stored [k, m]
 override TRANS_B: bool; // B is stored [n, k]

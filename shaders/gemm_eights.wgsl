@@ -13,11 +13,7 @@ override TWICE: bool; // 16 rows instead of 8
 
 @group(0) @binding(0) var<storage, read> a: array<vec4<u64>>; // eight f32
 
-struct Eight { x0: f32, x1: f32, x2: f32, x3: f32, x4: f32, x5: f32, x6: f32, x7: f32 }
-
-fn pair(bits: u64) -> vec2<f32> {
-    return vec2<f32>(bitcast<f32>(u32(bits)), bitcast<f32>(u32(bits >> 32u)));
-}
+struct Eight { low: vec4<f32>, high: vec4<f32> }
 
 // What this lane has of eight rows of op(A) from `row` on and eight columns from `k` on: a row, or a column where A is stored
 // transposed. Rows beyond the end repeat others, and are not stored; columns beyond it are 0.
@@ -27,147 +23,82 @@ fn load_a(row: u32, k: u32, lane: u32) -> Eight {
         at = (min(k + lane, sizes.k - 1u) * sizes.m + min(row, sizes.m - 8u)) / 8u;
     }
     let bits = a[at];
-    var p = vec4<f32>(pair(bits.x), pair(bits.y));
-    var q = vec4<f32>(pair(bits.z), pair(bits.w));
+    let x = Eight(vec4<f32>(pair(bits.x), pair(bits.y)), vec4<f32>(pair(bits.z), pair(bits.w)));
     if TRANS_A {
         let inside = k + lane < sizes.k;
-        p = select(vec4<f32>(), p, inside);
-        q = select(vec4<f32>(), q, inside);
+        return Eight(select(vec4<f32>(), x.low, inside), select(vec4<f32>(), x.high, inside));
     }
-    return Eight(p.x, p.y, p.z, p.w, q.x, q.y, q.z, q.w);
+    return x;
+}
+
+fn row_of(low: vec4<f32>, high: vec4<f32>) -> Row {
+    return Row(
+        vec4<f32>(low.x), vec4<f32>(low.y), vec4<f32>(low.z), vec4<f32>(low.w),
+        vec4<f32>(high.x), vec4<f32>(high.y), vec4<f32>(high.z), vec4<f32>(high.w),
+    );
 }
 
 fn row0(x: Eight) -> Row {
     if TRANS_A {
-        return spread_one(x.x0);
+        return spread_one(x.low.x);
     }
-    return Row(
-        vec4<f32>(subgroupBroadcast(x.x0, 0u)),
-        vec4<f32>(subgroupBroadcast(x.x1, 0u)),
-        vec4<f32>(subgroupBroadcast(x.x2, 0u)),
-        vec4<f32>(subgroupBroadcast(x.x3, 0u)),
-        vec4<f32>(subgroupBroadcast(x.x4, 0u)),
-        vec4<f32>(subgroupBroadcast(x.x5, 0u)),
-        vec4<f32>(subgroupBroadcast(x.x6, 0u)),
-        vec4<f32>(subgroupBroadcast(x.x7, 0u)),
-    );
+    return row_of(subgroupBroadcast(x.low, 0u), subgroupBroadcast(x.high, 0u));
 }
 
 fn row1(x: Eight) -> Row {
     if TRANS_A {
-        return spread_one(x.x1);
+        return spread_one(x.low.y);
     }
-    return Row(
-        vec4<f32>(subgroupBroadcast(x.x0, 1u)),
-        vec4<f32>(subgroupBroadcast(x.x1, 1u)),
-        vec4<f32>(subgroupBroadcast(x.x2, 1u)),
-        vec4<f32>(subgroupBroadcast(x.x3, 1u)),
-        vec4<f32>(subgroupBroadcast(x.x4, 1u)),
-        vec4<f32>(subgroupBroadcast(x.x5, 1u)),
-        vec4<f32>(subgroupBroadcast(x.x6, 1u)),
-        vec4<f32>(subgroupBroadcast(x.x7, 1u)),
-    );
+    return row_of(subgroupBroadcast(x.low, 1u), subgroupBroadcast(x.high, 1u));
 }
 
 fn row2(x: Eight) -> Row {
     if TRANS_A {
-        return spread_one(x.x2);
+        return spread_one(x.low.z);
     }
-    return Row(
-        vec4<f32>(subgroupBroadcast(x.x0, 2u)),
-        vec4<f32>(subgroupBroadcast(x.x1, 2u)),
-        vec4<f32>(subgroupBroadcast(x.x2, 2u)),
-        vec4<f32>(subgroupBroadcast(x.x3, 2u)),
-        vec4<f32>(subgroupBroadcast(x.x4, 2u)),
-        vec4<f32>(subgroupBroadcast(x.x5, 2u)),
-        vec4<f32>(subgroupBroadcast(x.x6, 2u)),
-        vec4<f32>(subgroupBroadcast(x.x7, 2u)),
-    );
+    return row_of(subgroupBroadcast(x.low, 2u), subgroupBroadcast(x.high, 2u));
 }
 
 fn row3(x: Eight) -> Row {
     if TRANS_A {
-        return spread_one(x.x3);
+        return spread_one(x.low.w);
     }
-    return Row(
-        vec4<f32>(subgroupBroadcast(x.x0, 3u)),
-        vec4<f32>(subgroupBroadcast(x.x1, 3u)),
-        vec4<f32>(subgroupBroadcast(x.x2, 3u)),
-        vec4<f32>(subgroupBroadcast(x.x3, 3u)),
-        vec4<f32>(subgroupBroadcast(x.x4, 3u)),
-        vec4<f32>(subgroupBroadcast(x.x5, 3u)),
-        vec4<f32>(subgroupBroadcast(x.x6, 3u)),
-        vec4<f32>(subgroupBroadcast(x.x7, 3u)),
-    );
+    return row_of(subgroupBroadcast(x.low, 3u), subgroupBroadcast(x.high, 3u));
 }
 
 fn row4(x: Eight) -> Row {
     if TRANS_A {
-        return spread_one(x.x4);
+        return spread_one(x.high.x);
     }
-    return Row(
-        vec4<f32>(subgroupBroadcast(x.x0, 4u)),
-        vec4<f32>(subgroupBroadcast(x.x1, 4u)),
-        vec4<f32>(subgroupBroadcast(x.x2, 4u)),
-        vec4<f32>(subgroupBroadcast(x.x3, 4u)),
-        vec4<f32>(subgroupBroadcast(x.x4, 4u)),
-        vec4<f32>(subgroupBroadcast(x.x5, 4u)),
-        vec4<f32>(subgroupBroadcast(x.x6, 4u)),
-        vec4<f32>(subgroupBroadcast(x.x7, 4u)),
-    );
+    return row_of(subgroupBroadcast(x.low, 4u), subgroupBroadcast(x.high, 4u));
 }
 
 fn row5(x: Eight) -> Row {
     if TRANS_A {
-        return spread_one(x.x5);
+        return spread_one(x.high.y);
     }
-    return Row(
-        vec4<f32>(subgroupBroadcast(x.x0, 5u)),
-        vec4<f32>(subgroupBroadcast(x.x1, 5u)),
-        vec4<f32>(subgroupBroadcast(x.x2, 5u)),
-        vec4<f32>(subgroupBroadcast(x.x3, 5u)),
-        vec4<f32>(subgroupBroadcast(x.x4, 5u)),
-        vec4<f32>(subgroupBroadcast(x.x5, 5u)),
-        vec4<f32>(subgroupBroadcast(x.x6, 5u)),
-        vec4<f32>(subgroupBroadcast(x.x7, 5u)),
-    );
+    return row_of(subgroupBroadcast(x.low, 5u), subgroupBroadcast(x.high, 5u));
 }
 
 fn row6(x: Eight) -> Row {
     if TRANS_A {
-        return spread_one(x.x6);
+        return spread_one(x.high.z);
     }
-    return Row(
-        vec4<f32>(subgroupBroadcast(x.x0, 6u)),
-        vec4<f32>(subgroupBroadcast(x.x1, 6u)),
-        vec4<f32>(subgroupBroadcast(x.x2, 6u)),
-        vec4<f32>(subgroupBroadcast(x.x3, 6u)),
-        vec4<f32>(subgroupBroadcast(x.x4, 6u)),
-        vec4<f32>(subgroupBroadcast(x.x5, 6u)),
-        vec4<f32>(subgroupBroadcast(x.x6, 6u)),
-        vec4<f32>(subgroupBroadcast(x.x7, 6u)),
-    );
+    return row_of(subgroupBroadcast(x.low, 6u), subgroupBroadcast(x.high, 6u));
 }
 
 fn row7(x: Eight) -> Row {
     if TRANS_A {
-        return spread_one(x.x7);
+        return spread_one(x.high.w);
     }
-    return Row(
-        vec4<f32>(subgroupBroadcast(x.x0, 7u)),
-        vec4<f32>(subgroupBroadcast(x.x1, 7u)),
-        vec4<f32>(subgroupBroadcast(x.x2, 7u)),
-        vec4<f32>(subgroupBroadcast(x.x3, 7u)),
-        vec4<f32>(subgroupBroadcast(x.x4, 7u)),
-        vec4<f32>(subgroupBroadcast(x.x5, 7u)),
-        vec4<f32>(subgroupBroadcast(x.x6, 7u)),
-        vec4<f32>(subgroupBroadcast(x.x7, 7u)),
-    );
+    return row_of(subgroupBroadcast(x.low, 7u), subgroupBroadcast(x.high, 7u));
 }
 
-fn add(sum: vec4<f32>, x: Row, b: Block) -> vec4<f32> {
-    let s = fma(x.x3, b.y3, fma(x.x2, b.y2, fma(x.x1, b.y1, fma(x.x0, b.y0, sum))));
-    return fma(x.x7, b.y7, fma(x.x6, b.y6, fma(x.x5, b.y5, fma(x.x4, b.y4, s))));
+// Four columns, of each of which there are eight rows.
+fn block_of(p: mat2x4<f32>, q: mat2x4<f32>, r: mat2x4<f32>, s: mat2x4<f32>) -> Block {
+    let upper = transpose(mat4x4<f32>(p[0], q[0], r[0], s[0]));
+    let lower = transpose(mat4x4<f32>(p[1], q[1], r[1], s[1]));
+    return Block(upper[0], upper[1], upper[2], upper[3], lower[0], lower[1], lower[2], lower[3]);
 }
 
 @compute @workgroup_size(8)
@@ -198,24 +129,24 @@ fn gemm(
     for (var k = 0u; k < sizes.k; k += 8u) {
         let y = load_block(k, column);
         let upper = load_a(row, k, lane);
-        c0 = add(c0, row0(upper), y);
-        c1 = add(c1, row1(upper), y);
-        c2 = add(c2, row2(upper), y);
-        c3 = add(c3, row3(upper), y);
-        c4 = add(c4, row4(upper), y);
-        c5 = add(c5, row5(upper), y);
-        c6 = add(c6, row6(upper), y);
-        c7 = add(c7, row7(upper), y);
+        c0 = add_eight(c0, row0(upper), y);
+        c1 = add_eight(c1, row1(upper), y);
+        c2 = add_eight(c2, row2(upper), y);
+        c3 = add_eight(c3, row3(upper), y);
+        c4 = add_eight(c4, row4(upper), y);
+        c5 = add_eight(c5, row5(upper), y);
+        c6 = add_eight(c6, row6(upper), y);
+        c7 = add_eight(c7, row7(upper), y);
         if TWICE {
             let lower = load_a(row + 8u, k, lane);
-            c8 = add(c8, row0(lower), y);
-            c9 = add(c9, row1(lower), y);
-            c10 = add(c10, row2(lower), y);
-            c11 = add(c11, row3(lower), y);
-            c12 = add(c12, row4(lower), y);
-            c13 = add(c13, row5(lower), y);
-            c14 = add(c14, row6(lower), y);
-            c15 = add(c15, row7(lower), y);
+            c8 = add_eight(c8, row0(lower), y);
+            c9 = add_eight(c9, row1(lower), y);
+            c10 = add_eight(c10, row2(lower), y);
+            c11 = add_eight(c11, row3(lower), y);
+            c12 = add_eight(c12, row4(lower), y);
+            c13 = add_eight(c13, row5(lower), y);
+            c14 = add_eight(c14, row6(lower), y);
+            c15 = add_eight(c15, row7(lower), y);
         }
     }
     store(row, column, c0);

@@ -10,11 +10,5 @@ fn load_eight(at: u32) -> mat2x4<f32> {
 // Four columns of eight rows of op(B). Columns beyond the end repeat the last one, and are not stored.
 fn load_block(k: u32, column: u32) -> Block {
     let starts = min(vec4<u32>(column, column + 1u, column + 2u, column + 3u), vec4<u32>(sizes.n - 1u)) * sizes.k + k;
-    let p = load_eight(starts.x);
-    let q = load_eight(starts.y);
-    let r = load_eight(starts.z);
-    let s = load_eight(starts.w);
-    let upper = transpose(mat4x4<f32>(p[0], q[0], r[0], s[0]));
-    let lower = transpose(mat4x4<f32>(p[1], q[1], r[1], s[1]));
-    return Block(upper[0], upper[1], upper[2], upper[3], lower[0], lower[1], lower[2], lower[3]);
+    return block_of(load_eight(starts.x), load_eight(starts.y), load_eight(starts.z), load_eight(starts.w));
 }

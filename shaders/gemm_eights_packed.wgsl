@@ -12,11 +12,10 @@ fn load_eight(column: u32, k: u32) -> mat2x4<f32> {
 
 // Four columns of them. Columns beyond the end repeat the last one, and are not stored.
 fn load_block(k: u32, column: u32) -> Block {
-    let p = load_eight(column, k);
-    let q = load_eight(column + 1u, k);
-    let r = load_eight(column + 2u, k);
-    let s = load_eight(column + 3u, k);
-    let upper = transpose(mat4x4<f32>(p[0], q[0], r[0], s[0]));
-    let lower = transpose(mat4x4<f32>(p[1], q[1], r[1], s[1]));
-    return Block(upper[0], upper[1], upper[2], upper[3], lower[0], lower[1], lower[2], lower[3]);
+    return block_of(
+        load_eight(column, k),
+        load_eight(column + 1u, k),
+        load_eight(column + 2u, k),
+        load_eight(column + 3u, k),
+    );
 }

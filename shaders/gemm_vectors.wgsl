@@ -14,11 +14,6 @@ fn add(sum: vec4<f32>, x: Row, w: Row, b: Blocks) -> vec4<f32> {
     return add_eight(add_eight(sum, x, b.first), w, b.second);
 }
 
-fn add_eight(sum: vec4<f32>, x: Row, b: Block) -> vec4<f32> {
-    let s = fma(x.x3, b.y3, fma(x.x2, b.y2, fma(x.x1, b.y1, fma(x.x0, b.y0, sum))));
-    return fma(x.x7, b.y7, fma(x.x6, b.y6, fma(x.x5, b.y5, fma(x.x4, b.y4, s))));
-}
-
 @compute @workgroup_size(8)
 fn gemm(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -1,4 +1,4 @@
-// What the two ways to load A and B for gemm_vectors.wgsl share.
+// What the GEMM kernels of one vector of lanes share that hand A round by broadcasts: gemm_vectors.wgsl and gemm_eights.wgsl.
 
 // Four columns of eight rows of op(B).
 struct Block {
@@ -27,4 +27,13 @@ fn spread_one(x: f32) -> Row {
         vec4<f32>(subgroupBroadcast(x, 6u)),
         vec4<f32>(subgroupBroadcast(x, 7u)),
     );
+}
+
+fn add_eight(sum: vec4<f32>, x: Row, b: Block) -> vec4<f32> {
+    let s = fma(x.x3, b.y3, fma(x.x2, b.y2, fma(x.x1, b.y1, fma(x.x0, b.y0, sum))));
+    return fma(x.x7, b.y7, fma(x.x6, b.y6, fma(x.x5, b.y5, fma(x.x4, b.y4, s))));
+}
+
+fn pair(bits: u64) -> vec2<f32> {
+    return vec2<f32>(bitcast<f32>(u32(bits)), bitcast<f32>(u32(bits >> 32u)));
 }

@@ -3,10 +3,6 @@
 
 @group(0) @binding(0) var<storage, read> a: array<u64>; // pairs of f32
 
-fn pair(bits: u64) -> vec2<f32> {
-    return vec2<f32>(bitcast<f32>(u32(bits)), bitcast<f32>(u32(bits >> 32u)));
-}
-
 // Two rows of op(A) from column k on, `row` being even. Beyond the last column they are 0; rows beyond the end repeat the last
 // ones, and are not stored.
 fn load_rows(row: u32, k: u32, lane: u32) -> Rows {

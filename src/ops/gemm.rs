@@ -50,11 +50,11 @@ impl Form {
     }
 
     /// Whether B is stored \[n,k\].
-    pub(crate) fn transposes_b(self) -> bool {
+    pub(crate) const fn transposes_b(self) -> bool {
         self.is_linear() || matches!(self, Self::TransposedAdd)
     }
 
-    pub(crate) fn is_linear(self) -> bool {
+    pub(crate) const fn is_linear(self) -> bool {
         matches!(self, Self::Linear | Self::LinearGelu | Self::LinearGeluNew | Self::LinearRelu)
     }
 }

@@ -11,20 +11,19 @@ const fn flag(value: bool) -> f64 {
 const SWITCHES: usize = 5;
 
 const fn switches(form: Form) -> [(&'static str, f64); SWITCHES] {
-    let [a, b, bias, add] = match form {
-        Form::Linear | Form::LinearGelu | Form::LinearGeluNew | Form::LinearRelu => [false, true, true, false],
-        Form::InputGradient => [false, false, false, false],
-        Form::InputGradientAdd => [false, false, false, true],
-        Form::WeightGradient => [true, false, false, true],
-        Form::TransposedAdd => [false, true, false, true],
-    };
     let kind = match form {
         Form::LinearGelu => Activation::Gelu as u8,
         Form::LinearGeluNew => Activation::GeluNew as u8,
         Form::LinearRelu => Activation::Relu as u8,
         _ => activation::NONE,
     };
-    [("TRANS_A", flag(a)), ("TRANS_B", flag(b)), ("BIAS", flag(bias)), ("ACCUMULATE", flag(add)), ("KIND", kind as f64)]
+    [
+        ("TRANS_A", flag(matches!(form, Form::WeightGradient))),
+        ("TRANS_B", flag(form.transposes_b())),
+        ("BIAS", flag(form.is_linear())),
+        ("ACCUMULATE", flag(!form.is_linear() && !matches!(form, Form::InputGradient))),
+        ("KIND", kind as f64),
+    ]
 }
 
 /// For each tile, by the values of these further constants, one variant a form.
@@ -173,7 +172,8 @@ pub(super) static BLOCK: Kernel = kernel!(
         "alias Pair = vec2<f32>;\nalias Two = vec2<f32>;\nalias Four = vec4<f32>;\n",
         shader!("fours"),
         shader!("fours_b"),
-        shader!("unscaled")
+        shader!("unscaled"),
+        shader!("c")
     ),
     "gemm_blocks",
     OF_BLOCKS
@@ -184,7 +184,8 @@ pub(super) static BLOCK_F16: Kernel = kernel!(
         "enable f16;\nalias Pair = vec2<f16>;\nalias Two = vec2<f32>;\nalias Four = vec4<f32>;\n",
         shader!("fours"),
         shader!("fours_b"),
-        shader!("unscaled")
+        shader!("unscaled"),
+        shader!("c")
     ),
     "gemm_blocks",
     OF_BLOCKS
@@ -195,7 +196,8 @@ pub(super) static BLOCK_PACKED: [Kernel; 2] = packed!(
     concat!(
         "alias Pair = vec2<f32>;\nalias Two = vec2<f32>;\nalias Four = vec4<f32>;\n",
         shader!("fours"),
-        shader!("blocks_packed")
+        shader!("blocks_packed"),
+        shader!("c")
     ),
     "gemm_blocks",
     OF_BLOCKS
