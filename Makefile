@@ -62,8 +62,6 @@ test-next: ## the kernels on the newest software Vulkan, which is unpacked into 
 	  cargo test --features $(FEATURES) $(LOCKED) --lib ops::
 
 # Models with the kernels and the uploads that GPUs get, but for what starts the command, which has another C library than this Vulkan.
-# Not a part of CI: with several devices in one process, on a busy machine, a step came out wrong in five of seventeen runs,
-# and why is not known. It has not been seen without RETTO_AS_GPU.
 test-as-gpu: ## models as a GPU would run them, on the newest software Vulkan (Debian)
 	@scripts/setup.sh build
 	triple=$$(rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_) && \

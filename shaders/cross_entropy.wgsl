@@ -56,6 +56,8 @@ fn cross_entropy(
         stats[sizes.first_row + row] = vec2<f32>(log(sums.x) + largest - wanted, sums.y);
     }
     if GRADIENT {
+        // All have read the label's logit, which one of them overwrites.
+        storageBarrier();
         let factor = sizes.scale / sums.x;
         for (var i = thread; i < sizes.columns; i += THREADS) {
             let p = exp(logits[base + i] - largest) * factor;

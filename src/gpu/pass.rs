@@ -4,15 +4,14 @@ use std::sync::{Arc, OnceLock};
 
 use super::device::{Gpu, lock};
 use super::kernel::Kernel;
-use super::tensor::{Chain, Tensor};
+use super::tensor::{Tensor, Workspaces};
 use crate::error::{Error, Result};
 
 /// A list of dispatches being recorded. Nothing runs before [`Pass::submit`].
 ///
 /// Dispatches run in the order they were recorded, each seeing what the earlier ones wrote. A workspace dropped while
-/// recording may serve a later dispatch of the same pass, or another pass: command buffers run whole, one after another,
-/// and no pass reads what another left in a workspace, unless both are parts of a [`Chain`]. Uploads are therefore copies inside
-/// the pass, never queue writes.
+/// recording may serve a later dispatch of the same pass, and once the pass is submitted another pass, which never reads what this one
+/// left there: see [`Workspaces`]. Uploads are therefore copies inside the pass, never queue writes.
 pub(crate) struct Pass<'g> {
     gpu: &'g Gpu,
     // Before `encoder`: an open compute pass has to end first.
@@ -25,8 +24,8 @@ pub(crate) struct Pass<'g> {
     pub(crate) half: bool,
     /// Whether workgroups are one vector, where kernels can do with that: see [`Kernel::narrows`].
     pub(crate) narrow: bool,
-    /// Where it is a part of one that is submitted in several.
-    chain: Option<Arc<Chain>>,
+    /// Shared with the other parts of one that is submitted in several.
+    workspaces: Arc<Workspaces>,
     /// Every workspace handed out, so that tests can look beyond their ends.
     #[cfg(test)]
     pub(crate) handed_out: Vec<Tensor>,
@@ -57,7 +56,7 @@ impl<'g> Pass<'g> {
             submission: Arc::default(),
             half: false,
             narrow: gpu.is_software(),
-            chain: None,
+            workspaces: Workspaces::new(gpu),
             #[cfg(test)]
             handed_out: Vec::new(),
             #[cfg(test)]
@@ -65,15 +64,14 @@ impl<'g> Pass<'g> {
         }
     }
 
-    /// The first part of a pass that is submitted in several: see [`Pass::part`].
-    pub(crate) fn in_parts(gpu: &'g Gpu) -> Self {
-        Self { chain: Some(Chain::new(gpu)), ..Self::new(gpu) }
-    }
-
     /// Submits what is recorded, and goes on with a further part, which may read what this one left in workspaces.
     pub(crate) fn part(&mut self) -> Result<()> {
-        debug_assert!(self.chain.is_some());
-        let mut next = Self { chain: self.chain.clone(), half: self.half, narrow: self.narrow, ..Self::new(self.gpu) };
+        let mut next = Self {
+            workspaces: Arc::clone(&self.workspaces),
+            half: self.half,
+            narrow: self.narrow,
+            ..Self::new(self.gpu)
+        };
         #[cfg(test)]
         next.handed_out.append(&mut self.handed_out);
         std::mem::swap(self, &mut next);
@@ -91,12 +89,12 @@ impl<'g> Pass<'g> {
         #[cfg(test)]
         return self.upload(shape, &vec![f32::NAN; shape.iter().product()]);
         #[cfg(not(test))]
-        Tensor::workspace(self.gpu, shape, self.chain.as_ref())
+        Tensor::workspace(self.gpu, shape, &self.workspaces)
     }
 
     /// A workspace holding these values, visible to what is recorded after this call.
     pub(crate) fn upload<T: bytemuck::NoUninit>(&mut self, shape: &[usize], values: &[T]) -> Result<Tensor> {
-        let tensor = Tensor::workspace(self.gpu, shape, self.chain.as_ref())?;
+        let tensor = Tensor::workspace(self.gpu, shape, &self.workspaces)?;
         assert_eq!(size_of_val(values) as u64, tensor.len() as u64 * 4);
         let bytes: &[u8] = bytemuck::cast_slice(values);
         #[cfg(test)]
@@ -279,11 +277,12 @@ impl<'g> Pass<'g> {
 
     /// Hands everything recorded to the GPU. Does not wait.
     pub(crate) fn submit(self) -> Result<()> {
-        let Self { gpu, compute, encoder, staging, submission, .. } = self;
+        let Self { gpu, compute, encoder, staging, submission, workspaces, .. } = self;
         drop(compute);
         let index = gpu.inner.queue.submit([encoder.finish()]);
         let _ = submission.set(index);
-        drop(staging);
+        // Not before it is submitted.
+        drop((staging, workspaces));
         gpu.check()
     }
 }
@@ -322,4 +321,26 @@ fn refuse_packed(tensor: &Tensor) -> Result<()> {
 pub(crate) fn spread(groups: usize) -> [usize; 3] {
     let x = groups.min(32_768);
     [x, groups.div_ceil(x.max(1)), 1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pass that was recorded earlier and is submitted between two parts of another leaves these their workspaces.
+    #[test]
+    fn a_pass_that_waits_to_be_submitted_writes_to_no_other_passs_workspaces() {
+        let gpu = crate::gpu::test_gpu();
+        gpu.trim();
+        let mut waiting = Pass::new(&gpu);
+        waiting.upload(&[64], &[1f32; 64]).unwrap();
+        waiting.handed_out.clear();
+        let mut pass = Pass::new(&gpu);
+        let tensor = pass.upload(&[64], &[2f32; 64]).unwrap();
+        pass.part().unwrap();
+        waiting.submit().unwrap();
+        let download = pass.download(&tensor).unwrap();
+        pass.submit().unwrap();
+        assert_eq!(download.wait::<f32>(&gpu).unwrap(), [2.0; 64]);
+    }
 }

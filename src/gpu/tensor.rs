@@ -55,40 +55,39 @@ struct Storage {
     /// `None` only while dropping.
     buffer: Option<Buffer>,
     gpu: Weak<Inner>,
-    home: Home,
+    /// Where the buffer goes when its last tensor is dropped; a parameter's is freed.
+    home: Option<Arc<Workspaces>>,
 }
 
-/// Where a buffer goes when its last tensor is dropped.
-#[derive(Clone)]
-enum Home {
-    /// A parameter's is freed.
-    None,
-    /// A workspace's serves whatever is recorded next.
-    Pool,
-    /// That of a pass in several parts serves these parts first.
-    Chain(Arc<Chain>),
-}
-
-/// The workspaces of a pass that is submitted in parts. A part reads what an earlier one wrote, so a workspace that is dropped
-/// between them must not serve another thread's pass, which may be submitted before the part that still reads it. They go to the
-/// common pool with the last that holds this.
-pub(crate) struct Chain {
+/// The workspaces of a pass, in however many parts it is submitted. One that is dropped serves what the pass records next, and
+/// goes to the common pool with the last that holds this, which is when all of the pass has been submitted: passes run in the order in
+/// which they are submitted, not in that in which they were recorded. A buffer in the pool that a pass still waits with would be
+/// written by it after another pass had taken the buffer, and between two parts of that.
+pub(crate) struct Workspaces {
     gpu: Weak<Inner>,
-    pool: Mutex<HashMap<u64, Vec<Buffer>>>,
+    dropped: Mutex<HashMap<u64, Vec<Buffer>>>,
 }
 
-impl Chain {
+impl Workspaces {
     pub(crate) fn new(gpu: &Gpu) -> Arc<Self> {
-        Arc::new(Self { gpu: Arc::downgrade(&gpu.inner), pool: Mutex::default() })
+        Arc::new(Self { gpu: Arc::downgrade(&gpu.inner), dropped: Mutex::default() })
+    }
+
+    fn take(&self, gpu: &Gpu, capacity: u64) -> Option<Buffer> {
+        let of = |pool: &Mutex<HashMap<u64, Vec<Buffer>>>| lock(pool).get_mut(&capacity).and_then(Vec::pop);
+        of(&self.dropped).or_else(|| of(&gpu.inner.pool))
     }
 }
 
-impl Drop for Chain {
+impl Drop for Workspaces {
     fn drop(&mut self) {
         let Some(inner) = self.gpu.upgrade() else { return };
         let mut pool = lock(&inner.pool);
-        for (capacity, buffers) in lock(&self.pool).drain() {
-            pool.entry(capacity).or_default().extend(buffers);
+        for (capacity, buffers) in lock(&self.dropped).drain() {
+            let kept = pool.entry(capacity).or_default();
+            kept.extend(buffers);
+            // In one order, so that the next pass of this shape binds the same buffers in the same places.
+            kept.sort_unstable_by_key(|buffer| std::cmp::Reverse(buffer.id));
         }
     }
 }
@@ -97,14 +96,14 @@ impl Drop for Chain {
 const ELEMENT: u64 = 4;
 
 impl Tensor {
-    /// A workspace: taken from the pool, and given back to it when the last clone is dropped; or likewise with a chain's.
-    pub(crate) fn workspace(gpu: &Gpu, shape: &[usize], chain: Option<&Arc<Chain>>) -> Result<Self> {
-        Self::new(gpu, shape, chain.map_or(Home::Pool, |chain| Home::Chain(Arc::clone(chain))), "a workspace")
+    /// A workspace of a pass, which gets it back when the last clone is dropped.
+    pub(crate) fn workspace(gpu: &Gpu, shape: &[usize], workspaces: &Arc<Workspaces>) -> Result<Self> {
+        Self::new(gpu, shape, Some(workspaces), "a workspace")
     }
 
     /// A parameter or optimizer state, in a buffer of its own, called `what` in errors.
     pub(crate) fn persistent(gpu: &Gpu, shape: &[usize], what: &str) -> Result<Self> {
-        Self::new(gpu, shape, Home::None, what)
+        Self::new(gpu, shape, None, what)
     }
 
     /// A matrix for the kernel that packs it, called `what` in errors.
@@ -113,30 +112,21 @@ impl Tensor {
         Ok(Self { shape: vec![rows, columns], packing: Some(packing), ..words })
     }
 
-    fn new(gpu: &Gpu, shape: &[usize], home: Home, what: &str) -> Result<Self> {
+    fn new(gpu: &Gpu, shape: &[usize], home: Option<&Arc<Workspaces>>, what: &str) -> Result<Self> {
         let bytes = checked_size(gpu, shape, what)?;
         let limits = &gpu.inner.limits;
         let capacity = match home {
-            Home::None => bytes,
-            _ => size_class(bytes).min(limits.max_buffer_size / ELEMENT * ELEMENT),
+            None => bytes,
+            Some(_) => size_class(bytes).min(limits.max_buffer_size / ELEMENT * ELEMENT),
         };
-        let of_pool = || lock(&gpu.inner.pool).get_mut(&capacity).and_then(Vec::pop);
-        let reused = match &home {
-            Home::None => None,
-            Home::Pool => of_pool(),
-            Home::Chain(chain) => {
-                let own = lock(&chain.pool).get_mut(&capacity).and_then(Vec::pop);
-                own.or_else(of_pool)
-            }
-        };
-        let buffer = match reused {
+        let buffer = match home.and_then(|workspaces| workspaces.take(gpu, capacity)) {
             Some(buffer) => buffer,
             None => allocate(gpu, capacity, false)?,
         };
-        Ok(Self::with_buffer(gpu, shape, home, buffer))
+        Ok(Self::with_buffer(gpu, shape, home.cloned(), buffer))
     }
 
-    fn with_buffer(gpu: &Gpu, shape: &[usize], home: Home, buffer: Buffer) -> Self {
+    fn with_buffer(gpu: &Gpu, shape: &[usize], home: Option<Arc<Workspaces>>, buffer: Buffer) -> Self {
         let storage = Storage { buffer: Some(buffer), gpu: Arc::downgrade(&gpu.inner), home };
         Self { storage: Arc::new(storage), shape: shape.to_vec(), packing: None }
     }
@@ -145,7 +135,7 @@ impl Tensor {
     pub(crate) fn upload(gpu: &Gpu, shape: &[usize], what: &str) -> Result<Upload> {
         let mapped = gpu.writes_in_place();
         let bytes = checked_size(gpu, shape, what)?;
-        let tensor = Self::with_buffer(gpu, shape, Home::None, allocate(gpu, bytes, mapped)?);
+        let tensor = Self::with_buffer(gpu, shape, None, allocate(gpu, bytes, mapped)?);
         let view = match mapped {
             true => Some(tensor.buffer().buffer.get_mapped_range_mut(..).map_err(|error| gpu.failed(error))?),
             false => None,
@@ -208,9 +198,7 @@ impl Tensor {
     /// Writes values from element `offset` on, for persistent tensors only: the write takes effect before the next
     /// submit of any thread, so a pooled buffer that another pass still uses would be overwritten too early.
     pub(crate) fn write(&self, gpu: &Gpu, offset: usize, values: &[f32]) -> Result<()> {
-        assert!(
-            matches!(self.storage.home, Home::None) && self.packing.is_none() && offset + values.len() <= self.len()
-        );
+        assert!(self.storage.home.is_none() && self.packing.is_none() && offset + values.len() <= self.len());
         gpu.inner.queue.write_buffer(&self.buffer().buffer, offset as u64 * ELEMENT, bytemuck::cast_slice(values));
         gpu.check()
     }
@@ -297,9 +285,8 @@ impl Drop for Storage {
     fn drop(&mut self) {
         let (Some(buffer), Some(inner)) = (self.buffer.take(), self.gpu.upgrade()) else { return };
         match &self.home {
-            Home::Pool => lock(&inner.pool).entry(buffer.capacity).or_default().push(buffer),
-            Home::Chain(chain) => lock(&chain.pool).entry(buffer.capacity).or_default().push(buffer),
-            Home::None => {
+            Some(workspaces) => lock(&workspaces.dropped).entry(buffer.capacity).or_default().push(buffer),
+            None => {
                 inner.memory_in_use.fetch_sub(buffer.capacity, Ordering::Relaxed);
                 inner.forget_bind_groups(&HashSet::from([buffer.id]));
             }
@@ -328,22 +315,27 @@ mod tests {
     #[test]
     fn workspaces_are_reused_and_trimmed() {
         let gpu = crate::gpu::test_gpu();
-        let first = Tensor::workspace(&gpu, &[1000], None).unwrap();
+        let pass = Workspaces::new(&gpu);
+        let take = |of: &Arc<Workspaces>, len: usize| Tensor::workspace(&gpu, &[len], of).unwrap();
+        let first = take(&pass, 1000);
         let id = first.buffer().id;
         drop(first);
-        let second = Tensor::workspace(&gpu, &[1001], None).unwrap();
+        let second = take(&pass, 1001);
         assert_eq!(second.buffer().id, id);
         drop(second);
-        // In a chain it serves the chain alone, until that ends.
-        let chain = Chain::new(&gpu);
-        drop(Tensor::workspace(&gpu, &[1000], Some(&chain)).unwrap());
-        assert_ne!(Tensor::workspace(&gpu, &[1000], None).unwrap().buffer().id, id);
-        let third = Tensor::workspace(&gpu, &[1000], Some(&chain)).unwrap();
+        // It serves that pass alone, until that ends.
+        let other = Workspaces::new(&gpu);
+        assert_ne!(take(&other, 1000).buffer().id, id);
+        let third = take(&pass, 1000);
         assert_eq!(third.buffer().id, id);
-        drop((chain, third));
-        let all = [(); 2].map(|()| Tensor::workspace(&gpu, &[1000], None).unwrap());
-        assert!(all.iter().any(|tensor| tensor.buffer().id == id));
-        drop(all);
+        drop(pass);
+        assert_ne!(take(&Workspaces::new(&gpu), 1000).buffer().id, id);
+        drop((third, other));
+        // The oldest first, whatever was dropped when.
+        let last = Workspaces::new(&gpu);
+        let all = [(); 2].map(|()| take(&last, 1000));
+        assert_eq!(all[0].buffer().id, id);
+        drop((all, last));
         gpu.trim();
         assert_eq!(gpu.memory_in_use(), 0);
     }

@@ -6,7 +6,7 @@ use super::gemm::{Form, Gemm, Sizes, gemm_with};
 use super::half::to_half;
 use super::tilings::{Inputs, Rows, TILINGS, Tiling, choose};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Kernel, Pass, Tensor};
+use crate::gpu::{Gpu, Kernel, Pass};
 
 /// A kernel that takes longer for one GEMM is not run again: it has lost.
 const HOPELESS: Duration = Duration::from_millis(250);
@@ -110,7 +110,7 @@ fn fastest(gpu: &Gpu, rows: Rows, half: bool) -> Result<Option<&'static str>> {
     let mut pass = Pass::new(gpu);
     let zeros = |pass: &mut Pass, shape: &[usize]| pass.upload(shape, &vec![0f32; shape.iter().product()]);
     let (a, b) = (zeros(&mut pass, &[m, width])?, zeros(&mut pass, &[n, width])?);
-    let (bias, c) = (zeros(&mut pass, &[n])?, Tensor::workspace(gpu, &[m, n], None)?);
+    let (bias, c) = (zeros(&mut pass, &[n])?, pass.alloc(&[m, n])?);
     pass.submit()?;
     let arrays = Gemm { a: &a, b: &b, bias: Some(&bias), c: &c, sizes };
     let mut best: Option<(Duration, &'static str)> = None;

@@ -154,8 +154,7 @@ impl Trainer {
     fn attempt(&self, batches: &[Batch], losses: usize, learning_rate: f64) -> Result<Attempt> {
         let gpu = self.model.gpu.clone();
         let new_pass = || {
-            // With others it is submitted in parts.
-            let mut pass = if self.ranks.is_some() { Pass::in_parts(&gpu) } else { Pass::new(&gpu) };
+            let mut pass = Pass::new(&gpu);
             pass.half = self.arguments.fp16;
             pass
         };
