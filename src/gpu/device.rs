@@ -62,10 +62,19 @@ pub(super) struct Buffer {
     pub(super) capacity: u64,
 }
 
+/// A part of a buffer, in bytes, as a bind group holds it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Bound {
+    /// [`Buffer::id`]
+    pub(super) buffer: u64,
+    pub(super) offset: u64,
+    pub(super) bytes: u64,
+}
+
 /// Bind groups kept between calls. A bind group holds its buffers, so those of a released buffer are dropped with it.
 #[derive(Default)]
 pub(super) struct BindGroups {
-    pub(super) groups: HashMap<(PipelineKey, Vec<(u64, u64)>), wgpu::BindGroup>,
+    pub(super) groups: HashMap<(PipelineKey, Vec<Bound>), wgpu::BindGroup>,
 }
 
 #[derive(Clone)]
@@ -356,7 +365,9 @@ const MAX_IMMEDIATE_SIZE: u32 = 64;
 
 impl Inner {
     pub(super) fn forget_bind_groups(&self, released: &std::collections::HashSet<u64>) {
-        lock(&self.bind_groups).groups.retain(|(_, buffers), _| !buffers.iter().any(|(id, _)| released.contains(id)));
+        lock(&self.bind_groups)
+            .groups
+            .retain(|(_, bound), _| !bound.iter().any(|bound| released.contains(&bound.buffer)));
     }
 }
 
@@ -419,7 +430,7 @@ mod tests {
             let gpu = Gpu::open_with(&options).unwrap();
             let mut pass = Pass::new(&gpu);
             let tensor = pass.upload(&[4], &[1f32, 2.0, 3.0, 4.0]).unwrap();
-            let scaled = crate::ops::adamw::clip(&mut pass, &[&tensor], 0.0, 1.0).unwrap();
+            let scaled = crate::ops::adamw::clip(&mut pass, &[tensor], 0.0, 1.0).unwrap();
             let download = pass.download(&scaled).unwrap();
             pass.submit().unwrap();
             let norm = download.wait::<f32>(&gpu).unwrap()[0];

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::device::{Gpu, lock};
+use super::device::{Bound, Gpu, lock};
 use super::kernel::Kernel;
 use super::tensor::{Tensor, Workspaces};
 use crate::error::{Error, Result};
@@ -112,7 +112,13 @@ impl<'g> Pass<'g> {
             }
             staging.unmap();
             self.compute = None;
-            self.encoder.copy_buffer_to_buffer(&staging, 0, &tensor.buffer().buffer, 0, bytes.len() as u64);
+            self.encoder.copy_buffer_to_buffer(
+                &staging,
+                0,
+                &tensor.buffer().buffer,
+                tensor.offset(),
+                bytes.len() as u64,
+            );
             self.staging.push(staging);
         }
         Ok(tensor)
@@ -129,14 +135,13 @@ impl<'g> Pass<'g> {
     /// Writes zeros.
     pub(crate) fn clear(&mut self, tensor: &Tensor) {
         self.compute = None;
-        self.encoder.clear_buffer(&tensor.buffer().buffer, 0, Some(tensor.bytes()));
+        self.encoder.clear_buffer(&tensor.buffer().buffer, tensor.offset(), Some(tensor.bytes()));
     }
 
     /// Copies all of `from` over `to`, which has the same shape.
     pub(crate) fn copy(&mut self, from: &Tensor, to: &Tensor) {
         assert!(from.shape() == to.shape() && from.packing().is_none() && to.packing().is_none());
-        self.compute = None;
-        self.encoder.copy_buffer_to_buffer(&from.buffer().buffer, 0, &to.buffer().buffer, 0, from.bytes());
+        self.copy_bytes(from, 0, to, 0, from.bytes());
     }
 
     /// Copies `rows` rows of one matrix to another with as many columns.
@@ -147,10 +152,14 @@ impl<'g> Pass<'g> {
                 && from_row + rows <= from.rows()
                 && to_row + rows <= to.rows()
         );
-        self.compute = None;
         let row = from.columns() as u64 * 4;
-        let (from, to) = (&from.buffer().buffer, &to.buffer().buffer);
-        self.encoder.copy_buffer_to_buffer(from, from_row as u64 * row, to, to_row as u64 * row, rows as u64 * row);
+        self.copy_bytes(from, from_row as u64 * row, to, to_row as u64 * row, rows as u64 * row);
+    }
+
+    fn copy_bytes(&mut self, from: &Tensor, at: u64, to: &Tensor, to_at: u64, bytes: u64) {
+        self.compute = None;
+        let (at, to_at) = (from.offset() + at, to.offset() + to_at);
+        self.encoder.copy_buffer_to_buffer(&from.buffer().buffer, at, &to.buffer().buffer, to_at, bytes);
     }
 
     /// Records `kernel` with `tensors` as its bindings 0, 1, ... and `params` as its immediates.
@@ -225,12 +234,12 @@ impl<'g> Pass<'g> {
     ) -> wgpu::BindGroup {
         let inner = &self.gpu.inner;
         let limit = inner.limits.max_storage_buffer_binding_size;
-        // Whole buffers where they may be bound whole, so that batches of different lengths share a bind group.
-        let sizes = tensors.iter().map(|tensor| {
-            let buffer = tensor.buffer();
-            (buffer.id, if buffer.capacity <= limit { buffer.capacity } else { tensor.bytes() })
+        let bound = tensors.iter().map(|tensor| Bound {
+            buffer: tensor.buffer().id,
+            offset: tensor.offset(),
+            bytes: tensor.bound_bytes(limit),
         });
-        let key = (kernel.key(variant, self.narrow), sizes.collect::<Vec<_>>());
+        let key = (kernel.key(variant, self.narrow), bound.collect::<Vec<_>>());
         let mut cache = lock(&inner.bind_groups);
         if let Some(group) = cache.groups.get(&key) {
             return group.clone();
@@ -239,12 +248,12 @@ impl<'g> Pass<'g> {
             .iter()
             .zip(&key.1)
             .enumerate()
-            .map(|(binding, (tensor, &(_, size)))| wgpu::BindGroupEntry {
+            .map(|(binding, (tensor, bound))| wgpu::BindGroupEntry {
                 binding: binding as u32,
                 resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                     buffer: &tensor.buffer().buffer,
-                    offset: 0,
-                    size: std::num::NonZeroU64::new(size),
+                    offset: bound.offset,
+                    size: std::num::NonZeroU64::new(bound.bytes),
                 }),
             })
             .collect();
@@ -271,7 +280,7 @@ impl<'g> Pass<'g> {
             usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
             mapped_at_creation: false,
         })?;
-        self.encoder.copy_buffer_to_buffer(&tensor.buffer().buffer, 0, &buffer, 0, tensor.bytes());
+        self.encoder.copy_buffer_to_buffer(&tensor.buffer().buffer, tensor.offset(), &buffer, 0, tensor.bytes());
         Ok(Download { buffer, submission: self.submission.clone(), len: tensor.len() })
     }
 

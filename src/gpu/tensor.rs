@@ -14,6 +14,8 @@ use crate::error::{Error, Result};
 #[derive(Clone)]
 pub(crate) struct Tensor {
     storage: Arc<Storage>,
+    /// Bytes of the buffer before it, a multiple of [`ALIGNMENT`].
+    offset: u64,
     shape: Vec<usize>,
     /// Of a weight for queries, whose elements are smaller: only kernels that say so take it.
     packing: Option<Packing>,
@@ -95,6 +97,9 @@ impl Drop for Workspaces {
 /// Bytes of one element.
 const ELEMENT: u64 = 4;
 
+/// What WebGPU lets a binding begin at on every adapter.
+const ALIGNMENT: u64 = 256;
+
 impl Tensor {
     /// A workspace of a pass, which gets it back when the last clone is dropped.
     pub(crate) fn workspace(gpu: &Gpu, shape: &[usize], workspaces: &Arc<Workspaces>) -> Result<Self> {
@@ -126,9 +131,60 @@ impl Tensor {
         Ok(Self::with_buffer(gpu, shape, home.cloned(), buffer))
     }
 
+    /// Persistent tensors of these shapes, called so in errors, all zero: one behind another in as few buffers as the adapter lets
+    /// them be, so that what is done to each element can be done to [`Tensor::runs`] of them.
+    pub(crate) fn joined(gpu: &Gpu, parts: &[(&[usize], String)]) -> Result<Vec<Self>> {
+        let limits = &gpu.inner.limits;
+        let limit = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size) / ELEMENT * ELEMENT;
+        let mut sizes: Vec<u64> = Vec::new();
+        let mut places = Vec::new();
+        for (shape, what) in parts {
+            let padded = checked_size(gpu, shape, what)?.next_multiple_of(ALIGNMENT);
+            match sizes.last_mut() {
+                Some(size) if *size + padded <= limit => *size += padded,
+                _ => sizes.push(padded.min(limit)),
+            }
+            places.push((sizes.len() - 1, sizes[sizes.len() - 1].saturating_sub(padded)));
+        }
+        let whole = |&bytes: &u64| {
+            Ok(Self::with_buffer(gpu, &[(bytes / ELEMENT) as usize], None, allocate(gpu, bytes, false)?))
+        };
+        let buffers = sizes.iter().map(whole).collect::<Result<Vec<_>>>()?;
+        let part = |((shape, _), (buffer, offset)): (&(&[usize], String), (usize, u64))| Self {
+            offset,
+            shape: shape.to_vec(),
+            ..buffers[buffer].clone()
+        };
+        Ok(parts.iter().zip(places).map(part).collect())
+    }
+
+    /// Whether it begins where the other one ends.
+    pub(crate) fn follows(&self, before: &Self) -> bool {
+        Arc::ptr_eq(&self.storage, &before.storage)
+            && self.storage.home.is_none()
+            && self.offset == before.offset + before.bytes().next_multiple_of(ALIGNMENT)
+    }
+
+    /// All from the beginning of one tensor to the end of another that lies behind it, as one array: with what fills up each of them,
+    /// which is zero, and stays so where what is done to zeros gives zeros.
+    pub(crate) fn spanning(first: &Self, last: &Self) -> Self {
+        assert!(Arc::ptr_eq(&first.storage, &last.storage) && first.packing.is_none());
+        let end = match first.storage.home {
+            Some(_) => last.offset + last.bytes(),
+            None => (last.offset + last.bytes().next_multiple_of(ALIGNMENT)).min(first.buffer().capacity),
+        };
+        Self { shape: vec![((end - first.offset) / ELEMENT) as usize], ..first.clone() }
+    }
+
+    /// The same elements in as few arrays as may be.
+    pub(crate) fn runs(tensors: &[&Self]) -> Vec<Self> {
+        let runs = tensors.chunk_by(|before, next| next.follows(before));
+        runs.map(|run| Self::spanning(run[0], run[run.len() - 1])).collect()
+    }
+
     fn with_buffer(gpu: &Gpu, shape: &[usize], home: Option<Arc<Workspaces>>, buffer: Buffer) -> Self {
         let storage = Storage { buffer: Some(buffer), gpu: Arc::downgrade(&gpu.inner), home };
-        Self { storage: Arc::new(storage), shape: shape.to_vec(), packing: None }
+        Self { storage: Arc::new(storage), offset: 0, shape: shape.to_vec(), packing: None }
     }
 
     /// A parameter whose values are about to be written: see [`Upload`].
@@ -175,20 +231,31 @@ impl Tensor {
     /// Whether two tensors are the same memory.
     #[cfg(test)]
     pub(crate) fn same_buffer(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.storage, &other.storage)
+        Arc::ptr_eq(&self.storage, &other.storage) && self.offset == other.offset
     }
 
     /// The same buffer to its very end.
     #[cfg(test)]
     pub(crate) fn whole(&self) -> Self {
-        let shape = vec![(self.buffer().capacity / ELEMENT) as usize];
-        Self { storage: Arc::clone(&self.storage), shape, packing: None }
+        let shape = vec![((self.buffer().capacity - self.offset) / ELEMENT) as usize];
+        Self { shape, packing: None, ..self.clone() }
     }
 
     /// What a packed matrix is made of.
     #[cfg(test)]
     pub(crate) fn words(&self) -> Self {
         Self { shape: vec![(self.bytes() / ELEMENT) as usize], packing: None, ..self.clone() }
+    }
+
+    /// Where in its buffer it begins, in bytes.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Bytes to bind. A workspace's buffer is bound whole where that may be, so that batches of different lengths share a bind group.
+    pub(super) fn bound_bytes(&self, limit: u64) -> u64 {
+        let capacity = self.buffer().capacity;
+        if self.storage.home.is_some() && capacity <= limit { capacity } else { self.bytes() }
     }
 
     pub(super) fn buffer(&self) -> &Buffer {
@@ -199,7 +266,11 @@ impl Tensor {
     /// submit of any thread, so a pooled buffer that another pass still uses would be overwritten too early.
     pub(crate) fn write(&self, gpu: &Gpu, offset: usize, values: &[f32]) -> Result<()> {
         assert!(self.storage.home.is_none() && self.packing.is_none() && offset + values.len() <= self.len());
-        gpu.inner.queue.write_buffer(&self.buffer().buffer, offset as u64 * ELEMENT, bytemuck::cast_slice(values));
+        gpu.inner.queue.write_buffer(
+            &self.buffer().buffer,
+            self.offset + offset as u64 * ELEMENT,
+            bytemuck::cast_slice(values),
+        );
         gpu.check()
     }
 }
@@ -214,6 +285,11 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
+    /// Into a persistent tensor that is there already.
+    pub(crate) fn into(gpu: &Gpu, tensor: Tensor) -> Self {
+        Self { gpu: gpu.clone(), view: None, tensor }
+    }
+
     /// Writes values from element `offset` on.
     pub(crate) fn write(&mut self, offset: usize, values: &[f32]) -> Result<()> {
         assert!(offset + values.len() <= self.tensor.len());
@@ -338,6 +414,39 @@ mod tests {
         drop((all, last));
         gpu.trim();
         assert_eq!(gpu.memory_in_use(), 0);
+    }
+
+    #[test]
+    fn joined_tensors_lie_one_behind_another_and_are_taken_as_one() {
+        let gpu = crate::gpu::test_gpu();
+        let parts: Vec<(&[usize], String)> =
+            [&[3][..], &[64, 2], &[65], &[1]].into_iter().map(|shape| (shape, "a part".to_owned())).collect();
+        let before = gpu.memory_in_use();
+        let tensors = Tensor::joined(&gpu, &parts).unwrap();
+        assert_eq!(gpu.memory_in_use() - before, 256 + 512 + 512 + 256);
+        assert!(tensors.windows(2).all(|pair| pair[1].follows(&pair[0]) && !pair[0].follows(&pair[1])));
+        let other = Tensor::persistent(&gpu, &[5], "another").unwrap();
+        let values = |tensor: &Tensor| {
+            let mut pass = crate::gpu::Pass::new(&gpu);
+            let download = pass.download(tensor).unwrap();
+            pass.submit().unwrap();
+            download.wait::<f32>(&gpu).unwrap()
+        };
+        tensors[2].write(&gpu, 1, &[7.0; 64]).unwrap();
+        assert_eq!(values(&tensors[2]), [&[0.0][..], &[7.0; 64]].concat());
+        let all: Vec<&Tensor> = tensors[..2].iter().chain([&other]).chain(&tensors[2..]).collect();
+        let runs = Tensor::runs(&all);
+        assert_eq!(runs.iter().map(Tensor::len).collect::<Vec<_>>(), [64 + 128, 5, 128 + 64]);
+        assert_eq!(values(&runs[0]), [0.0; 192]);
+        assert_eq!(values(&runs[2]), [&[0.0][..], &[7.0; 64], &[0.0; 127]].concat());
+        // A workspace ends where it ends.
+        let mut pass = crate::gpu::Pass::new(&gpu);
+        let workspace = pass.alloc(&[7]).unwrap();
+        assert_eq!(Tensor::runs(&[&workspace, &workspace]).len(), 2);
+        assert_eq!(Tensor::runs(&[&workspace])[0].len(), 7);
+        drop((all, runs));
+        drop((tensors, other));
+        assert_eq!(gpu.memory_in_use() - before, workspace.buffer().capacity);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::feed_forward::{self, FeedForward};
 use super::layers::Linear;
 use super::lora::{self, Lora, LoraConfig};
 use super::mlm_head::MlmHead;
-use super::parameters::{Builder, CopySource, Gradients, Parameter, Source};
+use super::parameters::{Builder, CopySource, Gradients, Parameter, Source, zeros_like};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Packing, Pass, Tensor};
 use crate::ops::gemm::{Form, Sizes};
@@ -129,7 +129,7 @@ impl Bert {
 
     /// A copy on the same GPU: with buffers of its own for what will be trained, sharing the others. Without low-rank factors.
     pub(crate) fn duplicate(&self, gpu: &Gpu, is_trainable: &dyn Fn(&str) -> bool) -> Result<Self> {
-        Self::new(gpu, self.config.clone(), &mut CopySource { parameters: self.parameters(), is_trainable })
+        Self::new(gpu, self.config.clone(), &mut CopySource::new(gpu, self.parameters(), is_trainable)?)
     }
 
     /// Puts low-rank factors beside the weights that the config targets.
@@ -149,7 +149,15 @@ impl Bert {
                 return Err(Error::InvalidArgument(reason));
             }
         }
-        Ok(())
+        // Few and large arrays for the optimizer.
+        let joined = zeros_like(gpu, &self.lora_parameters(), "")?;
+        let mut pass = Pass::new(gpu);
+        let loras = self.linears_mut().into_iter().flat_map(|linear| &mut linear.loras);
+        for (factor, joined) in loras.flat_map(Lora::parameters_mut).zip(joined) {
+            pass.copy(&factor.value, &joined);
+            factor.value = joined;
+        }
+        pass.submit()
     }
 
     fn linears_mut(&mut self) -> Vec<&mut Linear> {

@@ -107,17 +107,42 @@ impl Checkpoint {
         Self::from_files(&folder, vec![WeightsFile::map(path)?], None)
     }
 
-    /// Uploads what is stored for a parameter, each of its keys with `prefix` before it.
-    pub(crate) fn load(&self, gpu: &Gpu, parameter: &Parameter, prefix: &str) -> Result<Tensor> {
-        let shape = parameter.value.shape().to_vec();
-        self.load_as(gpu, &Spec { keys: parameter.keys.clone(), shape, init: Init::Zeros }, prefix)
+    /// Uploads what is stored for a parameter, each of its keys with `prefix` before it, into a tensor of its shape.
+    pub(crate) fn load_into(&self, gpu: &Gpu, target: &Tensor, parameter: &Parameter, prefix: &str) -> Result<()> {
+        let keys = parameter.keys.iter().map(|key| prefix.to_owned() + key).collect();
+        let spec = Spec { keys, shape: target.shape().to_vec(), init: Init::Zeros };
+        self.read(&spec, || Ok(Upload::into(gpu, target.clone()))).map(|_| ())
     }
 
     /// The same for a parameter that is yet to be made.
     pub(crate) fn load_as(&self, gpu: &Gpu, spec: &Spec, prefix: &str) -> Result<Tensor> {
         let keys = spec.keys.iter().map(|key| prefix.to_owned() + key).collect();
         let spec = Spec { keys, shape: spec.shape.clone(), init: spec.init };
-        CheckpointSource { checkpoint: self, fresh_head: None }.load(gpu, &spec, 0)
+        self.read(&spec, || Tensor::upload(gpu, &spec.shape, &spec.keys[0]))
+    }
+
+    /// Uploads what is stored by these keys, and asks where to only when every part is known to fit.
+    fn read(&self, spec: &Spec, target: impl FnOnce() -> Result<Upload>) -> Result<Tensor> {
+        let mut shape = spec.shape.clone();
+        shape[0] /= spec.keys.len();
+        let len: usize = shape.iter().product();
+        let mut parts = Vec::new();
+        for key in &spec.keys {
+            let stored = self.find(key).ok_or_else(|| {
+                let what = if spec.init == Init::Ones { " (or .gamma)" } else { "" };
+                Error::checkpoint(&self.folder, format!("{key}{what} is missing from the weights"))
+            })?;
+            if stored.shape != shape {
+                let reason = format!("{} has shape {:?}, but config.json makes it {shape:?}", stored.key, stored.shape);
+                return Err(Error::checkpoint(stored.path, reason));
+            }
+            parts.push(stored);
+        }
+        let mut upload = target()?;
+        for (i, stored) in parts.iter().enumerate() {
+            stored.upload(&mut upload, i * len)?;
+        }
+        upload.finish()
     }
 
     /// The tensors' names in the files.
@@ -315,27 +340,7 @@ impl Source for CheckpointSource<'_> {
         if let Some(fresh) = self.fresh_head.as_mut().filter(|_| spec.keys[0].starts_with("cls.")) {
             return fresh.load(gpu, spec, index);
         }
-        let mut shape = spec.shape.clone();
-        shape[0] /= spec.keys.len();
-        let len: usize = shape.iter().product();
-        let mut parts = Vec::new();
-        for key in &spec.keys {
-            let stored = self.checkpoint.find(key).ok_or_else(|| {
-                let what = if spec.init == Init::Ones { " (or .gamma)" } else { "" };
-                Error::checkpoint(&self.checkpoint.folder, format!("{key}{what} is missing from the weights"))
-            })?;
-            if stored.shape != shape {
-                let reason = format!("{} has shape {:?}, but config.json makes it {shape:?}", stored.key, stored.shape);
-                return Err(Error::checkpoint(stored.path, reason));
-            }
-            parts.push(stored);
-        }
-        // Only now, when every part is known to fit.
-        let mut upload = Tensor::upload(gpu, &spec.shape, &spec.keys[0])?;
-        for (i, stored) in parts.iter().enumerate() {
-            stored.upload(&mut upload, i * len)?;
-        }
-        upload.finish()
+        self.checkpoint.read(spec, || Tensor::upload(gpu, &spec.shape, &spec.keys[0]))
     }
 }
 

@@ -91,6 +91,10 @@ impl Lora {
         [&self.a, &self.b]
     }
 
+    pub(crate) fn parameters_mut(&mut self) -> [&mut Parameter; 2] {
+        [&mut self.a, &mut self.b]
+    }
+
     /// weight\[part\] += scale B A
     fn add_to(&self, pass: &mut Pass, weight: &Tensor) -> Result<()> {
         let (out, input, r) = (self.b.value.rows(), self.a.value.columns(), self.a.value.rows());

@@ -28,6 +28,6 @@ pub(crate) use mlm_head::stats_of;
 pub(crate) use modules::{MODULES_FILE, Module, read_json};
 pub(crate) use open::TOKENS_PER_PASS;
 pub use open::{Model, NamedValues};
-pub(crate) use parameters::{Gradients, Parameter};
+pub(crate) use parameters::{Gradients, Parameter, in_memory_order, zeros_like};
 pub use pooling::Pooling;
 pub(crate) use save::{names, staging_in, sync_folder, usual_permissions, write_tensors};

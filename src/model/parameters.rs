@@ -1,5 +1,7 @@
 //! Parameters, the keys checkpoints have for them, and where their first values come from.
 
+use std::collections::HashMap;
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -88,32 +90,56 @@ impl Builder<'_> {
     }
 }
 
+/// Parameters in the order in which their values, gradients and moments lie in memory: those with weight decay first, so that the
+/// optimizer does the same with long runs of them.
+pub(crate) fn in_memory_order(mut parameters: Vec<&Parameter>) -> Vec<&Parameter> {
+    parameters.sort_by_key(|parameter| (!parameter.decay, parameter.index));
+    parameters
+}
+
+/// Zeros of the shape of each of these parameters, in their order, called `what` and the parameter's key in errors. They lie as
+/// [`in_memory_order`] has them.
+pub(crate) fn zeros_like(gpu: &Gpu, parameters: &[&Parameter], what: &str) -> Result<Vec<Tensor>> {
+    let ordered = in_memory_order(parameters.to_vec());
+    let part = |parameter: &&Parameter| (parameter.value.shape().to_vec(), format!("{what}{}", parameter.keys[0]));
+    let parts: Vec<(Vec<usize>, String)> = ordered.iter().map(part).collect();
+    let parts: Vec<(&[usize], String)> = parts.iter().map(|(shape, what)| (&shape[..], what.clone())).collect();
+    let indices = ordered.iter().map(|parameter| parameter.index);
+    let mut joined: HashMap<usize, Tensor> = indices.zip(Tensor::joined(gpu, &parts)?).collect();
+    Ok(parameters.iter().filter_map(|parameter| joined.remove(&parameter.index)).collect())
+}
+
 /// Gradients of the trained parameters, by the index of all.
-pub(crate) struct Gradients(Vec<Option<Tensor>>);
+pub(crate) struct Gradients {
+    each: Vec<Option<Tensor>>,
+    /// The same as long arrays.
+    runs: Vec<Tensor>,
+}
 
 impl Gradients {
     pub(crate) fn new(gpu: &Gpu, parameters: &[&Parameter]) -> Result<Self> {
-        let zeroed = |parameter: &&Parameter| {
-            let what = format!("the gradient of {}", parameter.keys[0]);
-            parameter.trainable.then(|| Tensor::persistent(gpu, parameter.value.shape(), &what)).transpose()
-        };
         debug_assert!(parameters.iter().enumerate().all(|(i, parameter)| parameter.index == i));
-        Ok(Self(parameters.iter().map(zeroed).collect::<Result<_>>()?))
+        let trained = parameters.iter().copied().filter(|parameter| parameter.trainable);
+        let trained = in_memory_order(trained.collect());
+        let gradients = zeros_like(gpu, &trained, "the gradient of ")?;
+        let runs = Tensor::runs(&gradients.iter().collect::<Vec<_>>());
+        let mut each = vec![None; parameters.len()];
+        trained.into_iter().zip(gradients).for_each(|(parameter, zeros)| each[parameter.index] = Some(zeros));
+        Ok(Self { each, runs })
     }
 
     /// `None` for a parameter that is not trained.
     pub(crate) fn of(&self, parameter: &Parameter) -> Option<&Tensor> {
-        self.0[parameter.index].as_ref()
+        self.each[parameter.index].as_ref()
     }
 
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Tensor> {
-        self.0.iter().flatten()
+    /// All of them in as few arrays as may be, with zeros in between.
+    pub(crate) fn runs(&self) -> &[Tensor] {
+        &self.runs
     }
 
     pub(crate) fn clear(&self, pass: &mut Pass) {
-        for gradient in self.all() {
-            pass.clear(gradient);
-        }
+        self.runs.iter().for_each(|run| pass.clear(run));
     }
 }
 
@@ -167,17 +193,31 @@ fn normal(rng: &mut ChaCha8Rng, len: usize, deviation: f64) -> Vec<f32> {
 
 /// The values of another model: copied on the GPU where they will be trained, shared where not.
 pub(crate) struct CopySource<'p> {
-    pub(crate) parameters: Vec<&'p Parameter>,
-    pub(crate) is_trainable: &'p dyn Fn(&str) -> bool,
+    parameters: Vec<&'p Parameter>,
+    is_trainable: &'p dyn Fn(&str) -> bool,
+    /// Memory for those that will be, by index.
+    copies: HashMap<usize, Tensor>,
+}
+
+impl<'p> CopySource<'p> {
+    pub(crate) fn new(
+        gpu: &Gpu,
+        parameters: Vec<&'p Parameter>,
+        is_trainable: &'p dyn Fn(&str) -> bool,
+    ) -> Result<Self> {
+        let mut source = Self { parameters, is_trainable, copies: HashMap::new() };
+        let trained = source.parameters.iter().copied().filter(|parameter| source.is_trainable(&parameter.keys));
+        let trained: Vec<&Parameter> = trained.collect();
+        let copies = zeros_like(gpu, &trained, "")?;
+        source.copies = trained.iter().map(|parameter| parameter.index).zip(copies).collect();
+        Ok(source)
+    }
 }
 
 impl Source for CopySource<'_> {
-    fn load(&mut self, gpu: &Gpu, spec: &Spec, index: usize) -> Result<Tensor> {
+    fn load(&mut self, gpu: &Gpu, _: &Spec, index: usize) -> Result<Tensor> {
         let value = &self.parameters[index].value;
-        if !self.is_trainable(&spec.keys) {
-            return Ok(value.clone());
-        }
-        let copy = Tensor::persistent(gpu, &spec.shape, &spec.keys[0])?;
+        let Some(copy) = self.copies.remove(&index) else { return Ok(value.clone()) };
         let mut pass = Pass::new(gpu);
         pass.copy(value, &copy);
         pass.submit()?;

@@ -37,7 +37,7 @@ struct Params {
 
 /// Returns \[norm, coefficient\]: the 2-norm of all gradients together, and `min(1, max_norm / (norm + 1e-6))`, or 1
 /// where `max_norm` is 0. Where the gradients are `loss_scale` times as large as they should be, that is taken out of both.
-pub(crate) fn clip(pass: &mut Pass, gradients: &[&Tensor], max_norm: f32, loss_scale: f32) -> Result<Tensor> {
+pub(crate) fn clip(pass: &mut Pass, gradients: &[Tensor], max_norm: f32, loss_scale: f32) -> Result<Tensor> {
     let blocks: usize = gradients.iter().map(|gradient| gradient.len().div_ceil(SUM_BLOCK)).sum();
     let partials = pass.alloc(&[blocks])?;
     let mut first = 0;
@@ -59,43 +59,58 @@ pub(crate) struct Step {
     /// Counted from 1.
     pub(crate) step: u64,
     pub(crate) learning_rate: f64,
-    pub(crate) weight_decay: f64,
     pub(crate) beta1: f64,
     pub(crate) beta2: f64,
     pub(crate) eps: f64,
 }
 
-/// Arrays of [`adamw`], all of one shape but `clip`.
+/// What is trained, and what the optimizer knows of it: arrays of one shape.
 pub(crate) struct AdamW<'t> {
     pub(crate) gradient: &'t Tensor,
-    /// From [`clip`]; where its norm is not finite nothing is changed.
-    pub(crate) clip: &'t Tensor,
     pub(crate) value: &'t Tensor,
     pub(crate) m: &'t Tensor,
     pub(crate) v: &'t Tensor,
+    pub(crate) weight_decay: f64,
 }
 
-/// Updates value, m and v in place.
-pub(crate) fn adamw(pass: &mut Pass, arrays: AdamW, step: Step) -> Result<()> {
-    let AdamW { gradient, clip, value, m, v } = arrays;
-    let Step { step, learning_rate, weight_decay, beta1, beta2, eps } = step;
+impl AdamW<'_> {
+    fn arrays(&self) -> [&Tensor; 4] {
+        [self.gradient, self.value, self.m, self.v]
+    }
+
+    fn follows(&self, before: &Self) -> bool {
+        self.weight_decay == before.weight_decay
+            && self.arrays().into_iter().zip(before.arrays()).all(|(array, before)| array.follows(before))
+    }
+}
+
+/// Updates values, m and v in place: those that lie one behind another, in all four kinds of arrays, in one dispatch. `clip` is from
+/// [`clip`]; where its norm is not finite nothing is changed.
+pub(crate) fn adamw(pass: &mut Pass, clip: &Tensor, trained: &[AdamW], step: Step) -> Result<()> {
+    let Step { step, learning_rate, beta1, beta2, eps } = step;
     let steps = i32::try_from(step).unwrap_or(i32::MAX);
-    let params = Params {
-        len: value.len() as u32,
-        decay: (1.0 - learning_rate * weight_decay) as f32,
-        step_size: (learning_rate / (1.0 - beta1.powi(steps))) as f32,
-        beta1: beta1 as f32,
-        one_minus_beta1: (1.0 - beta1) as f32,
-        beta2: beta2 as f32,
-        one_minus_beta2: (1.0 - beta2) as f32,
-        eps: eps as f32,
-        sqrt_correction2: (1.0 - beta2.powi(steps)).sqrt() as f32,
-        ..Default::default()
-    };
-    let in_fours = pass.gpu().is_software() && pass.gpu().has_int64() && value.len().is_multiple_of(4);
-    let kernel = if in_fours { &ADAMW_FOURS } else { &ADAMW };
-    let grid = spread(value.len().div_ceil(BLOCK));
-    pass.dispatch(kernel, 0, &[gradient, clip, value, m, v], &params, grid)
+    for run in trained.chunk_by(|before, next| next.follows(before)) {
+        let (first, last) = (&run[0], &run[run.len() - 1]);
+        let [gradient, value, m, v]: [Tensor; 4] =
+            std::array::from_fn(|i| Tensor::spanning(first.arrays()[i], last.arrays()[i]));
+        let params = Params {
+            len: value.len() as u32,
+            decay: (1.0 - learning_rate * first.weight_decay) as f32,
+            step_size: (learning_rate / (1.0 - beta1.powi(steps))) as f32,
+            beta1: beta1 as f32,
+            one_minus_beta1: (1.0 - beta1) as f32,
+            beta2: beta2 as f32,
+            one_minus_beta2: (1.0 - beta2) as f32,
+            eps: eps as f32,
+            sqrt_correction2: (1.0 - beta2.powi(steps)).sqrt() as f32,
+            ..Default::default()
+        };
+        let in_fours = pass.gpu().is_software() && pass.gpu().has_int64() && value.len().is_multiple_of(4);
+        let kernel = if in_fours { &ADAMW_FOURS } else { &ADAMW };
+        let grid = spread(value.len().div_ceil(BLOCK));
+        pass.dispatch(kernel, 0, &[&gradient, clip, &value, &m, &v], &params, grid)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -103,7 +118,8 @@ mod tests {
     use super::*;
     use crate::ops::check::{assert_close, f64s, random, run};
 
-    const STEP: Step = Step { step: 1, learning_rate: 0.01, weight_decay: 0.1, beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+    const WEIGHT_DECAY: f64 = 0.1;
+    const STEP: Step = Step { step: 1, learning_rate: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8 };
 
     fn norm(gradients: &[Vec<f32>]) -> f64 {
         gradients.iter().flatten().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt()
@@ -120,7 +136,7 @@ mod tests {
                     for gradient in &gradients {
                         tensors.push(pass.upload(&[gradient.len()], gradient)?);
                     }
-                    Ok(vec![clip(pass, &tensors.iter().collect::<Vec<_>>(), max_norm, 1.0)?])
+                    Ok(vec![clip(pass, &tensors, max_norm, 1.0)?])
                 });
                 let norm = norm(&gradients);
                 let limit = f64::from(max_norm);
@@ -145,9 +161,9 @@ mod tests {
             let (m, v) = (pass.upload(&[n], &zeros)?, pass.upload(&[n], &zeros)?);
             for (i, gradient) in gradients.iter().enumerate() {
                 let gradient = pass.upload(&[n], gradient)?;
-                let clip = clip(pass, &[&gradient], 2.0, 1.0)?;
-                let arrays = AdamW { gradient: &gradient, clip: &clip, value: &value, m: &m, v: &v };
-                adamw(pass, arrays, Step { step: i as u64 + 1, ..STEP })?;
+                let clip = clip(pass, std::slice::from_ref(&gradient), 2.0, 1.0)?;
+                let trained = [AdamW { gradient: &gradient, value: &value, m: &m, v: &v, weight_decay: WEIGHT_DECAY }];
+                adamw(pass, &clip, &trained, Step { step: i as u64 + 1, ..STEP })?;
             }
             Ok(vec![value, m, v])
         });
@@ -157,7 +173,7 @@ mod tests {
             let t = i as i32 + 1;
             for j in 0..n {
                 let g = f64::from(gradient[j]) * coefficient;
-                value[j] *= 1.0 - STEP.learning_rate * STEP.weight_decay;
+                value[j] *= 1.0 - STEP.learning_rate * WEIGHT_DECAY;
                 m[j] = STEP.beta1 * m[j] + (1.0 - STEP.beta1) * g;
                 v[j] = STEP.beta2 * v[j] + (1.0 - STEP.beta2) * g * g;
                 let m_hat = m[j] / (1.0 - STEP.beta1.powi(t));
@@ -170,6 +186,53 @@ mod tests {
         assert_close("v", &got[2], &v, 1e-6);
     }
 
+    /// What lies one behind another is one run for each weight decay, and gets what it gets by itself.
+    #[test]
+    fn joined_arrays_are_taken_together() {
+        let gpu = crate::gpu::test_gpu();
+        let lengths = [1500, 3, 64, 130];
+        let decays = [0.1, 0.1, 0.0, 0.0];
+        let shapes = lengths.map(|len| [len]);
+        let parts: Vec<(&[usize], String)> = shapes.iter().map(|shape| (&shape[..], "a part".to_owned())).collect();
+        // Gradients, values and both moments.
+        let arrays = |kind: u64| -> Vec<Vec<f32>> {
+            let numbers = lengths.iter().zip(0..).map(|(&len, i)| random(len, 10 * kind + i));
+            numbers.map(|numbers| numbers.into_iter().map(f32::abs).collect()).collect()
+        };
+        let values: Vec<Vec<Vec<f32>>> = (0..4).map(arrays).collect();
+        let joined = || Tensor::joined(&gpu, &parts).unwrap();
+        let apart = || shapes.iter().map(|shape| Tensor::persistent(&gpu, shape, "a part").unwrap()).collect();
+        let step = |memory: &dyn Fn() -> Vec<Tensor>| {
+            run(&gpu, |pass| {
+                let filled = |values: &Vec<Vec<f32>>| {
+                    let tensors = memory();
+                    tensors.iter().zip(values).try_for_each(|(tensor, values)| tensor.write(&gpu, 0, values))?;
+                    Ok(tensors)
+                };
+                let kinds = values.iter().map(filled).collect::<Result<Vec<_>>>()?;
+                let clip = clip(pass, &kinds[0], 0.5, 1.0)?;
+                let each = (0..4).map(|i| AdamW {
+                    gradient: &kinds[0][i],
+                    value: &kinds[1][i],
+                    m: &kinds[2][i],
+                    v: &kinds[3][i],
+                    weight_decay: decays[i],
+                });
+                adamw(pass, &clip, &each.collect::<Vec<_>>(), STEP)?;
+                Ok([&kinds[1..].concat()[..], &[clip]].concat())
+            })
+        };
+        let runs = |memory: &dyn Fn() -> Vec<Tensor>| Tensor::runs(&memory().iter().collect::<Vec<_>>()).len();
+        assert_eq!((runs(&joined), runs(&apart)), (1, 4));
+        let (mut one, mut other) = (step(&joined), step(&apart));
+        // Norms are added up in another order.
+        let (norm, same) = (one.pop().unwrap(), f64s(&other.pop().unwrap()));
+        assert_close("norm and coefficient", &norm, &same, 1e-6);
+        for (one, other) in one.iter().zip(&other) {
+            assert_close("values and moments", one, &f64s(other), 1e-6);
+        }
+    }
+
     #[test]
     fn a_gradient_that_is_not_finite_changes_nothing() {
         let gpu = crate::gpu::test_gpu();
@@ -178,8 +241,9 @@ mod tests {
                 let value = pass.upload(&[3], &[1.0f32, 2.0, 3.0])?;
                 let (m, v) = (pass.upload(&[3], &[4.0f32; 3])?, pass.upload(&[3], &[5.0f32; 3])?);
                 let gradient = pass.upload(&[3], &[0.1, bad, 0.1])?;
-                let clip = clip(pass, &[&gradient], 1.0, 1.0)?;
-                adamw(pass, AdamW { gradient: &gradient, clip: &clip, value: &value, m: &m, v: &v }, STEP)?;
+                let clip = clip(pass, std::slice::from_ref(&gradient), 1.0, 1.0)?;
+                let trained = [AdamW { gradient: &gradient, value: &value, m: &m, v: &v, weight_decay: WEIGHT_DECAY }];
+                adamw(pass, &clip, &trained, STEP)?;
                 Ok(vec![value, m, v])
             });
             assert_eq!(got, [vec![1.0, 2.0, 3.0], vec![4.0; 3], vec![5.0; 3]]);

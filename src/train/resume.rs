@@ -8,7 +8,7 @@ use super::arguments::{CommHook, Objective, TrainingArguments};
 use super::data::Data;
 use crate::error::{Error, Result};
 use crate::gpu::Tensor;
-use crate::model::{Checkpoint, Model, names, staging_in, sync_folder, usual_permissions, write_tensors};
+use crate::model::{Checkpoint, Model, names, staging_in, sync_folder, usual_permissions, write_tensors, zeros_like};
 
 const STATE_FILE: &str = "trainer_state.json";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
@@ -17,6 +17,13 @@ const MOMENTS: [&str; 2] = ["exp_avg.", "exp_avg_sq."];
 
 /// First and second moment of each parameter's gradient.
 pub(crate) type Moments = Vec<(Tensor, Tensor)>;
+
+/// Zeros, which is where they begin.
+pub(crate) fn fresh_moments(model: &Model) -> Result<Moments> {
+    let trained = model.bert.trained_parameters();
+    let of = |what: &str| zeros_like(&model.gpu, &trained, what);
+    Ok(of("the first moment of ")?.into_iter().zip(of("the second moment of ")?).collect())
+}
 
 /// Where a run stands. Orders and masks are functions of seed, epoch and example, so steps alone say where.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -300,10 +307,10 @@ pub(crate) fn load(checkpoint: &Path, like: &Model, arguments: &TrainingArgument
         .map_err(|error| Error::checkpoint(&state_path, format!("not the state of a run: {error}")))?;
     let model = load_model(checkpoint, like, arguments)?;
     let optimizer = Checkpoint::open_file(checkpoint.join(OPTIMIZER_FILE))?;
-    let [first, second] = MOMENTS;
-    let moments = model.bert.trained_parameters().into_iter().map(|parameter| {
-        Ok((optimizer.load(&like.gpu, parameter, first)?, optimizer.load(&like.gpu, parameter, second)?))
-    });
-    let moments = moments.collect::<Result<_>>()?;
+    let moments = fresh_moments(&model)?;
+    for (parameter, (m, v)) in model.bert.trained_parameters().into_iter().zip(&moments) {
+        optimizer.load_into(&like.gpu, m, parameter, MOMENTS[0])?;
+        optimizer.load_into(&like.gpu, v, parameter, MOMENTS[1])?;
+    }
     Ok((model, moments, state))
 }

@@ -1,6 +1,7 @@
 //! Training steps: forward, backward, optimizer.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use super::ranks::Leaving;
 use super::resume::{self, LossScale, Moments, State};
 use crate::error::{Error, Result};
 use crate::gpu::{Pass, Tensor};
-use crate::model::{Done, Gradients, Model, Parameter, TrainOptions, stats_of};
+use crate::model::{Done, Gradients, Model, Parameter, TrainOptions, in_memory_order, stats_of};
 use crate::ops::adamw::{self, AdamW};
 use crate::ops::fingerprint::fingerprint;
 use crate::ops::tuning::{in_use, tune};
@@ -94,14 +95,7 @@ impl Trainer {
             return Err(Error::InvalidArgument("everything is frozen: there is nothing left to train".into()));
         }
         let gradients = Gradients::new(&model.gpu, &model.bert.all_parameters())?;
-        // Fresh buffers are zero, which is where the moments begin.
-        let moment = |what: &str| {
-            let each = |p: &crate::model::Parameter| {
-                Tensor::persistent(&model.gpu, p.value.shape(), &format!("the {what} of {}", p.keys[0]))
-            };
-            model.bert.trained_parameters().into_iter().map(each).collect::<Result<Vec<_>>>()
-        };
-        let moments = moment("first moment")?.into_iter().zip(moment("second moment")?).collect();
+        let moments = resume::fresh_moments(&model)?;
         let kernels = in_use(&model.gpu);
         let weights: Vec<&Tensor> = model.bert.parameters().into_iter().map(|parameter| &parameter.value).collect();
         let base = format!("of weights with the hash {:016x}", fingerprint(&model.gpu, &weights)?);
@@ -184,21 +178,12 @@ impl Trainer {
             leaving.sum(&**ranks, self.arguments.ddp_comm_hook, &self.model, &self.gradients)?;
         }
         let computing = began.elapsed().saturating_sub(leaving.took);
-        let gradients: Vec<&Tensor> = self.gradients.all().collect();
-        let clip = adamw::clip(&mut pass, &gradients, self.arguments.max_grad_norm as f32, self.scale())?;
-        for (parameter, (m, v)) in self.model.bert.trained_parameters().into_iter().zip(&self.moments) {
-            let TrainingArguments { weight_decay, adam_beta1, adam_beta2, adam_epsilon, .. } = self.arguments;
-            let step = adamw::Step {
-                step: self.step + 1,
-                learning_rate,
-                weight_decay: if parameter.decay { weight_decay } else { 0.0 },
-                beta1: adam_beta1,
-                beta2: adam_beta2,
-                eps: adam_epsilon,
-            };
-            let Some(gradient) = self.gradients.of(parameter) else { continue };
-            adamw::adamw(&mut pass, AdamW { gradient, clip: &clip, value: &parameter.value, m, v }, step)?;
-        }
+        let TrainingArguments { weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm, .. } =
+            self.arguments;
+        let clip = adamw::clip(&mut pass, self.gradients.runs(), max_grad_norm as f32, self.scale())?;
+        let step =
+            adamw::Step { step: self.step + 1, learning_rate, beta1: adam_beta1, beta2: adam_beta2, eps: adam_epsilon };
+        adamw::adamw(&mut pass, &clip, &self.optimized(weight_decay), step)?;
         let clip = pass.download(&clip)?;
         // From here on until all ranks are known to have made it.
         self.unsure.store(self.ranks.is_some(), Ordering::Relaxed);
@@ -222,6 +207,20 @@ impl Trainer {
             self.unsure.store(false, Ordering::Relaxed);
         }
         Ok(Attempt { loss: (sum / losses.max(1) as f64) as f32, norm, communicating: leaving.took, computing })
+    }
+
+    /// What the optimizer changes, as it lies in memory.
+    fn optimized(&self, weight_decay: f64) -> Vec<AdamW<'_>> {
+        let trained = self.model.bert.trained_parameters();
+        let moments: HashMap<usize, _> = trained.iter().map(|parameter| parameter.index).zip(&self.moments).collect();
+        let mut optimized = Vec::new();
+        for parameter in in_memory_order(trained) {
+            let Some(gradient) = self.gradients.of(parameter) else { continue };
+            let (m, v) = moments[&parameter.index];
+            let weight_decay = if parameter.decay { weight_decay } else { 0.0 };
+            optimized.push(AdamW { gradient, value: &parameter.value, m, v, weight_decay });
+        }
+        optimized
     }
 
     fn scale(&self) -> f32 {
