@@ -56,7 +56,7 @@ fn answer(gpu: &Gpu, (folder, dtype): (&Path, Dtype), model: &mut Option<Model>,
             Ok(json!({ "seconds": seconds, "tiling": request["tiling"].as_str().unwrap_or(chosen) }))
         }
         "fill" => fill(model.as_ref().ok_or("no model")?, request, budget),
-        "adapt" => adapt(model.as_ref().ok_or("no model")?, request),
+        "adapt" => adapt(model.as_ref().ok_or("no model")?, request, || ()),
         "profile" => profile(model.as_ref().ok_or("no model")?, request),
         "memory" => Ok(json!({ "peak_host_bytes": peak_host_bytes(), "gpu_bytes": gpu.memory_in_use() })),
         task => Err(format!("no task '{task}'").into()),
@@ -89,16 +89,14 @@ fn profile(model: &Model, request: &Value) -> Answer {
     if !texts.is_empty() {
         model.fill_mask_batch(&texts, 10)?;
     }
-    retto::bench::profile::start();
     if texts.is_empty() {
-        adapt(model, request)?;
+        adapt(model, request, retto::bench::profile::start)?;
     } else {
+        retto::bench::profile::start();
         for _ in 0..QUERIES {
             model.fill_mask_batch(&texts, 10)?;
         }
     }
-    // Training's warm-up step is one more.
-    let runs = if texts.is_empty() { runs + 1 } else { runs };
     let profile = retto::bench::profile::finish();
     let each = |(kernel, (dispatches, time)): (String, (u64, Duration))| {
         let runs = f64::from(runs);
@@ -108,7 +106,8 @@ fn profile(model: &Model, request: &Value) -> Answer {
 }
 
 /// The same job as the peers': lines of similar length together, dropout as the config says, clipping, AdamW.
-fn adapt(model: &Model, request: &Value) -> Answer {
+/// Calls `warmed_up` after the first step.
+fn adapt(model: &Model, request: &Value, warmed_up: impl Fn()) -> Answer {
     let path = request["file"].as_str().ok_or("file is missing")?;
     let count = request["lines"].as_u64().unwrap_or(u64::MAX) as usize;
     let lines: Vec<String> = retto::read_lines(&[path.into()])?.into_iter().take(count).collect();
@@ -131,6 +130,8 @@ fn adapt(model: &Model, request: &Value) -> Answer {
                 seconds.push(began.elapsed().as_secs_f64());
                 tokens.push(report.tokens);
                 losses.push(report.loss);
+            } else {
+                warmed_up();
             }
             began = Instant::now();
         }
