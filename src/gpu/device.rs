@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::adapter::{self, Adapter, GpuOptions};
 use super::cache::PipelineCache;
 use super::choices::Choices;
+use super::tensor::Pool;
 use crate::error::{Error, Result};
 
 /// An opened adapter. Cheap to clone; every clone is the same device. `Send + Sync`.
@@ -35,8 +36,7 @@ pub(super) struct Inner {
     cooperative_edges: Vec<u32>,
     pub(super) pipelines: Mutex<HashMap<PipelineKey, Arc<wgpu::ComputePipeline>>>,
     pub(super) bind_groups: Mutex<BindGroups>,
-    /// Buffers no tensor holds any more, by capacity in bytes.
-    pub(super) pool: Mutex<HashMap<u64, Vec<Buffer>>>,
+    pub(super) pool: Mutex<Pool>,
     pub(super) memory_in_use: AtomicU64,
     pub(super) next_buffer_id: AtomicU64,
     /// Where compiled shaders are kept.
@@ -199,7 +199,7 @@ impl Gpu {
 
     /// Gives back the workspaces kept for the next call. They are made again when needed.
     pub fn trim(&self) {
-        let buffers: Vec<Buffer> = lock(&self.inner.pool).drain().flat_map(|(_, buffers)| buffers).collect();
+        let buffers = lock(&self.inner.pool).drain();
         let released: std::collections::HashSet<u64> = buffers.iter().map(|buffer| buffer.id).collect();
         let bytes: u64 = buffers.iter().map(|buffer| buffer.capacity).sum();
         self.inner.memory_in_use.fetch_sub(bytes, Ordering::Relaxed);

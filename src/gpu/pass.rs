@@ -75,7 +75,7 @@ impl<'g> Pass<'g> {
         #[cfg(test)]
         next.handed_out.append(&mut self.handed_out);
         std::mem::swap(self, &mut next);
-        next.submit()
+        next.hand_over()
     }
 
     pub(crate) fn gpu(&self) -> &'g Gpu {
@@ -286,12 +286,18 @@ impl<'g> Pass<'g> {
 
     /// Hands everything recorded to the GPU. Does not wait.
     pub(crate) fn submit(self) -> Result<()> {
-        let Self { gpu, compute, encoder, staging, submission, workspaces, .. } = self;
+        let workspaces = Arc::clone(&self.workspaces);
+        self.hand_over()?;
+        workspaces.release();
+        Ok(())
+    }
+
+    fn hand_over(self) -> Result<()> {
+        let Self { gpu, compute, encoder, staging, submission, .. } = self;
         drop(compute);
         let index = gpu.inner.queue.submit([encoder.finish()]);
         let _ = submission.set(index);
-        // Not before it is submitted.
-        drop((staging, workspaces));
+        drop(staging);
         gpu.check()
     }
 }

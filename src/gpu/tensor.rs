@@ -62,35 +62,64 @@ struct Storage {
 }
 
 /// The workspaces of a pass, in however many parts it is submitted. One that is dropped serves what the pass records next, and
-/// goes to the common pool with the last that holds this, which is when all of the pass has been submitted: passes run in the order in
-/// which they are submitted, not in that in which they were recorded. A buffer in the pool that a pass still waits with would be
-/// written by it after another pass had taken the buffer, and between two parts of that.
+/// goes to the common pool when all of the pass has been submitted: passes run in the order in which they are submitted, not in that in
+/// which they were recorded. A buffer in the pool that a pass still waits with would be written by it after another pass had taken the
+/// buffer, and between two parts of that.
 pub(crate) struct Workspaces {
     gpu: Weak<Inner>,
-    dropped: Mutex<HashMap<u64, Vec<Buffer>>>,
+    /// `None` once all is submitted.
+    dropped: Mutex<Option<Pool>>,
+}
+
+/// Buffers no tensor holds any more, by capacity in bytes.
+#[derive(Default)]
+pub(super) struct Pool(HashMap<u64, Vec<Buffer>>);
+
+impl Pool {
+    fn take(&mut self, capacity: u64) -> Option<Buffer> {
+        self.0.get_mut(&capacity)?.pop()
+    }
+
+    /// In one order, whatever was dropped when: so the next pass of this shape binds the same buffers in the same places.
+    fn put(&mut self, buffer: Buffer) {
+        let kept = self.0.entry(buffer.capacity).or_default();
+        let place = kept.partition_point(|other| other.id > buffer.id);
+        kept.insert(place, buffer);
+    }
+
+    pub(super) fn drain(&mut self) -> Vec<Buffer> {
+        self.0.drain().flat_map(|(_, buffers)| buffers).collect()
+    }
 }
 
 impl Workspaces {
     pub(crate) fn new(gpu: &Gpu) -> Arc<Self> {
-        Arc::new(Self { gpu: Arc::downgrade(&gpu.inner), dropped: Mutex::default() })
+        Arc::new(Self { gpu: Arc::downgrade(&gpu.inner), dropped: Mutex::new(Some(Pool::default())) })
     }
 
     fn take(&self, gpu: &Gpu, capacity: u64) -> Option<Buffer> {
-        let of = |pool: &Mutex<HashMap<u64, Vec<Buffer>>>| lock(pool).get_mut(&capacity).and_then(Vec::pop);
-        of(&self.dropped).or_else(|| of(&gpu.inner.pool))
+        let own = lock(&self.dropped).as_mut().and_then(|pool| pool.take(capacity));
+        own.or_else(|| lock(&gpu.inner.pool).take(capacity))
+    }
+
+    fn put(&self, inner: &Inner, buffer: Buffer) {
+        match lock(&self.dropped).as_mut() {
+            Some(pool) => pool.put(buffer),
+            None => lock(&inner.pool).put(buffer),
+        }
+    }
+
+    /// All of the pass has been submitted, or never will be.
+    pub(super) fn release(&self) {
+        let (Some(inner), Some(mut dropped)) = (self.gpu.upgrade(), lock(&self.dropped).take()) else { return };
+        let mut pool = lock(&inner.pool);
+        dropped.drain().into_iter().for_each(|buffer| pool.put(buffer));
     }
 }
 
 impl Drop for Workspaces {
     fn drop(&mut self) {
-        let Some(inner) = self.gpu.upgrade() else { return };
-        let mut pool = lock(&inner.pool);
-        for (capacity, buffers) in lock(&self.dropped).drain() {
-            let kept = pool.entry(capacity).or_default();
-            kept.extend(buffers);
-            // In one order, so that the next pass of this shape binds the same buffers in the same places.
-            kept.sort_unstable_by_key(|buffer| std::cmp::Reverse(buffer.id));
-        }
+        self.release();
     }
 }
 
@@ -99,6 +128,10 @@ const ELEMENT: u64 = 4;
 
 /// What WebGPU lets a binding begin at on every adapter.
 const ALIGNMENT: u64 = 256;
+
+/// Bytes of several tensors in one buffer, at most: what may be bound on every adapter, so that sums over such buffers are the same on
+/// all, and no more than that is kept for one tensor that others share.
+const JOINED: u64 = 128 << 20;
 
 impl Tensor {
     /// A workspace of a pass, which gets it back when the last clone is dropped.
@@ -131,18 +164,21 @@ impl Tensor {
         Ok(Self::with_buffer(gpu, shape, home.cloned(), buffer))
     }
 
-    /// Persistent tensors of these shapes, called so in errors, all zero: one behind another in as few buffers as the adapter lets
-    /// them be, so that what is done to each element can be done to [`Tensor::runs`] of them.
+    /// Persistent tensors of these shapes, called so in errors, all zero: one behind another in buffers of up to 128 MiB, so that what
+    /// is done to each element can be done to [`Tensor::runs`] of them. A larger one has a buffer of its own.
     pub(crate) fn joined(gpu: &Gpu, parts: &[(&[usize], String)]) -> Result<Vec<Self>> {
-        let limits = &gpu.inner.limits;
-        let limit = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size) / ELEMENT * ELEMENT;
+        Self::joined_within(gpu, parts, JOINED)
+    }
+
+    fn joined_within(gpu: &Gpu, parts: &[(&[usize], String)], limit: u64) -> Result<Vec<Self>> {
         let mut sizes: Vec<u64> = Vec::new();
         let mut places = Vec::new();
         for (shape, what) in parts {
-            let padded = checked_size(gpu, shape, what)?.next_multiple_of(ALIGNMENT);
+            let bytes = checked_size(gpu, shape, what)?;
+            let padded = bytes.next_multiple_of(ALIGNMENT);
             match sizes.last_mut() {
                 Some(size) if *size + padded <= limit => *size += padded,
-                _ => sizes.push(padded.min(limit)),
+                _ => sizes.push(if padded <= limit { padded } else { bytes }),
             }
             places.push((sizes.len() - 1, sizes[sizes.len() - 1].saturating_sub(padded)));
         }
@@ -361,7 +397,7 @@ impl Drop for Storage {
     fn drop(&mut self) {
         let (Some(buffer), Some(inner)) = (self.buffer.take(), self.gpu.upgrade()) else { return };
         match &self.home {
-            Some(workspaces) => lock(&workspaces.dropped).entry(buffer.capacity).or_default().push(buffer),
+            Some(workspaces) => workspaces.put(&inner, buffer),
             None => {
                 inner.memory_in_use.fetch_sub(buffer.capacity, Ordering::Relaxed);
                 inner.forget_bind_groups(&HashSet::from([buffer.id]));
@@ -407,13 +443,28 @@ mod tests {
         drop(pass);
         assert_ne!(take(&Workspaces::new(&gpu), 1000).buffer().id, id);
         drop((third, other));
-        // The oldest first, whatever was dropped when.
-        let last = Workspaces::new(&gpu);
-        let all = [(); 2].map(|()| take(&last, 1000));
-        assert_eq!(all[0].buffer().id, id);
-        drop((all, last));
+        // The oldest first, whatever was dropped when; and once it is submitted, though something of it still lives.
+        let submitted = Workspaces::new(&gpu);
+        let all = [(); 2].map(|()| take(&submitted, 1000));
+        let ids = [0, 1].map(|i: usize| all[i].buffer().id);
+        assert!(ids[0] == id && ids[1] > id);
+        let [first, second] = all;
+        drop(second);
+        submitted.release();
+        let next = Workspaces::new(&gpu);
+        assert_eq!(take(&next, 1000).buffer().id, ids[1]);
+        drop(first);
+        assert_eq!(take(&Workspaces::new(&gpu), 1000).buffer().id, id);
+        drop(next);
         gpu.trim();
         assert_eq!(gpu.memory_in_use(), 0);
+    }
+
+    fn values(gpu: &Gpu, tensor: &Tensor) -> Vec<f32> {
+        let mut pass = crate::gpu::Pass::new(gpu);
+        let download = pass.download(tensor).unwrap();
+        pass.submit().unwrap();
+        download.wait(gpu).unwrap()
     }
 
     #[test]
@@ -426,19 +477,13 @@ mod tests {
         assert_eq!(gpu.memory_in_use() - before, 256 + 512 + 512 + 256);
         assert!(tensors.windows(2).all(|pair| pair[1].follows(&pair[0]) && !pair[0].follows(&pair[1])));
         let other = Tensor::persistent(&gpu, &[5], "another").unwrap();
-        let values = |tensor: &Tensor| {
-            let mut pass = crate::gpu::Pass::new(&gpu);
-            let download = pass.download(tensor).unwrap();
-            pass.submit().unwrap();
-            download.wait::<f32>(&gpu).unwrap()
-        };
         tensors[2].write(&gpu, 1, &[7.0; 64]).unwrap();
-        assert_eq!(values(&tensors[2]), [&[0.0][..], &[7.0; 64]].concat());
+        assert_eq!(values(&gpu, &tensors[2]), [&[0.0][..], &[7.0; 64]].concat());
         let all: Vec<&Tensor> = tensors[..2].iter().chain([&other]).chain(&tensors[2..]).collect();
         let runs = Tensor::runs(&all);
         assert_eq!(runs.iter().map(Tensor::len).collect::<Vec<_>>(), [64 + 128, 5, 128 + 64]);
-        assert_eq!(values(&runs[0]), [0.0; 192]);
-        assert_eq!(values(&runs[2]), [&[0.0][..], &[7.0; 64], &[0.0; 127]].concat());
+        assert_eq!(values(&gpu, &runs[0]), [0.0; 192]);
+        assert_eq!(values(&gpu, &runs[2]), [&[0.0][..], &[7.0; 64], &[0.0; 127]].concat());
         // A workspace ends where it ends.
         let mut pass = crate::gpu::Pass::new(&gpu);
         let workspace = pass.alloc(&[7]).unwrap();
@@ -447,6 +492,19 @@ mod tests {
         drop((all, runs));
         drop((tensors, other));
         assert_eq!(gpu.memory_in_use() - before, workspace.buffer().capacity);
+    }
+
+    #[test]
+    fn joined_tensors_are_in_several_buffers_where_one_would_be_too_large() {
+        let gpu = crate::gpu::test_gpu();
+        // Two in one, one that is larger than the limit, and one after it.
+        let shapes = [[100], [50], [200], [1]];
+        let parts: Vec<(&[usize], String)> = shapes.iter().map(|shape| (&shape[..], "a part".to_owned())).collect();
+        let tensors = Tensor::joined_within(&gpu, &parts, 768).unwrap();
+        let runs = Tensor::runs(&tensors.iter().collect::<Vec<_>>());
+        assert_eq!(runs.iter().map(Tensor::len).collect::<Vec<_>>(), [128 + 64, 200, 64]);
+        tensors[2].write(&gpu, 0, &[3.0; 200]).unwrap();
+        assert_eq!((values(&gpu, &runs[1]), values(&gpu, &tensors[3])), (vec![3.0; 200], vec![0.0]));
     }
 
     #[test]
