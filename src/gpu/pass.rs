@@ -17,7 +17,7 @@ pub(crate) struct Pass<'g> {
     // Before `encoder`: an open compute pass has to end first.
     compute: Option<wgpu::ComputePass<'static>>,
     encoder: wgpu::CommandEncoder,
-    staging: Vec<wgpu::Buffer>,
+    staging: Vec<Staging>,
     /// Set when it is submitted, for its downloads to wait for.
     submission: Arc<OnceLock<wgpu::SubmissionIndex>>,
     /// Whether linear layers multiply in f16.
@@ -37,6 +37,25 @@ pub(crate) struct Pass<'g> {
 /// What unit tests put into the unused end of a workspace: no kernel may change it.
 #[cfg(test)]
 pub(crate) const GUARD: u32 = 0x7fc0_dead;
+
+/// Values on their way to the device: many small arrays in one buffer, as making one takes longer than filling it.
+struct Staging {
+    // Before `buffer`: what is mapped goes first.
+    view: wgpu::BufferViewMut,
+    buffer: wgpu::Buffer,
+    used: usize,
+}
+
+impl Staging {
+    /// Before the commands that read it are submitted.
+    fn leave(self) {
+        drop(self.view);
+        self.buffer.unmap();
+    }
+}
+
+/// Bytes of such a buffer, at least: what a query of a hundred tokens uploads.
+const STAGED: usize = 16 << 10;
 
 /// Values on their way back to the host.
 pub(crate) struct Download {
@@ -100,28 +119,34 @@ impl<'g> Pass<'g> {
         #[cfg(test)]
         let bytes = &self.guarded(&tensor, bytes)[..];
         if !bytes.is_empty() {
-            let staging = self.gpu.create_buffer(&wgpu::BufferDescriptor {
+            let at = self.stage(bytes)?;
+            self.compute = None;
+            let Staging { buffer, .. } = &self.staging[self.staging.len() - 1];
+            let (target, len) = (tensor.buffer(), bytes.len() as u64);
+            self.encoder.copy_buffer_to_buffer(buffer, at, &target.buffer, tensor.offset(), len);
+        }
+        Ok(tensor)
+    }
+
+    /// Puts bytes into the latest buffer on its way to the device, or a new one. Returns where they begin.
+    fn stage(&mut self, bytes: &[u8]) -> Result<u64> {
+        let room = |staging: &Staging| staging.buffer.size() as usize - staging.used;
+        if self.staging.last().is_none_or(|staging| room(staging) < bytes.len()) {
+            let buffer = self.gpu.create_buffer(&wgpu::BufferDescriptor {
                 label: None,
-                size: bytes.len() as u64,
+                size: bytes.len().max(STAGED) as u64,
                 usage: wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::MAP_WRITE,
                 mapped_at_creation: true,
             })?;
-            match staging.get_mapped_range_mut(..) {
-                Ok(mut view) => view.copy_from_slice(bytes),
-                Err(error) => return Err(self.gpu.failed(error)),
-            }
-            staging.unmap();
-            self.compute = None;
-            self.encoder.copy_buffer_to_buffer(
-                &staging,
-                0,
-                &tensor.buffer().buffer,
-                tensor.offset(),
-                bytes.len() as u64,
-            );
-            self.staging.push(staging);
+            let view = buffer.get_mapped_range_mut(..).map_err(|error| self.gpu.failed(error))?;
+            self.staging.push(Staging { view, buffer, used: 0 });
         }
-        Ok(tensor)
+        let index = self.staging.len() - 1;
+        let staging = &mut self.staging[index];
+        let at = staging.used;
+        staging.used += bytes.len();
+        staging.view.slice(at..staging.used).copy_from_slice(bytes);
+        Ok(at as u64)
     }
 
     /// The values with guards behind them, up to the end of the tensor's buffer.
@@ -216,6 +241,7 @@ impl<'g> Pass<'g> {
             return Ok(());
         }
         self.compute = None;
+        self.staging.drain(..).for_each(Staging::leave);
         let fresh = self.gpu.inner.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
         let recorded = std::mem::replace(&mut self.encoder, fresh).finish();
         let began = std::time::Instant::now();
@@ -295,9 +321,9 @@ impl<'g> Pass<'g> {
     fn hand_over(self) -> Result<()> {
         let Self { gpu, compute, encoder, staging, submission, .. } = self;
         drop(compute);
+        staging.into_iter().for_each(Staging::leave);
         let index = gpu.inner.queue.submit([encoder.finish()]);
         let _ = submission.set(index);
-        drop(staging);
         gpu.check()
     }
 }
