@@ -1,6 +1,6 @@
 //! A buffer, a shape, and the pool that workspaces come from.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, Weak};
@@ -73,11 +73,13 @@ pub(crate) struct Workspaces {
 
 /// Buffers no tensor holds any more, by capacity in bytes.
 #[derive(Default)]
-pub(super) struct Pool(HashMap<u64, Vec<Buffer>>);
+pub(super) struct Pool(BTreeMap<u64, Vec<Buffer>>);
 
 impl Pool {
-    fn take(&mut self, capacity: u64) -> Option<Buffer> {
-        self.0.get_mut(&capacity)?.pop()
+    /// One that has room for so many bytes, and for `spare` times as many at most.
+    fn take(&mut self, capacity: u64, spare: u64) -> Option<Buffer> {
+        let mut fitting = self.0.range_mut(capacity..=capacity * spare);
+        fitting.find_map(|(_, kept)| kept.pop())
     }
 
     /// In one order, whatever was dropped when: so the next pass of this shape binds the same buffers in the same places.
@@ -88,7 +90,7 @@ impl Pool {
     }
 
     pub(super) fn drain(&mut self) -> Vec<Buffer> {
-        self.0.drain().flat_map(|(_, buffers)| buffers).collect()
+        std::mem::take(&mut self.0).into_values().flatten().collect()
     }
 }
 
@@ -98,8 +100,11 @@ impl Workspaces {
     }
 
     fn take(&self, gpu: &Gpu, capacity: u64) -> Option<Buffer> {
-        let own = lock(&self.dropped).as_mut().and_then(|pool| pool.take(capacity));
-        own.or_else(|| lock(&gpu.inner.pool).take(capacity))
+        // One that is up to twice as large rather than another one: batches of many lengths would each have their own.
+        [1, 2].into_iter().find_map(|spare| {
+            let own = lock(&self.dropped).as_mut().and_then(|pool| pool.take(capacity, spare));
+            own.or_else(|| lock(&gpu.inner.pool).take(capacity, spare))
+        })
     }
 
     fn put(&self, inner: &Inner, buffer: Buffer) {
@@ -456,6 +461,13 @@ mod tests {
         drop(first);
         assert_eq!(take(&Workspaces::new(&gpu), 1000).buffer().id, id);
         drop(next);
+        // For what is up to half as large, too, but not instead of one that fits.
+        let smaller = Workspaces::new(&gpu);
+        let [half, tiny] = [500, 400].map(|len| take(&smaller, len));
+        assert!(ids.contains(&half.buffer().id) && !ids.contains(&tiny.buffer().id));
+        drop((half, tiny));
+        assert!(!ids.contains(&take(&smaller, 400).buffer().id));
+        drop(smaller);
         gpu.trim();
         assert_eq!(gpu.memory_in_use(), 0);
     }
