@@ -195,12 +195,12 @@ fn memory_stays_flat_and_is_given_back() {
     let mut trainer = Trainer::new(&base, arguments()).unwrap();
     let mut batch = PackedBatch::default();
     batch.push_masked(&[4, 20, 6, 21, 5], &[(2, 22)]);
-    trainer.train_step(&batch, 1e-3).unwrap();
-    let after_one = gpu.memory_in_use();
+    // The second may find buffers taken by what is smaller than what they were made for.
+    let mut step = || trainer.train_step(&batch, 1e-3).map(|_| gpu.memory_in_use()).unwrap();
+    let after_two = [step(), step()][1];
     for _ in 0..20 {
-        trainer.train_step(&batch, 1e-3).unwrap();
+        assert_eq!(step(), after_two);
     }
-    assert_eq!(gpu.memory_in_use(), after_one);
     drop(trainer);
     gpu.trim();
     assert_eq!(gpu.memory_in_use(), alone);

@@ -40,17 +40,21 @@ pub(crate) const GUARD: u32 = 0x7fc0_dead;
 
 /// Values on their way to the device: many small arrays in one buffer, as making one takes longer than filling it.
 struct Staging {
-    // Before `buffer`: what is mapped goes first.
-    view: wgpu::BufferViewMut,
+    /// Mapped for writing.
     buffer: wgpu::Buffer,
-    used: usize,
+    bytes: Vec<u8>,
 }
 
 impl Staging {
-    /// Before the commands that read it are submitted.
-    fn leave(self) {
-        drop(self.view);
+    /// Before the commands that read it are submitted. Only here is mapped memory held, and not for long: a device that is lost meanwhile
+    /// may take it away.
+    fn leave(self, gpu: &Gpu) -> Result<()> {
+        match self.buffer.get_mapped_range_mut(..self.bytes.len() as u64) {
+            Ok(mut view) => view.copy_from_slice(&self.bytes),
+            Err(error) => return Err(gpu.failed(error)),
+        }
         self.buffer.unmap();
+        Ok(())
     }
 }
 
@@ -130,7 +134,7 @@ impl<'g> Pass<'g> {
 
     /// Puts bytes into the latest buffer on its way to the device, or a new one. Returns where they begin.
     fn stage(&mut self, bytes: &[u8]) -> Result<u64> {
-        let room = |staging: &Staging| staging.buffer.size() as usize - staging.used;
+        let room = |staging: &Staging| staging.buffer.size() as usize - staging.bytes.len();
         if self.staging.last().is_none_or(|staging| room(staging) < bytes.len()) {
             let buffer = self.gpu.create_buffer(&wgpu::BufferDescriptor {
                 label: None,
@@ -138,14 +142,12 @@ impl<'g> Pass<'g> {
                 usage: wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::MAP_WRITE,
                 mapped_at_creation: true,
             })?;
-            let view = buffer.get_mapped_range_mut(..).map_err(|error| self.gpu.failed(error))?;
-            self.staging.push(Staging { view, buffer, used: 0 });
+            self.staging.push(Staging { buffer, bytes: Vec::new() });
         }
         let index = self.staging.len() - 1;
-        let staging = &mut self.staging[index];
-        let at = staging.used;
-        staging.used += bytes.len();
-        staging.view.slice(at..staging.used).copy_from_slice(bytes);
+        let staged = &mut self.staging[index].bytes;
+        let at = staged.len();
+        staged.extend_from_slice(bytes);
         Ok(at as u64)
     }
 
@@ -241,7 +243,7 @@ impl<'g> Pass<'g> {
             return Ok(());
         }
         self.compute = None;
-        self.staging.drain(..).for_each(Staging::leave);
+        self.staging.drain(..).try_for_each(|staging| staging.leave(self.gpu))?;
         let fresh = self.gpu.inner.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
         let recorded = std::mem::replace(&mut self.encoder, fresh).finish();
         let began = std::time::Instant::now();
@@ -321,7 +323,7 @@ impl<'g> Pass<'g> {
     fn hand_over(self) -> Result<()> {
         let Self { gpu, compute, encoder, staging, submission, .. } = self;
         drop(compute);
-        staging.into_iter().for_each(Staging::leave);
+        staging.into_iter().try_for_each(|staging| staging.leave(gpu))?;
         let index = gpu.inner.queue.submit([encoder.finish()]);
         let _ = submission.set(index);
         gpu.check()

@@ -178,7 +178,8 @@ fn activation_bytes(config: &BertConfig, arguments: &TrainingArguments, tokens: 
     let logits = (rows * config.vocab_size as u64).min(1 << 24);
     let low_rank = if arguments.lora.is_some() { 8 * hidden * hidden } else { 0 };
     let floats = tokens * (kept + gradients + 4 * hidden) + logits + rows * 6 * hidden + low_rank;
-    // Buffers are shared by batches of about the same length, an eighth larger at most.
+    // Buffers are shared by batches of about the same length, an eighth larger at most. Larger ones that earlier batches left are given
+    // back where nothing else fits.
     floats * 4 * 17 / 16
 }
 

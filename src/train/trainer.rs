@@ -341,7 +341,14 @@ impl Trainer {
             return Ok(report);
         }
         loop {
-            let attempt = self.attempt(batches, losses, learning_rate)?;
+            let attempt = match self.attempt(batches, losses, learning_rate) {
+                // Workspaces made for longer batches may serve as this one's, and be larger than they need be. Nothing was changed.
+                Err(Error::OutOfMemory { .. }) if self.ranks.is_none() => {
+                    self.model.gpu.trim();
+                    self.attempt(batches, losses, learning_rate)?
+                }
+                attempt => attempt?,
+            };
             (report.loss, report.grad_norm) = (attempt.loss, attempt.norm);
             self.communicating += attempt.communicating;
             self.measure(batches, attempt.computing);
