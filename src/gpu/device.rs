@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::adapter::{self, Adapter, GpuOptions};
 use super::cache::PipelineCache;
 use super::choices::Choices;
-use super::tensor::Pool;
+use super::workspaces::Pool;
 use crate::error::{Error, Result};
 
 /// An opened adapter. Cheap to clone; every clone is the same device. `Send + Sync`.

@@ -9,6 +9,7 @@ mod pass;
 #[cfg(feature = "bench")]
 pub mod profile;
 mod tensor;
+mod workspaces;
 
 pub use adapter::{Adapter, GpuOptions, PowerPreference};
 pub(crate) use cache::hash;

@@ -4,7 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use super::device::{Bound, Gpu, lock};
 use super::kernel::Kernel;
-use super::tensor::{Tensor, Workspaces};
+use super::tensor::Tensor;
+use super::workspaces::Workspaces;
 use crate::error::{Error, Result};
 
 /// A list of dispatches being recorded. Nothing runs before [`Pass::submit`].

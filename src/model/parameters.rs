@@ -101,9 +101,8 @@ pub(crate) fn in_memory_order(mut parameters: Vec<&Parameter>) -> Vec<&Parameter
 /// [`in_memory_order`] has them.
 pub(crate) fn zeros_like(gpu: &Gpu, parameters: &[&Parameter], what: &str) -> Result<Vec<Tensor>> {
     let ordered = in_memory_order(parameters.to_vec());
-    let part = |parameter: &&Parameter| (parameter.value.shape().to_vec(), format!("{what}{}", parameter.keys[0]));
-    let parts: Vec<(Vec<usize>, String)> = ordered.iter().map(part).collect();
-    let parts: Vec<(&[usize], String)> = parts.iter().map(|(shape, what)| (&shape[..], what.clone())).collect();
+    let called = |parameter: &Parameter| format!("{what}{}", parameter.keys[0]);
+    let parts: Vec<_> = ordered.iter().map(|parameter| (parameter.value.shape(), called(parameter))).collect();
     let indices = ordered.iter().map(|parameter| parameter.index);
     let mut joined: HashMap<usize, Tensor> = indices.zip(Tensor::joined(gpu, &parts)?).collect();
     Ok(parameters.iter().filter_map(|parameter| joined.remove(&parameter.index)).collect())
