@@ -6,10 +6,12 @@
 // lanes and computes 8 x 32 or 16 x 32 of C, each lane 4 columns; the lanes hold one or two 8 x 8 pieces of A, and hand them round by
 // broadcasts: a row each, or, where A is stored transposed, a column.
 //
-// A's rows, as stored, have to be a multiple of eight long. Before this file come gemm_c.wgsl, gemm_vectors_block.wgsl, and how B is
-// loaded: gemm_eights_along.wgsl, gemm_eights_across.wgsl or gemm_eights_packed.wgsl.
+// A's rows, as stored, have to be a multiple of eight long. Before this file come gemm_c.wgsl, gemm_c_later.wgsl, gemm_vectors_block.wgsl, and
+// how B is loaded: gemm_eights_along.wgsl, gemm_eights_across.wgsl or gemm_eights_packed.wgsl.
 
 override TWICE: bool; // 16 rows instead of 8
+
+const COLUMNS = 4u; // of a lane
 
 @group(0) @binding(0) var<storage, read> a: array<vec4<u64>>; // eight f32
 
@@ -149,22 +151,23 @@ fn gemm(
             c15 = add_eight(c15, row7(lower), y);
         }
     }
-    store(row, column, c0);
-    store(row + 1u, column, c1);
-    store(row + 2u, column, c2);
-    store(row + 3u, column, c3);
-    store(row + 4u, column, c4);
-    store(row + 5u, column, c5);
-    store(row + 6u, column, c6);
-    store(row + 7u, column, c7);
+    store_sums(row, column, c0);
+    store_sums(row + 1u, column, c1);
+    store_sums(row + 2u, column, c2);
+    store_sums(row + 3u, column, c3);
+    store_sums(row + 4u, column, c4);
+    store_sums(row + 5u, column, c5);
+    store_sums(row + 6u, column, c6);
+    store_sums(row + 7u, column, c7);
     if TWICE {
-        store(row + 8u, column, c8);
-        store(row + 9u, column, c9);
-        store(row + 10u, column, c10);
-        store(row + 11u, column, c11);
-        store(row + 12u, column, c12);
-        store(row + 13u, column, c13);
-        store(row + 14u, column, c14);
-        store(row + 15u, column, c15);
+        store_sums(row + 8u, column, c8);
+        store_sums(row + 9u, column, c9);
+        store_sums(row + 10u, column, c10);
+        store_sums(row + 11u, column, c11);
+        store_sums(row + 12u, column, c12);
+        store_sums(row + 13u, column, c13);
+        store_sums(row + 14u, column, c14);
+        store_sums(row + 15u, column, c15);
     }
+    finish(row, row + select(8u, 16u, TWICE), column);
 }

@@ -7,7 +7,7 @@ fn load_eight(column: u32, k: u32) -> mat2x4<f32> {
         return mat2x4<f32>(four_halves(b[start + k / 4u]), four_halves(b[start + k / 4u + 1u]));
     }
     let x = b[start + k / 8u];
-    return mat2x4<f32>(four_bytes(u32(x)), four_bytes(u32(x >> 32u)));
+    return mat2x4<f32>(four_bytes(low(x)), four_bytes(high(x)));
 }
 
 // Four columns of them. Columns beyond the end repeat the last one, and are not stored.

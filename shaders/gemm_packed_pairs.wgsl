@@ -1,6 +1,6 @@
 // B as pack.wgsl writes it, read two words at a time: B^T in BITS bits an element, which the host puts before this, as packed.wgsl, too.
 
-@group(0) @binding(1) var<storage, read> b: array<u64>;
+@group(0) @binding(1) var<storage, read> b: array<Long>;
 
 // Two words each.
 fn pairs_of_a_row() -> u32 {
@@ -12,8 +12,8 @@ fn scaled(sum: f32, column: u32) -> f32 {
     return sum * two[column % 2u];
 }
 
-fn four_halves(bits: u64) -> vec4<f32> {
-    return vec4<f32>(unpack2x16float(u32(bits)), unpack2x16float(u32(bits >> 32u)));
+fn four_halves(bits: Long) -> vec4<f32> {
+    return vec4<f32>(unpack2x16float(low(bits)), unpack2x16float(high(bits)));
 }
 
 fn four_bytes(bits: u32) -> vec4<f32> {

@@ -4,11 +4,13 @@
 // workgroup is one vector of 8 lanes; each lane computes ROWS rows x 8 columns, which live in the first-level cache. The
 // more rows, the fewer gathers a multiplication. The lanes hold 8 columns of two rows of A, and hand them round by broadcasts.
 //
-// gemm_c.wgsl comes before this file, and what loads A and B: gemm_vectors_single.wgsl; or gemm_vectors_rows.wgsl and one of
+// gemm_c.wgsl and gemm_c_later.wgsl come before this file, and what loads A and B: gemm_vectors_single.wgsl; or gemm_vectors_rows.wgsl and one of
 // gemm_vectors_pairs.wgsl and gemm_vectors_packed.wgsl.
 
 override ROWS: u32; // at most 32, and even
 override TWICE: bool; // 2 ROWS rows of C instead of ROWS
+
+const COLUMNS = 8u; // of a lane
 
 fn add(sum: vec4<f32>, x: Row, w: Row, b: Blocks) -> vec4<f32> {
     return add_eight(add_eight(sum, x, b.first), w, b.second);
@@ -57,13 +59,14 @@ fn gemm(
         }
     }
     for (var i = 0u; i < ROWS; i++) {
-        store(row + i, column, left[i]);
-        store(row + i, column + 4u, right[i]);
+        store_sums(row + i, column, left[i]);
+        store_sums(row + i, column + 4u, right[i]);
     }
     if TWICE {
         for (var i = 0u; i < ROWS; i++) {
-            store(row + ROWS + i, column, lower_left[i]);
-            store(row + ROWS + i, column + 4u, lower_right[i]);
+            store_sums(row + ROWS + i, column, lower_left[i]);
+            store_sums(row + ROWS + i, column + 4u, lower_right[i]);
         }
     }
+    finish(row, row + select(ROWS, 2u * ROWS, TWICE), column);
 }

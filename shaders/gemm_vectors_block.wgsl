@@ -1,4 +1,5 @@
 // What the GEMM kernels of one vector of lanes share that hand A round by broadcasts: gemm_vectors.wgsl and gemm_eights.wgsl.
+// long_u64.wgsl or long_words.wgsl comes before this file.
 
 // Four columns of eight rows of op(B).
 struct Block {
@@ -34,6 +35,6 @@ fn add_eight(sum: vec4<f32>, x: Row, b: Block) -> vec4<f32> {
     return fma(x.x7, b.y7, fma(x.x6, b.y6, fma(x.x5, b.y5, fma(x.x4, b.y4, s))));
 }
 
-fn pair(bits: u64) -> vec2<f32> {
-    return vec2<f32>(bitcast<f32>(u32(bits)), bitcast<f32>(u32(bits >> 32u)));
+fn pair(bits: Long) -> vec2<f32> {
+    return vec2<f32>(bitcast<f32>(low(bits)), bitcast<f32>(high(bits)));
 }

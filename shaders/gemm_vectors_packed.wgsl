@@ -19,7 +19,7 @@ fn load_column(column: u32, k: u32) -> Column {
     }
     let x = b[start + k / 8u];
     let y = b[start + min(k / 8u + 1u, pairs - 1u)];
-    return Column(four_bytes(u32(x)), four_bytes(u32(x >> 32u)), four_bytes(u32(y)), four_bytes(u32(y >> 32u)));
+    return Column(four_bytes(low(x)), four_bytes(high(x)), four_bytes(low(y)), four_bytes(high(y)));
 }
 
 // Four columns of sixteen rows.

@@ -1,7 +1,7 @@
 // How gemm_vectors.wgsl loads B in f32, two numbers at a time. Its rows, as stored, have to be a multiple of four long.
 // gemm_vectors_rows.wgsl comes before this file.
 
-@group(0) @binding(1) var<storage, read> b: array<u64>; // pairs of f32
+@group(0) @binding(1) var<storage, read> b: array<Long>; // pairs of f32
 
 // Sixteen rows of one column of op(B), which is stored as a row. All of it at once: the columns of a wide matrix lie so far
 // apart that the first-level cache does not keep many of them.

@@ -1,7 +1,7 @@
-// How gemm_vectors.wgsl loads A, two numbers at a time: a gather of 64 bits a lane costs what one of 32 bits does. A's rows, as
-// stored, have to be of even length.
+// How gemm_vectors.wgsl loads A, two numbers at a time: on most CPUs a gather of 64 bits a lane costs what one of 32 bits does. A's
+// rows, as stored, have to be of even length.
 
-@group(0) @binding(0) var<storage, read> a: array<u64>; // pairs of f32
+@group(0) @binding(0) var<storage, read> a: array<Long>; // pairs of f32
 
 // Two rows of op(A) from column k on, `row` being even. Beyond the last column they are 0; rows beyond the end repeat the last
 // ones, and are not stored.

@@ -115,7 +115,7 @@ impl Model {
         tune(&self.gpu, false)?;
         // Of each of the numbers of rows that have kernels of their own.
         let lengths = [1, 8, 12, 16, 24, 32, 64, 128];
-        Bert::compile_ahead(&self.gpu, self.config(), self.packing(), &lengths);
+        Bert::compile_ahead(&self.gpu, self.config(), self.packing(), &lengths, true);
         let mut batch = PackedBatch::default();
         // Any token will do, and a text of one.
         batch.push(&[0]);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::adapter::{self, Adapter, GpuOptions};
 use super::cache::PipelineCache;
 use super::choices::Choices;
+use super::kernel::Style;
 use super::workspaces::Pool;
 use crate::error::{Error, Result};
 
@@ -34,6 +35,7 @@ pub(super) struct Inner {
     pub(super) limits: wgpu::Limits,
     pub(super) features: wgpu::Features,
     cooperative_edges: Vec<u32>,
+    style: Style,
     pub(super) pipelines: Mutex<HashMap<PipelineKey, Arc<wgpu::ComputePipeline>>>,
     pub(super) bind_groups: Mutex<BindGroups>,
     pub(super) pool: Mutex<Pool>,
@@ -50,9 +52,8 @@ pub(super) struct Inner {
     fault: Arc<Mutex<Option<Fault>>>,
 }
 
-/// What a pipeline was compiled from: file, entry point, the index of its override values, and whether its workgroups are
-/// one vector.
-pub(super) type PipelineKey = (&'static str, &'static str, usize, bool);
+/// What a pipeline was compiled from: file, entry point, the index of its override values, and what it takes of a style.
+pub(super) type PipelineKey = (&'static str, &'static str, usize, Style);
 
 /// A GPU buffer with what the pool and the bind-group cache need to know of it.
 pub(super) struct Buffer {
@@ -166,6 +167,7 @@ impl Gpu {
             None => None,
         };
         let choices = cache_dir.map(|folder| Choices::open(&listed, folder));
+        let style = Style::of(&listed);
         let inner = Inner {
             cache,
             choices,
@@ -176,6 +178,7 @@ impl Gpu {
             limits,
             features,
             cooperative_edges,
+            style,
             pipelines: Mutex::default(),
             bind_groups: Mutex::default(),
             pool: Mutex::default(),
@@ -255,6 +258,11 @@ impl Gpu {
         self.inner.adapter.is_software()
     }
 
+    /// How kernels are compiled for this adapter.
+    pub(crate) fn style(&self) -> Style {
+        self.inner.style
+    }
+
     pub(crate) fn has_subgroups(&self) -> bool {
         self.inner.features.contains(wgpu::Features::SUBGROUP)
     }
@@ -268,7 +276,7 @@ impl Gpu {
     }
 
     /// Whether buffers of shaders can be mapped for writing.
-    pub(super) fn writes_in_place(&self) -> bool {
+    pub(crate) fn writes_in_place(&self) -> bool {
         self.inner.features.contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS)
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::adapter::Adapter;
 use super::cache::PipelineCache;
 use super::device::{Gpu, PipelineKey, lock};
 use crate::error::Result;
@@ -22,6 +23,40 @@ pub(crate) struct Kernel {
     pub(crate) narrows: bool,
     /// Whether it takes packed weights.
     pub(crate) packs: bool,
+    /// The same with loads of 32 bits in place of 64, where that makes a difference to some adapters: see [`Style::in_words`].
+    pub(crate) in_words: Option<&'static str>,
+}
+
+/// What depends on the adapter, not on what is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Style {
+    /// Workgroups are one vector, where kernels can do with that: see [`Kernel::narrows`].
+    pub(crate) narrow: bool,
+    /// Nothing is loaded in more than 32 bits a lane, where kernels can do with that: [`Kernel::in_words`].
+    pub(crate) in_words: bool,
+}
+
+impl Style {
+    /// What suits an adapter.
+    pub(super) fn of(adapter: &Adapter) -> Self {
+        let narrow = adapter.is_software();
+        Self { narrow, in_words: narrow && slows_down_in_512_bits() }
+    }
+
+    /// The opposite in each respect, which has to give the same results.
+    #[cfg(test)]
+    pub(crate) fn other(self) -> Self {
+        Self { narrow: !self.narrow, in_words: !self.in_words }
+    }
+}
+
+/// Whether this CPU multiplies half as fast while instructions of 512 bits are under way, which a load of eight times 64 bits is: Intel's
+/// do, as one of their two multipliers of 256 bits lends a hand. AMD's, the other ones with AVX-512, have SSE4a as well.
+fn slows_down_in_512_bits() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512f") && !std::arch::is_x86_feature_detected!("sse4a");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// Lanes of a software adapter's vector.
@@ -41,7 +76,7 @@ impl Kernel {
         entry: &'static str,
         variants: &'static [Constants],
     ) -> Self {
-        Self { file, source, entry, variants, narrows: false, packs: false }
+        Self { file, source, entry, variants, narrows: false, packs: false, in_words: None }
     }
 
     /// The same, with workgroups of one vector on software adapters: see [`Kernel::narrows`].
@@ -54,44 +89,59 @@ impl Kernel {
         Self { packs: true, ..self }
     }
 
+    /// The same, with this source where loads are of 32 bits.
+    pub(crate) const fn in_words(self, source: &'static str) -> Self {
+        Self { in_words: Some(source), ..self }
+    }
+
     /// What its workgroups are narrowed by, on a software adapter.
     pub(crate) fn narrowed(&self) -> Option<(&'static str, f64)> {
         self.narrows.then_some(("THREADS", VECTOR))
     }
 
-    pub(super) fn key(&self, variant: usize, narrow: bool) -> PipelineKey {
-        (self.file, self.entry, variant, narrow && self.narrows)
+    /// Of a style what makes a difference to this kernel.
+    fn style(&self, style: Style) -> Style {
+        Style { narrow: style.narrow && self.narrows, in_words: style.in_words && self.in_words.is_some() }
+    }
+
+    pub(super) fn key(&self, variant: usize, style: Style) -> PipelineKey {
+        (self.file, self.entry, variant, self.style(style))
+    }
+
+    /// Whether any style makes a difference.
+    #[cfg(test)]
+    pub(crate) fn has_styles(&self) -> bool {
+        self.narrows || self.in_words.is_some()
     }
 }
 
 impl Gpu {
     /// Makes a kernel's pipeline ahead of its use, which would say what is wrong if anything is.
     pub(crate) fn compile_ahead(&self, kernel: &Kernel, variant: usize) {
-        let _ = self.pipeline(kernel, variant, self.is_software());
+        let _ = self.pipeline(kernel, variant, self.style());
     }
 
     /// The pipeline of a kernel's variant, compiled at its first use.
-    pub(super) fn pipeline(&self, kernel: &Kernel, variant: usize, narrow: bool) -> Result<Arc<wgpu::ComputePipeline>> {
-        let key = kernel.key(variant, narrow);
+    pub(super) fn pipeline(&self, kernel: &Kernel, variant: usize, style: Style) -> Result<Arc<wgpu::ComputePipeline>> {
+        let key = kernel.key(variant, style);
         if let Some(pipeline) = lock(&self.inner.pipelines).get(&key) {
             return Ok(Arc::clone(pipeline));
         }
         // Compiled outside the lock: two threads may both do it, which is only slower.
-        let pipeline = Arc::new(self.compile(kernel, kernel.variants[variant], narrow)?);
+        let pipeline = Arc::new(self.compile(kernel, kernel.variants[variant], kernel.style(style))?);
         Ok(Arc::clone(lock(&self.inner.pipelines).entry(key).or_insert(pipeline)))
     }
 
     #[allow(unsafe_code, reason = "the one place that trusts shaders")]
-    fn compile(&self, kernel: &Kernel, constants: Constants, narrow: bool) -> Result<wgpu::ComputePipeline> {
+    fn compile(&self, kernel: &Kernel, constants: Constants, style: Style) -> Result<wgpu::ComputePipeline> {
         let device = &self.inner.device;
-        let narrowed = kernel.narrowed().filter(|_| narrow);
+        let narrowed = kernel.narrowed().filter(|_| style.narrow);
+        let source = kernel.in_words.filter(|_| style.in_words).unwrap_or(kernel.source);
         let constants: Vec<_> = constants.iter().copied().chain(narrowed).collect();
         let label = format!("{}::{}", kernel.file, kernel.entry);
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let descriptor = wgpu::ShaderModuleDescriptor {
-            label: Some(&label),
-            source: wgpu::ShaderSource::Wgsl(kernel.source.into()),
-        };
+        let descriptor =
+            wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(source.into()) };
         // SAFETY: the shaders are this crate's own constants. Every index they form is guarded by the sizes passed with
         // the dispatch, and every loop ends; the op tests run them on shapes that are no multiple of any tile, between
         // guard values.

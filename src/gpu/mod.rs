@@ -14,6 +14,8 @@ mod workspaces;
 pub use adapter::{Adapter, GpuOptions, PowerPreference};
 pub(crate) use cache::hash;
 pub use device::Gpu;
+#[cfg(test)]
+pub(crate) use kernel::Style;
 pub(crate) use kernel::{Constants, Kernel};
 #[cfg(test)]
 pub(crate) use pass::GUARD;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::device::{Bound, Gpu, lock};
-use super::kernel::Kernel;
+use super::kernel::{Kernel, Style};
 use super::tensor::Tensor;
 use super::workspaces::Workspaces;
 use crate::error::{Error, Result};
@@ -23,14 +23,13 @@ pub(crate) struct Pass<'g> {
     submission: Arc<OnceLock<wgpu::SubmissionIndex>>,
     /// Whether linear layers multiply in f16.
     pub(crate) half: bool,
-    /// Whether workgroups are one vector, where kernels can do with that: see [`Kernel::narrows`].
-    pub(crate) narrow: bool,
+    pub(crate) style: Style,
     /// Shared with the other parts of one that is submitted in several.
     workspaces: Arc<Workspaces>,
     /// Every workspace handed out, so that tests can look beyond their ends.
     #[cfg(test)]
     pub(crate) handed_out: Vec<Tensor>,
-    /// Whether any kernel was recorded that `narrow` makes a difference to.
+    /// Whether any kernel was recorded that `style` makes a difference to.
     #[cfg(test)]
     pub(crate) differs: bool,
 }
@@ -79,7 +78,7 @@ impl<'g> Pass<'g> {
             staging: Vec::new(),
             submission: Arc::default(),
             half: false,
-            narrow: gpu.is_software(),
+            style: gpu.style(),
             workspaces: Workspaces::new(gpu),
             #[cfg(test)]
             handed_out: Vec::new(),
@@ -93,7 +92,7 @@ impl<'g> Pass<'g> {
         let mut next = Self {
             workspaces: Arc::clone(&self.workspaces),
             half: self.half,
-            narrow: self.narrow,
+            style: self.style,
             ..Self::new(self.gpu)
         };
         #[cfg(test)]
@@ -218,9 +217,9 @@ impl<'g> Pass<'g> {
         }
         #[cfg(test)]
         {
-            self.differs |= kernel.narrows;
+            self.differs |= kernel.has_styles();
         }
-        let pipeline = self.gpu.pipeline(kernel, variant, self.narrow)?;
+        let pipeline = self.gpu.pipeline(kernel, variant, self.style)?;
         let group = self.bind_group(kernel, variant, &pipeline, tensors);
         let compute = self.compute.get_or_insert_with(|| {
             self.encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()).forget_lifetime()
@@ -268,7 +267,7 @@ impl<'g> Pass<'g> {
             offset: tensor.offset(),
             bytes: tensor.bound_bytes(limit),
         });
-        let key = (kernel.key(variant, self.narrow), bound.collect::<Vec<_>>());
+        let key = (kernel.key(variant, self.style), bound.collect::<Vec<_>>());
         let mut cache = lock(&inner.bind_groups);
         if let Some(group) = cache.groups.get(&key) {
             return group.clone();

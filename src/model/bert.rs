@@ -96,12 +96,18 @@ impl Bert {
     }
 
     /// Makes the pipelines that queries of so many tokens take: beside an upload of weights, the first query need not wait for them.
-    pub(crate) fn compile_ahead(gpu: &Gpu, config: &BertConfig, packing: Option<Packing>, lengths: &[u32]) {
+    /// `wholly`, also where a driver puts that off: then what is submitted next waits.
+    pub(crate) fn compile_ahead(
+        gpu: &Gpu,
+        config: &BertConfig,
+        packing: Option<Packing>,
+        lengths: &[u32],
+        wholly: bool,
+    ) {
         let inputs = packing.map_or(Inputs::Single, Inputs::Packed);
         let (hidden, wide) = (config.hidden_size as u32, config.intermediate_size as u32);
         let attention = ops::attention::Way::of(gpu, config.head_size());
         let activation = config.hidden_act.op();
-        let fused = ops::linear::fuses(gpu).then_some(activation);
         let others = [
             (&ops::embedding::FORWARD, ops::embedding::variant(packing)),
             (&ops::layer_norm::FORWARD, 0),
@@ -109,11 +115,9 @@ impl Bert {
             (&attention.kernels().forward, attention.variant(false)),
             (&ops::rows::GATHER, 0),
         ];
-        if fused.is_none() {
-            gpu.compile_ahead(&ops::activation::FORWARD, activation as usize);
-        }
+        let mut made = Vec::new();
         for &m in lengths {
-            let activated = Form::linear(fused);
+            let activated = Form::linear(Some(activation));
             for (form, n, k) in [
                 (Form::Linear, hidden, hidden),
                 (activated, hidden, hidden),
@@ -121,7 +125,10 @@ impl Bert {
                 (Form::Linear, hidden, wide),
             ] {
                 let (tiling, kernel) = choose(gpu, form, Sizes { m, n, k }, inputs);
-                gpu.compile_ahead(kernel, tiling.first_variant + form as usize);
+                if !made.contains(&(tiling.name, form)) {
+                    made.push((tiling.name, form));
+                    ops::gemm::compile_ahead(gpu, tiling, kernel, form, wholly);
+                }
             }
         }
         others.into_iter().for_each(|(kernel, variant)| gpu.compile_ahead(kernel, variant));

@@ -125,7 +125,7 @@ impl Bert {
         let of_query = config.clone();
         std::thread::scope(|threads| {
             let ahead = std::thread::Builder::new().name("retto-compile".into());
-            let ahead = ahead.spawn_scoped(threads, move || Self::compile_ahead(gpu, &of_query, packing, SHORT));
+            let ahead = ahead.spawn_scoped(threads, move || Self::compile_ahead(gpu, &of_query, packing, SHORT, false));
             let bert = match packing {
                 None => Self::new(gpu, config, source),
                 Some(packing) => Self::new(gpu, config, &mut PackSource { source, packing }),

@@ -4,7 +4,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::error::Result;
-use crate::gpu::{GUARD, Gpu, Pass, Tensor};
+use crate::gpu::{GUARD, Gpu, Pass, Style, Tensor};
 
 /// Uniform values in -1..1.
 pub(crate) fn random(len: usize, seed: u64) -> Vec<f32> {
@@ -17,39 +17,39 @@ pub(crate) fn f64s(values: &[f32]) -> Vec<f64> {
 }
 
 /// Records, submits, and reads back the tensors that `record` returns. Fails where a kernel wrote beyond a tensor's end, and
-/// where workgroups of one vector and wide ones disagree: an adapter takes one kind, and is tested with both.
+/// where the adapter's [`Style`] and the opposite disagree: it takes one, and is tested with both.
 pub(crate) fn run(gpu: &Gpu, record: impl FnMut(&mut Pass) -> Result<Vec<Tensor>>) -> Vec<Vec<f32>> {
     run_within(2e-5, gpu, record)
 }
 
-/// The same where the two kinds of workgroups may differ by so much, as [`assert_close`] has it.
+/// The same where the two styles may differ by so much, as [`assert_close`] has it.
 pub(crate) fn run_within(
     tolerance: f32,
     gpu: &Gpu,
     mut record: impl FnMut(&mut Pass) -> Result<Vec<Tensor>>,
 ) -> Vec<Vec<f32>> {
-    let (got, differs) = run_once(gpu, gpu.is_software(), &mut record);
+    let (got, differs) = run_once(gpu, gpu.style(), &mut record);
     if differs {
-        let (other, _) = run_once(gpu, !gpu.is_software(), &mut record);
+        let (other, _) = run_once(gpu, gpu.style().other(), &mut record);
         for (i, (got, other)) in got.iter().zip(&other).enumerate() {
             assert_eq!(got.len(), other.len());
             for (got, other) in got.iter().zip(other) {
                 let same = got.to_bits() == other.to_bits() || (got - other).abs() <= tolerance * (1.0 + got.abs());
-                assert!(same, "output {i}: {got} and {other} by the size of workgroups");
+                assert!(same, "output {i}: {got} and {other} by the style");
             }
         }
     }
     got
 }
 
-/// And whether the size of workgroups makes a difference.
-fn run_once(
+/// And whether the style makes a difference.
+pub(crate) fn run_once(
     gpu: &Gpu,
-    narrow: bool,
+    style: Style,
     record: &mut impl FnMut(&mut Pass) -> Result<Vec<Tensor>>,
 ) -> (Vec<Vec<f32>>, bool) {
     let mut pass = Pass::new(gpu);
-    pass.narrow = narrow;
+    pass.style = style;
     let tensors = record(&mut pass).unwrap();
     let differs = pass.differs;
     let downloads: Vec<_> = tensors.iter().map(|tensor| pass.download(tensor).unwrap()).collect();

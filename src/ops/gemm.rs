@@ -5,10 +5,10 @@
 use super::activation::Activation;
 use super::tilings::{Inputs, Tiling, choose};
 use crate::error::{Error, Result};
-use crate::gpu::{Kernel, Pass, Tensor};
+use crate::gpu::{Gpu, Kernel, Pass, Tensor};
 
 /// What a GEMM does beside multiplying; each is a variant of every kernel of the family.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Form {
     /// C\[m,n\] = A\[m,k\] B\[n,k\]^T + bias\[n\]: a linear layer.
     Linear = 0,
@@ -110,10 +110,28 @@ pub(crate) fn gemm_with(
     pass.dispatch(kernel, tiling.first_variant + form as usize, &[a, b, bias, c], sizes, grid)
 }
 
+/// Makes a kernel's pipeline ahead of its use. Software on the CPU compiles no sooner than when a pipeline is first used, whatever for: where
+/// `wholly` is said, it is used on nothing. Errors come up again where the pipeline is needed.
+pub(crate) fn compile_ahead(gpu: &Gpu, tiling: &Tiling, kernel: &'static Kernel, form: Form, wholly: bool) {
+    let variant = tiling.first_variant + form as usize;
+    gpu.compile_ahead(kernel, variant);
+    if wholly && gpu.is_software() {
+        let mut pass = Pass::new(gpu);
+        let _ = multiply_nothing(&mut pass, kernel, variant).and_then(|_| pass.submit());
+    }
+}
+
+/// A workgroup of a GEMM without rows, columns or depth: it reads and writes nothing. Returns what it does not write to.
+fn multiply_nothing(pass: &mut Pass, kernel: &'static Kernel, variant: usize) -> Result<Tensor> {
+    let (read, written) = (pass.alloc(&[64])?, pass.alloc(&[64])?);
+    pass.dispatch(kernel, variant, &[&read, &read, &read, &written], &Sizes { m: 0, n: 0, k: 0 }, [1, 1, 1])?;
+    Ok(written)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::{Gpu, Packing};
+    use crate::gpu::Packing;
     use crate::ops::activation;
     use crate::ops::check::{self, assert_close};
     use crate::ops::half::to_half;
@@ -217,6 +235,13 @@ mod tests {
         [48, 20, 13],
     ];
 
+    fn assert_does_nothing(gpu: &Gpu, tiling: &Tiling, kernel: &'static Kernel, form: Form) {
+        let variant = tiling.first_variant + form as usize;
+        let untouched =
+            check::run_once(gpu, gpu.style(), &mut |pass| Ok(vec![multiply_nothing(pass, kernel, variant)?])).0;
+        assert!(untouched[0].iter().all(|x| x.is_nan()), "{} {form:?} wrote something", tiling.name);
+    }
+
     /// With A and B in f32, or in f16: then the twin gets the rounded values, and agrees as closely.
     #[test]
     fn every_tiling_and_form_equals_its_twin() {
@@ -228,6 +253,9 @@ mod tests {
             for (kernel, half) in full.into_iter().chain(half) {
                 tried.push(kernel.file);
                 for form in FORMS {
+                    if !half {
+                        assert_does_nothing(&gpu, tiling, kernel, form);
+                    }
                     for shape in SHAPES {
                         let case = Case::new(form, shape, half);
                         if tiling.fits(form, case.sizes) {
@@ -263,6 +291,7 @@ mod tests {
                 let mut all: Vec<(&str, Vec<f32>)> = Vec::new();
                 for tiling in TILINGS.iter().filter(|tiling| tiling.runs_on(&gpu) && tiling.fits(form, case.sizes)) {
                     let Some(kernel) = tiling.of(Inputs::Packed(packing)) else { continue };
+                    assert_does_nothing(&gpu, tiling, kernel, form);
                     let got = check::run(&gpu, |pass| {
                         let (a, b) = (pass.upload(&[m, k], &case.a)?, pass.upload(&[n, k], &exact)?);
                         let b = pack::pack_in(pass, &b, packing, "a weight")?;

@@ -94,18 +94,34 @@ macro_rules! shader {
     };
 }
 
+macro_rules! source {
+    ($before:expr, $source:expr) => {
+        concat!(
+            $before,
+            include_str!("../../shaders/activated.wgsl"),
+            include_str!(concat!("../../shaders/", $source, ".wgsl"))
+        )
+    };
+}
+
 macro_rules! kernel {
     ($name:literal, $before:expr, $source:expr, $variants:expr) => {
-        Kernel::new(
-            $name,
-            concat!(
-                $before,
-                include_str!("../../shaders/activated.wgsl"),
-                include_str!(concat!("../../shaders/", $source, ".wgsl"))
-            ),
-            "gemm",
-            $variants,
-        )
+        Kernel::new($name, source!($before, $source), "gemm", $variants)
+    };
+}
+
+/// How 64 bits are loaded.
+macro_rules! long {
+    ($which:literal) => {
+        include_str!(concat!("../../shaders/long_", $which, ".wgsl"))
+    };
+}
+
+/// gemm_vectors with 64 bits in one load, and with 32.
+macro_rules! vectors {
+    ($name:literal, [$($before:expr),*]) => {
+        kernel!($name, concat!(long!("u64"), $($before),*), "gemm_vectors", VECTORS)
+            .in_words(source!(concat!(long!("words"), $($before),*), "gemm_vectors"))
     };
 }
 
@@ -207,54 +223,85 @@ pub(super) static PAIRS: Kernel =
 /// Where B is stored transposed, and where it is not.
 pub(super) static EIGHTS_ALONG: Kernel = kernel!(
     "gemm_eights_along",
-    concat!(shader!("unscaled"), shader!("c"), shader!("vectors_block"), shader!("eights_along")),
+    concat!(
+        long!("u64"),
+        shader!("unscaled"),
+        shader!("c"),
+        shader!("c_later"),
+        shader!("vectors_block"),
+        shader!("eights_along")
+    ),
     "gemm_eights",
     EIGHTS
 );
 pub(super) static EIGHTS_ACROSS: Kernel = kernel!(
     "gemm_eights_across",
-    concat!(shader!("unscaled"), shader!("c"), shader!("vectors_block"), shader!("eights_across")),
+    concat!(
+        long!("u64"),
+        shader!("unscaled"),
+        shader!("c"),
+        shader!("c_later"),
+        shader!("vectors_block"),
+        shader!("eights_across")
+    ),
     "gemm_eights",
     EIGHTS
 );
 pub(super) static EIGHTS_PACKED: [Kernel; 2] = packed!(
     "gemm_eights_packed_f16",
     "gemm_eights_packed_i8",
-    concat!(shader!("c"), shader!("packed_pairs"), shader!("vectors_block"), shader!("eights_packed")),
+    concat!(
+        long!("u64"),
+        shader!("c"),
+        shader!("c_later"),
+        shader!("packed_pairs"),
+        shader!("vectors_block"),
+        shader!("eights_packed")
+    ),
     "gemm_eights",
     EIGHTS
 );
-pub(super) static VECTOR: Kernel = kernel!(
+pub(super) static VECTOR: Kernel = vectors!(
     "gemm_vectors",
-    concat!(
+    [
         shader!("unscaled"),
         shader!("c"),
+        shader!("c_later"),
         shader!("vectors_block"),
         shader!("vectors_rows"),
         shader!("vectors_pairs")
-    ),
-    "gemm_vectors",
-    VECTORS
+    ]
 );
-pub(super) static VECTOR_PACKED: [Kernel; 2] = packed!(
-    "gemm_vectors_packed_f16",
-    "gemm_vectors_packed_i8",
-    concat!(
-        shader!("c"),
-        shader!("packed_pairs"),
-        shader!("vectors_block"),
-        shader!("vectors_rows"),
-        shader!("vectors_packed")
-    ),
-    "gemm_vectors",
-    VECTORS
-);
+macro_rules! vectors_packed {
+    ($name:literal, $bits:literal) => {
+        vectors!(
+            $name,
+            [
+                $bits,
+                include_str!("../../shaders/packed.wgsl"),
+                shader!("c"),
+                shader!("c_later"),
+                shader!("packed_pairs"),
+                shader!("vectors_block"),
+                shader!("vectors_rows"),
+                shader!("vectors_packed")
+            ]
+        )
+        .packing()
+    };
+}
+pub(super) static VECTOR_PACKED: [Kernel; 2] = [
+    vectors_packed!("gemm_vectors_packed_f16", "const BITS = 16u;\n"),
+    vectors_packed!("gemm_vectors_packed_i8", "const BITS = 8u;\n"),
+];
 pub(super) static VECTOR_F16: Kernel = kernel!(
     "gemm_vectors_f16",
     concat!(
         "enable f16;\nalias Element = f16;\n",
+        long!("u64"),
         shader!("unscaled"),
         shader!("c"),
+        shader!("c_later"),
         shader!("vectors_block"),
         shader!("vectors_single")
     ),

@@ -1,11 +1,11 @@
 //! y = x W^T + b, with W stored \[out, in\] as checkpoints have it.
 
-use super::activation::{self, Activation};
+use super::activation::Activation;
 use super::column_sum::column_sum;
 use super::gemm::{Form, Gemm, Sizes, gemm, gemm_f16};
 use super::half::to_half;
 use crate::error::Result;
-use crate::gpu::{Gpu, Pass, Tensor};
+use crate::gpu::{Pass, Tensor};
 
 /// Arrays of [`forward`].
 pub(crate) struct Forward<'t> {
@@ -19,24 +19,14 @@ pub(crate) struct Forward<'t> {
     pub(crate) activation: Option<Activation>,
 }
 
-/// Whether an activation is a part of the GEMM's kernel. Not on software, where kernels are unrolled over all rows of a tile, each
-/// with the activation: a cold start takes half a second longer, and a query only 3 to 6 % less time.
-pub(crate) fn fuses(gpu: &Gpu) -> bool {
-    !gpu.is_software()
-}
-
 /// y\[rows, out\] = f(x W^T + b)
 pub(crate) fn forward(pass: &mut Pass, Forward { x, weight, bias, activation }: Forward) -> Result<Tensor> {
     let y = pass.alloc(&[x.rows(), weight.rows()])?;
     let sizes = sizes(x.rows(), weight.rows(), weight.columns());
     let (x, weight) = (operand(pass, x)?, operand(pass, weight)?);
     let arrays = Gemm { a: &x, b: &weight, bias: Some(bias), c: &y, sizes };
-    let (fused, after) = if fuses(pass.gpu()) { (activation, None) } else { (None, activation) };
-    multiply(pass, Form::linear(fused), &arrays)?;
-    match after {
-        Some(kind) => activation::forward(pass, kind, &y),
-        None => Ok(y),
-    }
+    multiply(pass, Form::linear(activation), &arrays)?;
+    Ok(y)
 }
 
 /// A tensor as the pass multiplies it: in f16 where that is asked for.

@@ -65,8 +65,15 @@ fn validator() -> Validator {
 }
 
 fn translate(kernel: &Kernel, constants: &[(&'static str, f64)]) {
+    translate_source(kernel, kernel.source, constants);
+    if let Some(source) = kernel.in_words {
+        translate_source(kernel, source, constants);
+    }
+}
+
+fn translate_source(kernel: &Kernel, source: &str, constants: &[(&'static str, f64)]) {
     let what = format!("{}::{} {constants:?}", kernel.file, kernel.entry);
-    let module = naga::front::wgsl::parse_str(kernel.source).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let module = naga::front::wgsl::parse_str(source).unwrap_or_else(|e| panic!("{what}: {e}"));
     let info = validator().validate(&module).unwrap_or_else(|e| panic!("{what}: {e:?}"));
     let values = constants.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
     let stage = naga::ShaderStage::Compute;

@@ -1,0 +1,31 @@
+// How C is written where a kernel's loops over rows are unrolled: its sums first, as they are; then what becomes of them, in a loop
+// that is compiled once instead of for every row. An invocation reads only what it wrote. gemm_c.wgsl comes before this file.
+
+// Four columns of one row of C, as far as they are inside.
+fn store_sums(row: u32, column: u32, sums: vec4<f32>) {
+    for (var j = 0u; j < 4u; j++) {
+        if row < sizes.m && column + j < sizes.n {
+            let at = row * sizes.n + column + j;
+            var value = sums[j];
+            if ACCUMULATE {
+                value += c[at];
+            }
+            c[at] = value;
+        }
+    }
+}
+
+// The same columns of rows `row` to `end`, COLUMNS of them.
+fn finish(row: u32, end: u32, column: u32) {
+    if !BIAS {
+        return;
+    }
+    for (var i = row; i < min(end, sizes.m); i++) {
+        for (var j = 0u; j < COLUMNS; j++) {
+            if column + j < sizes.n {
+                let at = i * sizes.n + column + j;
+                c[at] = activated(scaled(c[at], column + j) + bias[column + j]);
+            }
+        }
+    }
+}
