@@ -162,6 +162,11 @@ impl Tensor {
         Self { storage: Arc::new(storage), offset: 0, shape: shape.to_vec(), packing: None }
     }
 
+    /// Says it has this shape, which may be larger than what it is: to be asked for that, and nothing else.
+    pub(crate) fn standing_in_for(&self, shape: &[usize]) -> Self {
+        Self { shape: shape.to_vec(), ..self.clone() }
+    }
+
     /// A parameter whose values are about to be written: see [`Upload`].
     pub(crate) fn upload(gpu: &Gpu, shape: &[usize], what: &str) -> Result<Upload> {
         let mapped = gpu.writes_in_place();

@@ -8,7 +8,7 @@ use safetensors::tensor::{Metadata, SafeTensors};
 use safetensors::{Dtype, SafeTensorError};
 
 use super::config::BertConfig;
-use super::parameters::{Init, InitialSource, Parameter, Source, Spec};
+use super::parameters::{Init, InitialSource, Parameter, Spec};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Tensor, Upload};
 use crate::mapped;
@@ -335,10 +335,10 @@ pub(crate) struct CheckpointSource<'c> {
     pub(crate) fresh_head: Option<InitialSource>,
 }
 
-impl Source for CheckpointSource<'_> {
-    fn load(&mut self, gpu: &Gpu, spec: &Spec, index: usize) -> Result<Tensor> {
-        if let Some(fresh) = self.fresh_head.as_mut().filter(|_| spec.keys[0].starts_with("cls.")) {
-            return fresh.load(gpu, spec, index);
+impl CheckpointSource<'_> {
+    pub(crate) fn load(&self, gpu: &Gpu, spec: &Spec, index: usize) -> Result<Tensor> {
+        if let Some(fresh) = self.fresh_head.as_ref().filter(|_| spec.keys[0].starts_with("cls.")) {
+            return fresh.draw(gpu, spec, index);
         }
         self.checkpoint.read(spec, || Tensor::upload(gpu, &spec.shape, &spec.keys[0]))
     }

@@ -29,6 +29,16 @@ impl Dtype {
             Self::Int8 => Some(Packing::Int8),
         }
     }
+
+    /// What stands for a parameter in f32 that goes by this key.
+    pub(super) fn convert(self, gpu: &Gpu, value: Tensor, key: &str) -> Result<Tensor> {
+        let Some(packing) = self.packing().filter(|_| is_matrix(key)) else { return Ok(value) };
+        let packed = pack(gpu, &value, packing, key)?;
+        // Not all matrices are there in both types at the same time.
+        drop(value);
+        gpu.wait()?;
+        Ok(packed)
+    }
 }
 
 impl std::fmt::Display for Dtype {
@@ -79,8 +89,12 @@ impl Model {
         let mut source = CopySource::new(&self.gpu, parameters, &is_copied)?;
         let config = self.config().clone();
         let bert = match own == dtype {
-            true => Bert::new(&self.gpu, config, &mut source)?,
-            false => Bert::new_for_queries(&self.gpu, config, &mut source, dtype)?,
+            true => Bert::new(&self.gpu, config.clone(), &mut source)?,
+            false => {
+                let mut source = PackSource { source: &mut source, dtype };
+                let build = || Bert::new(&self.gpu, config.clone(), &mut source);
+                Bert::new_for_queries(&self.gpu, &config, dtype, build)?
+            }
         };
         self.gpu.flush()?;
         Ok(self.with_network(bert, None))
@@ -114,22 +128,17 @@ impl Model {
 const SHORT: &[u32] = &[12, 1];
 
 impl Bert {
-    /// The network with values from `source`, its matrices of this type; what queries of it take is compiled meanwhile.
-    pub(crate) fn new_for_queries(
+    /// The network as `build` makes it, its matrices of this type; what queries of it take is compiled meanwhile.
+    pub(super) fn new_for_queries(
         gpu: &Gpu,
-        config: BertConfig,
-        source: &mut dyn Source,
+        config: &BertConfig,
         dtype: Dtype,
+        build: impl FnOnce() -> Result<Self>,
     ) -> Result<Self> {
-        let packing = dtype.packing();
-        let of_query = config.clone();
         std::thread::scope(|threads| {
             let ahead = std::thread::Builder::new().name("retto-compile".into());
-            let ahead = ahead.spawn_scoped(threads, move || Self::compile_ahead(gpu, &of_query, packing, SHORT, false));
-            let bert = match packing {
-                None => Self::new(gpu, config, source),
-                Some(packing) => Self::new(gpu, config, &mut PackSource { source, packing }),
-            };
+            let ahead = ahead.spawn_scoped(threads, || Self::compile_ahead(gpu, config, dtype.packing(), SHORT, false));
+            let bert = build();
             // Whatever went wrong there comes up again where the pipelines are used, and is told then.
             let _ = ahead.map(std::thread::ScopedJoinHandle::join);
             bert
@@ -147,20 +156,12 @@ fn is_matrix(key: &str) -> bool {
 /// The values of another source, matrices packed.
 struct PackSource<'s> {
     source: &'s mut dyn Source,
-    packing: Packing,
+    dtype: Dtype,
 }
 
 impl Source for PackSource<'_> {
     fn load(&mut self, gpu: &Gpu, spec: &Spec, index: usize) -> Result<Tensor> {
-        let value = self.source.load(gpu, spec, index)?;
-        if !is_matrix(&spec.keys[0]) {
-            return Ok(value);
-        }
-        let packed = pack(gpu, &value, self.packing, &spec.keys[0])?;
-        // One matrix at a time is there in both types.
-        drop(value);
-        gpu.wait()?;
-        Ok(packed)
+        self.dtype.convert(gpu, self.source.load(gpu, spec, index)?, &spec.keys[0])
     }
 
     fn is_trainable(&self, _keys: &[String]) -> bool {

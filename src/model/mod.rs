@@ -16,6 +16,7 @@ mod modules;
 mod open;
 mod parameters;
 mod pooling;
+mod preload;
 mod save;
 
 pub(crate) use bert::{Bert, Done, TrainOptions};

@@ -12,7 +12,8 @@ use super::embedding_loss::EmbeddingObjective;
 use super::lora::LoraConfig;
 use super::mlm_head::{RowStats, mean_loss, stats_of};
 use super::modules::transformer_folder;
-use super::parameters::{ForeignSource, Gradients, InitialSource, Parameter};
+use super::parameters::{ForeignSource, Gradients, InitialSource, Parameter, Spec};
+use super::preload::Preloaded;
 use super::save::FolderLock;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pass, Tensor};
@@ -105,7 +106,7 @@ impl Model {
     }
 
     /// [`Model::open`] with matrices of this type: as [`Model::to_dtype`] makes them, for queries alone where it is not float32, and
-    /// without the memory for more than one of them in f32.
+    /// without the memory for more than a few of them in f32.
     ///
     /// # Errors
     /// As [`Model::open`].
@@ -146,8 +147,11 @@ impl Model {
         }
         config.tie_word_embeddings = !checkpoint.is_untied(&config);
         let fresh = InitialSource { seed: FRESH_HEAD_SEED, range: config.initializer_range };
-        let mut source = CheckpointSource { checkpoint, fresh_head: (!has_mlm_head).then_some(fresh) };
-        let bert = Bert::new_for_queries(gpu, config, &mut source, dtype)?;
+        let source = CheckpointSource { checkpoint, fresh_head: (!has_mlm_head).then_some(fresh) };
+        let load = |spec: &Spec, index: usize| dtype.convert(gpu, source.load(gpu, spec, index)?, &spec.keys[0]);
+        let bert = Bert::new_for_queries(gpu, &config, dtype, || {
+            Bert::new(gpu, config.clone(), &mut Preloaded::new(gpu, &config, &load)?)
+        })?;
         gpu.flush()?;
         Ok(Self { gpu: gpu.clone(), bert, tokenizer, has_mlm_head, lora: None })
     }

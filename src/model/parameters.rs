@@ -33,6 +33,7 @@ impl Parameter {
 }
 
 /// A parameter still to be made.
+#[derive(Clone)]
 pub(crate) struct Spec {
     pub(crate) keys: Vec<String>,
     /// Of the whole stack.
@@ -150,6 +151,12 @@ pub(crate) struct InitialSource {
 
 impl Source for InitialSource {
     fn load(&mut self, gpu: &Gpu, spec: &Spec, index: usize) -> Result<Tensor> {
+        self.draw(gpu, spec, index)
+    }
+}
+
+impl InitialSource {
+    pub(crate) fn draw(&self, gpu: &Gpu, spec: &Spec, index: usize) -> Result<Tensor> {
         // First: a tensor this adapter cannot hold is refused before its values are drawn.
         let tensor = Tensor::persistent(gpu, &spec.shape, &spec.keys[0])?;
         let len = spec.shape.iter().product();
