@@ -120,7 +120,7 @@ macro_rules! cooperative_tiling {
     };
 }
 
-pub(crate) static TILINGS: [Tiling; 25] = [
+pub(crate) static TILINGS: [Tiling; 26] = [
     Tiling {
         name: "tiled",
         kernel: Some(&TILED),
@@ -164,13 +164,14 @@ pub(crate) static TILINGS: [Tiling; 25] = [
     eights_tiling("eights-8", true, 0),
     eights_tiling("eights-16", true, 1),
     eights_tiling("eights-across", false, 1),
-    vectors_tiling("vectors-4", 0, 4),
-    vectors_tiling("vectors-8", 1, 8),
-    vectors_tiling("vectors-12", 2, 12),
-    vectors_tiling("vectors-16", 3, 16),
-    vectors_tiling("vectors-24", 4, 24),
-    vectors_tiling("vectors-32", 5, 32),
-    vectors_tiling("vectors-64", 6, 64),
+    vectors_tiling("vectors-2", 0, 2),
+    vectors_tiling("vectors-4", 1, 4),
+    vectors_tiling("vectors-8", 2, 8),
+    vectors_tiling("vectors-12", 3, 12),
+    vectors_tiling("vectors-16", 4, 16),
+    vectors_tiling("vectors-24", 5, 24),
+    vectors_tiling("vectors-32", 6, 32),
+    vectors_tiling("vectors-64", 7, 64),
     cooperative_tiling!("cooperative-8", COOPERATIVE_8, 0, [8, 8], 2),
     cooperative_tiling!("cooperative-8-of-32", COOPERATIVE_8, 1, [8, 32], 2),
     cooperative_tiling!("cooperative-16", COOPERATIVE_16, 1, [16, 32], 2),
@@ -383,6 +384,8 @@ mod tests {
     fn tiles_are_cut_to_the_rows_of_queries() {
         let named = |name: &str| TILINGS.iter().find(|tiling| tiling.name == name).unwrap();
         for (chosen, rows, cut) in [
+            ("vectors-4", 1, "vectors-2"),
+            ("vectors-4", 3, "vectors-4"),
             ("vectors-16", 5, "vectors-8"),
             ("vectors-16", 8, "vectors-8"),
             ("vectors-16", 9, "vectors-12"),
