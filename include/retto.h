@@ -965,7 +965,7 @@ retto_status retto_model_open(const struct retto_gpu *gpu,
                               struct retto_error **error);
 
 /**
- * Opens a model's folder with matrices of this RETTO_DTYPE: as retto_model_to_dtype makes them, without the memory for more than one
+ * Opens a model's folder with matrices of this RETTO_DTYPE: as retto_model_to_dtype makes them, without the memory for more than a few
  * of them in float32; otherwise as retto_model_open.
  */
 retto_status retto_model_open_with_dtype(const struct retto_gpu *gpu,

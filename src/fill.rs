@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::gpu::Pass;
 use crate::model::{Bert, Model, TOKENS_PER_PASS};
+use crate::ops::tilings::LENGTHS;
 use crate::ops::top_k::{self, Found};
 use crate::ops::tuning::tune;
 use crate::text::PackedBatch;
@@ -113,9 +114,7 @@ impl Model {
     /// GPU errors.
     pub fn warm_up(&self) -> Result<()> {
         tune(&self.gpu, false)?;
-        // Of each of the numbers of rows that have kernels of their own.
-        let lengths = [1, 8, 12, 16, 24, 32, 64, 128];
-        Bert::compile_ahead(&self.gpu, self.config(), self.packing(), &lengths, true);
+        Bert::compile_ahead(&self.gpu, self.config(), self.packing(), &LENGTHS, true);
         let mut batch = PackedBatch::default();
         // Any token will do, and a text of one.
         batch.push(&[0]);

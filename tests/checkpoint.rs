@@ -279,6 +279,8 @@ fn weights_and_config_that_disagree() {
     let folder = copy_fixture("base");
     edit_config(folder.path(), |config| config["num_hidden_layers"] = 3.into());
     refused(folder.path(), &["encoder.layer.2", "missing"]);
+    edit_config(folder.path(), |config| config["num_hidden_layers"] = 4_000_000_000u32.into());
+    refused(folder.path(), &["encoder.layer.2", "missing"]);
 
     let folder = copy_fixture("base");
     edit_config(folder.path(), |config| config["tie_word_embeddings"] = false.into());

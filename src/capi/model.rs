@@ -191,7 +191,7 @@ pub unsafe extern "C" fn retto_model_open(
     call(error, || unsafe { open(gpu, path, path_length, model, |gpu, folder| Ok(Model::open(gpu, folder)?)) })
 }
 
-/// Opens a model's folder with matrices of this RETTO_DTYPE: as retto_model_to_dtype makes them, without the memory for more than one
+/// Opens a model's folder with matrices of this RETTO_DTYPE: as retto_model_to_dtype makes them, without the memory for more than a few
 /// of them in float32; otherwise as retto_model_open.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_model_open_with_dtype(

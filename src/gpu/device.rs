@@ -50,6 +50,9 @@ pub(super) struct Inner {
     /// Milliseconds after which a driver that does not answer counts as lost; 0 for never.
     patience: AtomicU64,
     fault: Arc<Mutex<Option<Fault>>>,
+    /// Which attempts to make a buffer are to fail.
+    #[cfg(test)]
+    pub(super) scarce: Mutex<std::ops::Range<usize>>,
 }
 
 /// What a pipeline was compiled from: file, entry point, the index of its override values, and what it takes of a style.
@@ -186,6 +189,8 @@ impl Gpu {
             next_buffer_id: AtomicU64::new(0),
             patience: AtomicU64::new(0),
             fault,
+            #[cfg(test)]
+            scarce: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -193,20 +198,6 @@ impl Gpu {
     /// The adapter this device was opened on.
     pub fn adapter(&self) -> &Adapter {
         &self.inner.adapter
-    }
-
-    /// Bytes of GPU memory held: parameters, activations, and the workspaces kept for the next call.
-    pub fn memory_in_use(&self) -> u64 {
-        self.inner.memory_in_use.load(Ordering::Relaxed)
-    }
-
-    /// Gives back the workspaces kept for the next call. They are made again when needed.
-    pub fn trim(&self) {
-        let buffers = lock(&self.inner.pool).drain();
-        let released: std::collections::HashSet<u64> = buffers.iter().map(|buffer| buffer.id).collect();
-        let bytes: u64 = buffers.iter().map(|buffer| buffer.capacity).sum();
-        self.inner.memory_in_use.fetch_sub(bytes, Ordering::Relaxed);
-        self.inner.forget_bind_groups(&released);
     }
 
     /// Keeps the shaders compiled so far, where a cache folder was given. Otherwise they are kept when the last clone of this
@@ -305,7 +296,7 @@ impl Gpu {
     }
 
     /// wgpu tells of a lost device when it is polled.
-    fn hear_of_loss(&self) {
+    pub(super) fn hear_of_loss(&self) {
         let _ = self.inner.device.poll(wgpu::PollType::Poll);
     }
 
@@ -313,26 +304,6 @@ impl Gpu {
     pub(crate) fn flush(&self) -> Result<()> {
         self.inner.queue.submit([]);
         self.wait()
-    }
-
-    /// Every buffer of the crate is made here.
-    pub(super) fn create_buffer(&self, descriptor: &wgpu::BufferDescriptor) -> Result<wgpu::Buffer> {
-        let attempt = || {
-            let scope = self.inner.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-            let buffer = self.inner.device.create_buffer(descriptor);
-            pollster::block_on(scope.pop()).is_none().then_some(buffer)
-        };
-        let buffer = attempt().or_else(|| {
-            // Workspaces kept for batches of other lengths may be in the way.
-            self.trim();
-            self.flush().ok().and_then(|()| attempt())
-        });
-        self.check()?;
-        if buffer.is_none() {
-            self.hear_of_loss();
-            self.check()?;
-        }
-        buffer.ok_or_else(|| Error::OutOfMemory { bytes: descriptor.size, in_use: self.memory_in_use() })
     }
 
     /// A driver that does not answer for so long counts as lost, for all clones of this: others may be waiting for it.

@@ -107,12 +107,6 @@ impl Kernel {
     pub(super) fn key(&self, variant: usize, style: Style) -> PipelineKey {
         (self.file, self.entry, variant, self.style(style))
     }
-
-    /// Whether any style makes a difference.
-    #[cfg(test)]
-    pub(crate) fn has_styles(&self) -> bool {
-        self.narrows || self.in_words.is_some()
-    }
 }
 
 impl Gpu {

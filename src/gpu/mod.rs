@@ -5,6 +5,7 @@ mod cache;
 mod choices;
 mod device;
 mod kernel;
+mod memory;
 mod pass;
 #[cfg(feature = "bench")]
 pub mod profile;

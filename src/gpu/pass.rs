@@ -29,9 +29,9 @@ pub(crate) struct Pass<'g> {
     /// Every workspace handed out, so that tests can look beyond their ends.
     #[cfg(test)]
     pub(crate) handed_out: Vec<Tensor>,
-    /// Whether any kernel was recorded that `style` makes a difference to.
+    /// In which respects `style` makes a difference to any kernel that was recorded.
     #[cfg(test)]
-    pub(crate) differs: bool,
+    pub(crate) differing: Style,
 }
 
 /// What unit tests put into the unused end of a workspace: no kernel may change it.
@@ -83,7 +83,7 @@ impl<'g> Pass<'g> {
             #[cfg(test)]
             handed_out: Vec::new(),
             #[cfg(test)]
-            differs: false,
+            differing: Style { narrow: false, in_words: false },
         }
     }
 
@@ -217,7 +217,8 @@ impl<'g> Pass<'g> {
         }
         #[cfg(test)]
         {
-            self.differs |= kernel.has_styles();
+            self.differing.narrow |= kernel.narrows;
+            self.differing.in_words |= kernel.in_words.is_some();
         }
         let pipeline = self.gpu.pipeline(kernel, variant, self.style)?;
         let group = self.bind_group(kernel, variant, &pipeline, tensors);

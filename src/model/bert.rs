@@ -108,6 +108,7 @@ impl Bert {
         let (hidden, wide) = (config.hidden_size as u32, config.intermediate_size as u32);
         let attention = ops::attention::Way::of(gpu, config.head_size());
         let activation = config.hidden_act.op();
+        let fused = ops::linear::fuses(gpu).then_some(activation);
         let others = [
             (&ops::embedding::FORWARD, ops::embedding::variant(packing)),
             (&ops::layer_norm::FORWARD, 0),
@@ -115,9 +116,12 @@ impl Bert {
             (&attention.kernels().forward, attention.variant(false)),
             (&ops::rows::GATHER, 0),
         ];
+        if fused.is_none() {
+            gpu.compile_ahead(&ops::activation::FORWARD, activation as usize);
+        }
         let mut made = Vec::new();
         for &m in lengths {
-            let activated = Form::linear(Some(activation));
+            let activated = Form::linear(fused);
             for (form, n, k) in [
                 (Form::Linear, hidden, hidden),
                 (activated, hidden, hidden),

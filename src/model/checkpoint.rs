@@ -9,6 +9,7 @@ use safetensors::{Dtype, SafeTensorError};
 
 use super::config::BertConfig;
 use super::parameters::{Init, InitialSource, Parameter, Spec};
+use super::preload::Store;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Tensor, Upload};
 use crate::mapped;
@@ -329,18 +330,32 @@ impl Stored<'_> {
 }
 
 /// Values from a checkpoint; the head's from a random state where there is none.
-pub(crate) struct CheckpointSource<'c> {
+pub(crate) struct CheckpointStore<'c> {
+    pub(crate) gpu: &'c Gpu,
     pub(crate) checkpoint: &'c Checkpoint,
     /// For a checkpoint without a head.
     pub(crate) fresh_head: Option<InitialSource>,
+    /// What matrices become.
+    pub(crate) dtype: super::Dtype,
 }
 
-impl CheckpointSource<'_> {
-    pub(crate) fn load(&self, gpu: &Gpu, spec: &Spec, index: usize) -> Result<Tensor> {
-        if let Some(fresh) = self.fresh_head.as_ref().filter(|_| spec.keys[0].starts_with("cls.")) {
-            return fresh.draw(gpu, spec, index);
-        }
-        self.checkpoint.read(spec, || Tensor::upload(gpu, &spec.shape, &spec.keys[0]))
+impl CheckpointStore<'_> {
+    fn fresh(&self, spec: &Spec) -> Option<&InitialSource> {
+        self.fresh_head.as_ref().filter(|_| spec.keys[0].starts_with("cls."))
+    }
+}
+
+impl Store for CheckpointStore<'_> {
+    fn has(&self, spec: &Spec) -> bool {
+        self.fresh(spec).is_some() || spec.keys.iter().all(|key| self.checkpoint.find(key).is_some())
+    }
+
+    fn read(&self, spec: &Spec, index: usize) -> Result<Tensor> {
+        let value = match self.fresh(spec) {
+            Some(fresh) => fresh.draw(self.gpu, spec, index)?,
+            None => self.checkpoint.read(spec, || Tensor::upload(self.gpu, &spec.shape, &spec.keys[0]))?,
+        };
+        self.dtype.convert(self.gpu, value, &spec.keys[0])
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::bert::{Bert, TrainOptions};
-use super::checkpoint::{Checkpoint, CheckpointSource};
+use super::checkpoint::{Checkpoint, CheckpointStore};
 use super::config::BertConfig;
 #[cfg(feature = "default-model")]
 use super::config::CONFIG_FILE;
@@ -12,7 +12,7 @@ use super::embedding_loss::EmbeddingObjective;
 use super::lora::LoraConfig;
 use super::mlm_head::{RowStats, mean_loss, stats_of};
 use super::modules::transformer_folder;
-use super::parameters::{ForeignSource, Gradients, InitialSource, Parameter, Spec};
+use super::parameters::{ForeignSource, Gradients, InitialSource, Parameter};
 use super::preload::Preloaded;
 use super::save::FolderLock;
 use crate::error::{Error, Result};
@@ -147,10 +147,11 @@ impl Model {
         }
         config.tie_word_embeddings = !checkpoint.is_untied(&config);
         let fresh = InitialSource { seed: FRESH_HEAD_SEED, range: config.initializer_range };
-        let source = CheckpointSource { checkpoint, fresh_head: (!has_mlm_head).then_some(fresh) };
-        let load = |spec: &Spec, index: usize| dtype.convert(gpu, source.load(gpu, spec, index)?, &spec.keys[0]);
+        let fresh_head = (!has_mlm_head).then_some(fresh);
+        let store = CheckpointStore { gpu, checkpoint, fresh_head, dtype };
         let bert = Bert::new_for_queries(gpu, &config, dtype, || {
-            Bert::new(gpu, config.clone(), &mut Preloaded::new(gpu, &config, &load)?)
+            let mut loaded = Preloaded::new(gpu, &config, &store, dtype == Dtype::Float32)?;
+            Bert::new(gpu, config.clone(), &mut loaded)
         })?;
         gpu.flush()?;
         Ok(Self { gpu: gpu.clone(), bert, tokenizer, has_mlm_head, lora: None })

@@ -11,27 +11,36 @@ use super::parameters::{Source, Spec};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Tensor};
 
+/// Where the values of a network's parameters are read from, by any thread.
+pub(crate) trait Store: Sync {
+    /// Whether it has them.
+    fn has(&self, spec: &Spec) -> bool;
+
+    /// Those of the parameter with this index.
+    ///
+    /// # Errors
+    /// What is wrong with them, or that they are missing; GPU errors.
+    fn read(&self, spec: &Spec, index: usize) -> Result<Tensor>;
+}
+
 /// The values of a network's parameters, by index.
 pub(crate) struct Preloaded {
     tensors: Vec<OnceLock<Result<Tensor>>>,
+    trainable: bool,
 }
 
 impl Preloaded {
-    /// What `load` makes of each parameter, given its index, too. Where memory of the GPU is the host's, several threads do so at a time:
-    /// most of what a start takes is fresh pages of memory, of which a model has a hundred thousand.
-    pub(crate) fn new(
-        gpu: &Gpu,
-        config: &BertConfig,
-        load: &(dyn Fn(&Spec, usize) -> Result<Tensor> + Sync),
-    ) -> Result<Self> {
-        let specs = Specs::of(gpu, config)?;
+    /// Where memory of the GPU is the host's, several threads read at a time: most of what a start takes is fresh pages of memory, of which
+    /// a model has a hundred thousand.
+    pub(crate) fn new(gpu: &Gpu, config: &BertConfig, store: &dyn Store, trainable: bool) -> Result<Self> {
+        let specs = Specs::of(gpu, config, store)?;
         let tensors: Vec<OnceLock<Result<Tensor>>> = specs.iter().map(|_| OnceLock::new()).collect();
         let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
         let work = || {
             while !failed.load(Ordering::Relaxed) {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(spec) = specs.get(index) else { break };
-                let loaded = load(spec, index);
+                let loaded = store.read(spec, index);
                 failed.fetch_or(loaded.is_err(), Ordering::Relaxed);
                 let _ = tensors[index].set(loaded);
             }
@@ -48,7 +57,7 @@ impl Preloaded {
             }
             work();
         });
-        Ok(Self { tensors })
+        Ok(Self { tensors, trainable })
     }
 }
 
@@ -58,35 +67,48 @@ impl Source for Preloaded {
         let loaded = self.tensors.get_mut(index).and_then(OnceLock::take);
         loaded.unwrap_or_else(|| Err(Error::InvalidArgument(format!("parameter {index} was not read"))))
     }
+
+    fn is_trainable(&self, _keys: &[String]) -> bool {
+        self.trainable
+    }
 }
 
-/// What a network asks for.
-struct Specs {
+/// What a network asks for, as far as the store has it.
+struct Specs<'s> {
     all: Vec<Spec>,
+    store: &'s dyn Store,
+    /// The last of them is not in the store.
+    ended: bool,
     /// In the place of each.
     placeholder: Tensor,
 }
 
-impl Specs {
-    fn of(gpu: &Gpu, config: &BertConfig) -> Result<Vec<Spec>> {
+impl<'s> Specs<'s> {
+    /// Ends with the first that is missing: a config may ask for more layers than there is memory to list.
+    fn of(gpu: &Gpu, config: &BertConfig, store: &'s dyn Store) -> Result<Vec<Spec>> {
         let placeholder = Tensor::persistent(gpu, &[1], "a placeholder")?;
-        let mut specs = Self { all: Vec::new(), placeholder };
-        Bert::new(gpu, config.clone(), &mut specs)?;
-        Ok(specs.all)
+        let mut specs = Self { all: Vec::new(), store, ended: false, placeholder };
+        match Bert::new(gpu, config.clone(), &mut specs) {
+            Err(error) if !specs.ended => Err(error),
+            _ => Ok(specs.all),
+        }
     }
 }
 
-impl Source for Specs {
+impl Source for Specs<'_> {
     fn load(&mut self, _: &Gpu, spec: &Spec, index: usize) -> Result<Tensor> {
         debug_assert_eq!(self.all.len(), index);
         self.all.push(spec.clone());
-        Ok(self.placeholder.standing_in_for(&spec.shape))
+        self.ended = !self.store.has(spec);
+        match self.ended {
+            true => Err(Error::InvalidArgument(format!("{} is missing", spec.keys[0]))),
+            false => Ok(self.placeholder.standing_in_for(&spec.shape)),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
     use std::sync::Mutex;
 
     use super::*;
@@ -98,49 +120,72 @@ mod tests {
         config
     }
 
-    #[test]
-    fn every_parameter_is_loaded_once_and_gets_its_own() {
-        let gpu = crate::gpu::test_gpu();
-        let seen = Mutex::new(BTreeSet::new());
-        let before = gpu.memory_in_use();
-        let load = |spec: &Spec, index: usize| {
-            assert!(seen.lock().unwrap().insert(index), "{index} twice");
-            let value = Tensor::persistent(&gpu, &spec.shape, &spec.keys[0])?;
-            value.write(&gpu, 0, &vec![index as f32; value.len()])?;
+    /// Values that are the parameter's index; from `missing` on there are none.
+    struct Indices {
+        gpu: Gpu,
+        missing: usize,
+        /// Fails, though it is there.
+        damaged: usize,
+        read: Mutex<Vec<usize>>,
+        asked: AtomicUsize,
+    }
+
+    impl Store for Indices {
+        fn has(&self, _: &Spec) -> bool {
+            self.asked.fetch_add(1, Ordering::Relaxed) < self.missing
+        }
+
+        fn read(&self, spec: &Spec, index: usize) -> Result<Tensor> {
+            self.read.lock().unwrap().push(index);
+            if index == self.missing || index == self.damaged {
+                return Err(Error::InvalidArgument(format!("no {index}")));
+            }
+            let value = Tensor::persistent(&self.gpu, &spec.shape, &spec.keys[0])?;
+            value.write(&self.gpu, 0, &vec![index as f32; value.len()])?;
             Ok(value)
-        };
-        let bert = Bert::new(&gpu, config(), &mut Preloaded::new(&gpu, &config(), &load).unwrap()).unwrap();
+        }
+    }
+
+    fn indices(missing: usize, damaged: usize) -> Indices {
+        Indices { gpu: crate::gpu::test_gpu(), missing, damaged, read: Mutex::default(), asked: AtomicUsize::new(0) }
+    }
+
+    #[test]
+    fn every_parameter_is_read_once_and_gets_its_own() {
+        let store = indices(usize::MAX, usize::MAX);
+        let gpu = &store.gpu;
+        let before = gpu.memory_in_use();
+        let mut loaded = Preloaded::new(gpu, &config(), &store, false).unwrap();
+        let bert = Bert::new(gpu, config(), &mut loaded).unwrap();
         let parameters = bert.parameters();
-        assert_eq!(
-            seen.into_inner().unwrap().into_iter().collect::<Vec<_>>(),
-            (0..parameters.len()).collect::<Vec<_>>()
-        );
+        let mut read = store.read.lock().unwrap().clone();
+        read.sort_unstable();
+        assert_eq!(read, (0..parameters.len()).collect::<Vec<_>>());
         let bytes: u64 = parameters.iter().map(|parameter| parameter.value.bytes()).sum();
         assert_eq!(gpu.memory_in_use() - before, bytes);
         for parameter in parameters {
-            let mut pass = crate::gpu::Pass::new(&gpu);
+            let mut pass = crate::gpu::Pass::new(gpu);
             let download = pass.download(&parameter.value).unwrap();
             pass.submit().unwrap();
-            let values: Vec<f32> = download.wait(&gpu).unwrap();
+            let values: Vec<f32> = download.wait(gpu).unwrap();
             assert!(values.iter().all(|&x| x == parameter.index as f32), "{:?}", parameter.keys);
+            assert!(!parameter.trainable);
         }
     }
 
     #[test]
     fn the_first_that_fails_is_told_and_no_more_are_begun() {
-        let gpu = crate::gpu::test_gpu();
-        let begun = AtomicUsize::new(0);
-        let load = |spec: &Spec, index: usize| {
-            begun.fetch_add(1, Ordering::Relaxed);
-            match index {
-                0..3 => Tensor::persistent(&gpu, &spec.shape, &spec.keys[0]),
-                _ => Err(Error::InvalidArgument(format!("no {index}"))),
-            }
-        };
-        let mut loaded = Preloaded::new(&gpu, &config(), &load).unwrap();
-        let error = Bert::new(&gpu, config(), &mut loaded).unwrap_err();
-        assert_eq!(error.to_string(), Error::InvalidArgument("no 3".into()).to_string());
-        // Each thread may have begun another.
-        assert!((4..12).contains(&begun.into_inner()));
+        for (missing, damaged) in [(usize::MAX, 3), (3, usize::MAX), (5, 3)] {
+            let store = indices(missing, damaged);
+            let mut config = config();
+            // More than can be listed.
+            config.num_hidden_layers = if missing == usize::MAX { 3 } else { 4_000_000_000 };
+            let mut loaded = Preloaded::new(&store.gpu, &config, &store, true).unwrap();
+            let error = Bert::new(&store.gpu, config, &mut loaded).unwrap_err();
+            assert_eq!(error.to_string(), Error::InvalidArgument("no 3".into()).to_string());
+            // Each thread may have begun another.
+            let begun = store.read.into_inner().unwrap().len();
+            assert!((4..12).contains(&begun), "{begun}");
+        }
     }
 }

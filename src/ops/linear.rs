@@ -1,11 +1,11 @@
 //! y = x W^T + b, with W stored \[out, in\] as checkpoints have it.
 
-use super::activation::Activation;
+use super::activation::{self, Activation};
 use super::column_sum::column_sum;
 use super::gemm::{Form, Gemm, Sizes, gemm, gemm_f16};
 use super::half::to_half;
 use crate::error::Result;
-use crate::gpu::{Pass, Tensor};
+use crate::gpu::{Gpu, Pass, Tensor};
 
 /// Arrays of [`forward`].
 pub(crate) struct Forward<'t> {
@@ -19,14 +19,24 @@ pub(crate) struct Forward<'t> {
     pub(crate) activation: Option<Activation>,
 }
 
+/// Whether an activation is a part of the GEMM's kernel. Not on software, where it saves no time, but a first start has more kernels to
+/// compile.
+pub(crate) fn fuses(gpu: &Gpu) -> bool {
+    !gpu.is_software()
+}
+
 /// y\[rows, out\] = f(x W^T + b)
 pub(crate) fn forward(pass: &mut Pass, Forward { x, weight, bias, activation }: Forward) -> Result<Tensor> {
     let y = pass.alloc(&[x.rows(), weight.rows()])?;
     let sizes = sizes(x.rows(), weight.rows(), weight.columns());
     let (x, weight) = (operand(pass, x)?, operand(pass, weight)?);
     let arrays = Gemm { a: &x, b: &weight, bias: Some(bias), c: &y, sizes };
-    multiply(pass, Form::linear(activation), &arrays)?;
-    Ok(y)
+    let (fused, after) = if fuses(pass.gpu()) { (activation, None) } else { (None, activation) };
+    multiply(pass, Form::linear(fused), &arrays)?;
+    match after {
+        Some(kind) => activation::forward(pass, kind, &y),
+        None => Ok(y),
+    }
 }
 
 /// A tensor as the pass multiplies it: in f16 where that is asked for.

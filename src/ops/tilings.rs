@@ -329,6 +329,9 @@ fn preferred(is_software: bool, mesa: Option<u32>, rows: Rows) -> &'static [&'st
     }
 }
 
+/// Numbers of rows of queries, such that every kernel which any number of rows takes is taken by one of these.
+pub(crate) const LENGTHS: [u32; 9] = [1, 4, 8, 12, 16, 24, 32, 64, 128];
+
 /// What A and B of a GEMM are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Inputs {
@@ -378,6 +381,18 @@ mod tests {
             }
         }
         assert_eq!((TILINGS[0].granules, TILINGS[0].name), ([1, 1], "tiled"));
+    }
+
+    #[test]
+    fn the_lengths_that_are_compiled_ahead_take_all_kernels_of_queries() {
+        let gpu = crate::gpu::test_gpu();
+        for (n, k) in [(768, 768), (30_522, 96), (10, 6)] {
+            let of = |m: u32| choose(&gpu, Form::Linear, Sizes { m, n, k }, Inputs::Single).0.name;
+            let ahead = LENGTHS.map(of);
+            for m in 1..300 {
+                assert!(ahead.contains(&of(m)), "{m} x {n} x {k}: {} is not in {ahead:?}", of(m));
+            }
+        }
     }
 
     #[test]

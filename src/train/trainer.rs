@@ -419,4 +419,49 @@ mod tests {
         let far = values.iter().zip(&same).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(far < 1e-4, "{far}");
     }
+
+    /// A buffer is asked for twice before there is said to be no memory, and a step is begun twice. Wherever in a step of two batches.
+    #[test]
+    fn a_step_that_finds_no_memory_is_tried_once_more_and_changes_nothing_before() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures/fillmask");
+        let gpu = crate::gpu::test_gpu();
+        let model = Model::open(&gpu, folder).unwrap();
+        let batches = [&[2, 7, 4, 9, 11, 3][..], &[2, 8, 3]].map(|ids| {
+            let mut batch = PackedBatch::default();
+            batch.push_masked(ids, &[(1, 8)]);
+            batch
+        });
+        // Steps, during the second of which these attempts to make a buffer fail. Whether all were made, and the outcome.
+        let run = |failing: std::ops::Range<usize>| {
+            let mut trainer = Trainer::new(&model, TrainingArguments::default()).unwrap();
+            trainer.train_step_accumulated(&batches, 1e-3).unwrap();
+            gpu.trim();
+            gpu.be_scarce(failing);
+            let step = trainer.train_step_accumulated(&batches, 1e-3);
+            let made = gpu.was_scarce();
+            gpu.be_scarce(0..0);
+            let fails = matches!(step, Err(Error::OutOfMemory { .. }));
+            let report = if fails { trainer.train_step_accumulated(&batches, 1e-3) } else { step }.unwrap();
+            let key = "bert.encoder.layer.0.intermediate.dense.weight";
+            (made, (fails, report.step, report.loss, trainer.model().parameter(key).unwrap()))
+        };
+        let (_, want) = run(0..0);
+        assert_eq!((want.0, want.1), (false, 2));
+        for attempts in 1..4 {
+            assert!(run(0..attempts) == (true, want.clone()), "{attempts}");
+        }
+        // The first buffer of both attempts at the step: it fails, and comes out the same when it is made after all.
+        assert!(run(0..4) == (true, (true, want.1, want.2, want.3.clone())));
+        let mut at = 1;
+        loop {
+            let (made, got) = run(at..at + 2);
+            assert!(got == want, "{at}");
+            if !made {
+                break;
+            }
+            // There are some hundreds.
+            at += 3;
+        }
+        assert!(at > 40, "{at}");
+    }
 }
