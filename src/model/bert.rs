@@ -10,10 +10,8 @@ use super::lora::{self, Lora, LoraConfig};
 use super::mlm_head::MlmHead;
 use super::parameters::{Builder, CopySource, Gradients, Parameter, Source, zeros_like};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Packing, Pass, Tensor};
-use crate::ops::gemm::{Form, Sizes};
-use crate::ops::tilings::{Inputs, choose};
-use crate::ops::{self, layer_norm};
+use crate::gpu::{Gpu, Pass, Tensor};
+use crate::ops::layer_norm;
 use crate::text::{PackedBatch, TripletBatch};
 
 #[derive(Debug)]
@@ -93,49 +91,6 @@ impl Bert {
         let layers = layers.collect::<Result<Vec<_>>>()?;
         let head = MlmHead::new(&mut builder, &config)?;
         Ok(Self { config, embeddings, layers, head })
-    }
-
-    /// Makes the pipelines that queries of so many tokens take: beside an upload of weights, the first query need not wait for them.
-    /// `wholly`, also where a driver puts that off: then what is submitted next waits.
-    pub(crate) fn compile_ahead(
-        gpu: &Gpu,
-        config: &BertConfig,
-        packing: Option<Packing>,
-        lengths: &[u32],
-        wholly: bool,
-    ) {
-        let inputs = packing.map_or(Inputs::Single, Inputs::Packed);
-        let (hidden, wide) = (config.hidden_size as u32, config.intermediate_size as u32);
-        let attention = ops::attention::Way::of(gpu, config.head_size());
-        let activation = config.hidden_act.op();
-        let fused = ops::linear::fuses(gpu).then_some(activation);
-        let others = [
-            (&ops::embedding::FORWARD, ops::embedding::variant(packing)),
-            (&ops::layer_norm::FORWARD, 0),
-            (&ops::layer_norm::FORWARD, 1),
-            (&attention.kernels().forward, attention.variant(false)),
-            (&ops::rows::GATHER, 0),
-        ];
-        if fused.is_none() {
-            gpu.compile_ahead(&ops::activation::FORWARD, activation as usize);
-        }
-        let mut made = Vec::new();
-        for &m in lengths {
-            let activated = Form::linear(fused);
-            for (form, n, k) in [
-                (Form::Linear, hidden, hidden),
-                (activated, hidden, hidden),
-                (activated, wide, hidden),
-                (Form::Linear, hidden, wide),
-            ] {
-                let (tiling, kernel) = choose(gpu, form, Sizes { m, n, k }, inputs);
-                if !made.contains(&(tiling.name, form)) {
-                    made.push((tiling.name, form));
-                    ops::gemm::compile_ahead(gpu, tiling, kernel, form, wholly);
-                }
-            }
-        }
-        others.into_iter().for_each(|(kernel, variant)| gpu.compile_ahead(kernel, variant));
     }
 
     /// A copy on the same GPU: with buffers of its own for what will be trained, sharing the others. Without low-rank factors.

@@ -1,7 +1,6 @@
 //! Models whose weights take less memory, for queries.
 
 use super::bert::Bert;
-use super::config::BertConfig;
 use super::open::Model;
 use super::parameters::{CopySource, Source, Spec};
 use crate::error::{Error, Result};
@@ -22,7 +21,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    fn packing(self) -> Option<Packing> {
+    pub(super) fn packing(self) -> Option<Packing> {
         match self {
             Self::Float32 => None,
             Self::Float16 => Some(Packing::Float16),
@@ -121,28 +120,6 @@ impl Model {
                 "{what} with weights in {dtype}, which are for queries alone: take the model in float32"
             ))),
         }
-    }
-}
-
-/// A short text, and its blank: what a batch of them takes may be long to compile, and is not wanted by many.
-const SHORT: &[u32] = &[12, 1];
-
-impl Bert {
-    /// The network as `build` makes it, its matrices of this type; what queries of it take is compiled meanwhile.
-    pub(super) fn new_for_queries(
-        gpu: &Gpu,
-        config: &BertConfig,
-        dtype: Dtype,
-        build: impl FnOnce() -> Result<Self>,
-    ) -> Result<Self> {
-        std::thread::scope(|threads| {
-            let ahead = std::thread::Builder::new().name("retto-compile".into());
-            let ahead = ahead.spawn_scoped(threads, || Self::compile_ahead(gpu, config, dtype.packing(), SHORT, false));
-            let bert = build();
-            // Whatever went wrong there comes up again where the pipelines are used, and is told then.
-            let _ = ahead.map(std::thread::ScopedJoinHandle::join);
-            bert
-        })
     }
 }
 

@@ -17,6 +17,7 @@ mod open;
 mod parameters;
 mod pooling;
 mod preload;
+mod queries;
 mod save;
 
 pub(crate) use bert::{Bert, Done, TrainOptions};

@@ -220,33 +220,26 @@ pub(super) static BLOCK_PACKED: [Kernel; 2] = packed!(
 );
 pub(super) static PAIRS: Kernel =
     kernel!("gemm_pairs", concat!(shader!("unscaled"), shader!("c")), "gemm_pairs", PLAIN);
+macro_rules! eights {
+    ($name:literal, $how:literal) => {
+        kernel!(
+            $name,
+            concat!(
+                long!("u64"),
+                shader!("unscaled"),
+                shader!("c"),
+                shader!("c_later"),
+                shader!("vectors_block"),
+                shader!($how)
+            ),
+            "gemm_eights",
+            EIGHTS
+        )
+    };
+}
 /// Where B is stored transposed, and where it is not.
-pub(super) static EIGHTS_ALONG: Kernel = kernel!(
-    "gemm_eights_along",
-    concat!(
-        long!("u64"),
-        shader!("unscaled"),
-        shader!("c"),
-        shader!("c_later"),
-        shader!("vectors_block"),
-        shader!("eights_along")
-    ),
-    "gemm_eights",
-    EIGHTS
-);
-pub(super) static EIGHTS_ACROSS: Kernel = kernel!(
-    "gemm_eights_across",
-    concat!(
-        long!("u64"),
-        shader!("unscaled"),
-        shader!("c"),
-        shader!("c_later"),
-        shader!("vectors_block"),
-        shader!("eights_across")
-    ),
-    "gemm_eights",
-    EIGHTS
-);
+pub(super) static EIGHTS_ALONG: Kernel = eights!("gemm_eights_along", "eights_along");
+pub(super) static EIGHTS_ACROSS: Kernel = eights!("gemm_eights_across", "eights_across");
 pub(super) static EIGHTS_PACKED: [Kernel; 2] = packed!(
     "gemm_eights_packed_f16",
     "gemm_eights_packed_i8",
