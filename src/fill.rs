@@ -120,7 +120,7 @@ impl Model {
         batch.push(&[0]);
         if self.has_mlm_head {
             batch.masked_rows.push(0);
-            self.logits(&batch)?;
+            self.best(&batch, 1)?;
         } else {
             self.hidden_states(&batch)?;
         }
