@@ -15,7 +15,7 @@ fn store_sums(row: u32, column: u32, sums: vec4<f32>) {
     }
 }
 
-// The same columns of rows `row` to `end`, COLUMNS of them.
+// Bias and activation for COLUMNS columns of the rows from `row` to before `end`, as far as they are inside.
 fn finish(row: u32, end: u32, column: u32) {
     if !BIAS {
         return;

@@ -6,8 +6,8 @@
 // lanes and computes 8 x 32 or 16 x 32 of C, each lane 4 columns; the lanes hold one or two 8 x 8 pieces of A, and hand them round by
 // broadcasts: a row each, or, where A is stored transposed, a column.
 //
-// A's rows, as stored, have to be a multiple of eight long. Before this file come gemm_c.wgsl, gemm_c_later.wgsl, gemm_vectors_block.wgsl, and
-// how B is loaded: gemm_eights_along.wgsl, gemm_eights_across.wgsl or gemm_eights_packed.wgsl.
+// A's rows, as stored, have to be a multiple of eight long. Before this file come gemm_c.wgsl, gemm_c_later.wgsl,
+// gemm_vectors_block.wgsl, and how B is loaded: gemm_eights_along.wgsl, gemm_eights_across.wgsl or gemm_eights_packed.wgsl.
 
 override TWICE: bool; // 16 rows instead of 8
 

@@ -4,8 +4,8 @@
 // workgroup is one vector of 8 lanes; each lane computes ROWS rows x 8 columns, which live in the first-level cache. The
 // more rows, the fewer gathers a multiplication. The lanes hold 8 columns of two rows of A, and hand them round by broadcasts.
 //
-// gemm_c.wgsl and gemm_c_later.wgsl come before this file, and what loads A and B: gemm_vectors_single.wgsl; or gemm_vectors_rows.wgsl and one of
-// gemm_vectors_pairs.wgsl and gemm_vectors_packed.wgsl.
+// gemm_c.wgsl and gemm_c_later.wgsl come before this file, and what loads A and B: gemm_vectors_single.wgsl; or
+// gemm_vectors_rows.wgsl and one of gemm_vectors_pairs.wgsl and gemm_vectors_packed.wgsl.
 
 override ROWS: u32; // at most 32, and even
 override TWICE: bool; // 2 ROWS rows of C instead of ROWS

@@ -50,8 +50,8 @@ impl Style {
     }
 }
 
-/// Whether this CPU multiplies half as fast while instructions of 512 bits are under way, which a load of eight times 64 bits is: Intel's
-/// do, as one of their two multipliers of 256 bits lends a hand. AMD's, the other ones with AVX-512, have SSE4a as well.
+/// Whether this CPU multiplies more slowly while instructions of 512 bits are under way, which a load of eight times 64 bits is. Measured on
+/// one of Intel's, where GEMMs took a fifth to a third longer; AMD's with AVX-512, where they did not, have SSE4a as well.
 fn slows_down_in_512_bits() -> bool {
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("avx512f") && !std::arch::is_x86_feature_detected!("sse4a");

@@ -23,6 +23,7 @@ pub(crate) struct Pass<'g> {
     submission: Arc<OnceLock<wgpu::SubmissionIndex>>,
     /// Whether linear layers multiply in f16.
     pub(crate) half: bool,
+    /// How its kernels are compiled: the adapter's, but in tests.
     pub(crate) style: Style,
     /// Shared with the other parts of one that is submitted in several.
     workspaces: Arc<Workspaces>,

@@ -459,7 +459,7 @@ mod tests {
             if !made {
                 break;
             }
-            // There are some hundreds.
+            // Not one after another, which would take three times as long and find the same.
             at += 3;
         }
         assert!(at > 40, "{at}");
