@@ -1,9 +1,15 @@
-// What the GEMM kernels of one vector of lanes share that hand A round by broadcasts: gemm_vectors.wgsl and gemm_eights.wgsl.
+// What the GEMM kernels of one vector of lanes share that hand A round by broadcasts: gemm_vectors.wgsl, gemm_sixes.wgsl
+// and gemm_eights.wgsl.
 // long_u64.wgsl or long_words.wgsl comes before this file.
 
 // Four columns of eight rows of op(B).
 struct Block {
     y0: vec4<f32>, y1: vec4<f32>, y2: vec4<f32>, y3: vec4<f32>, y4: vec4<f32>, y5: vec4<f32>, y6: vec4<f32>, y7: vec4<f32>,
+}
+
+// Two columns of eight rows of op(B).
+struct Two {
+    y0: vec2<f32>, y1: vec2<f32>, y2: vec2<f32>, y3: vec2<f32>, y4: vec2<f32>, y5: vec2<f32>, y6: vec2<f32>, y7: vec2<f32>,
 }
 
 // Of sixteen rows.

@@ -71,6 +71,9 @@ const VECTORS: &[Constants] = variants!(
     ["ROWS", "TWICE"]
 );
 
+/// 24 and 32 rows.
+const OF_SIXES: &[Constants] = variants!(&[[24.0], [32.0]], ["ROWS"]);
+
 /// 8 rows and 16.
 const EIGHTS: &[Constants] = variants!(&[[0.0], [1.0]], ["TWICE"]);
 
@@ -117,11 +120,11 @@ macro_rules! long {
     };
 }
 
-/// gemm_vectors with 64 bits in one load, and with 32.
-macro_rules! vectors {
-    ($name:literal, [$($before:expr),*]) => {
-        kernel!($name, concat!(long!("u64"), $($before),*), "gemm_vectors", VECTORS)
-            .in_words(source!(concat!(long!("words"), $($before),*), "gemm_vectors"))
+/// A kernel with 64 bits in one load, and with 32.
+macro_rules! longs {
+    ($name:literal, $source:literal, $variants:expr, [$($before:expr),*]) => {
+        kernel!($name, concat!(long!("u64"), $($before),*), $source, $variants)
+            .in_words(source!(concat!(long!("words"), $($before),*), $source))
     };
 }
 
@@ -254,21 +257,29 @@ pub(super) static EIGHTS_PACKED: [Kernel; 2] = packed!(
     "gemm_eights",
     EIGHTS
 );
-pub(super) static VECTOR: Kernel = vectors!(
-    "gemm_vectors",
-    [
-        shader!("unscaled"),
-        shader!("c"),
-        shader!("c_later"),
-        shader!("vectors_block"),
-        shader!("vectors_rows"),
-        shader!("vectors_pairs")
-    ]
-);
-macro_rules! vectors_packed {
-    ($name:literal, $bits:literal) => {
-        vectors!(
+macro_rules! pairs {
+    ($name:literal, $source:literal, $variants:expr, $b:literal) => {
+        longs!(
             $name,
+            $source,
+            $variants,
+            [
+                shader!("unscaled"),
+                shader!("c"),
+                shader!("c_later"),
+                shader!("vectors_block"),
+                shader!("vectors_rows"),
+                shader!($b)
+            ]
+        )
+    };
+}
+macro_rules! packed_pairs {
+    ($name:literal, $bits:literal, $source:literal, $variants:expr, $b:literal) => {
+        longs!(
+            $name,
+            $source,
+            $variants,
             [
                 $bits,
                 include_str!("../../shaders/packed.wgsl"),
@@ -277,15 +288,21 @@ macro_rules! vectors_packed {
                 shader!("packed_pairs"),
                 shader!("vectors_block"),
                 shader!("vectors_rows"),
-                shader!("vectors_packed")
+                shader!($b)
             ]
         )
         .packing()
     };
 }
+pub(super) static VECTOR: Kernel = pairs!("gemm_vectors", "gemm_vectors", VECTORS, "vectors_pairs");
 pub(super) static VECTOR_PACKED: [Kernel; 2] = [
-    vectors_packed!("gemm_vectors_packed_f16", "const BITS = 16u;\n"),
-    vectors_packed!("gemm_vectors_packed_i8", "const BITS = 8u;\n"),
+    packed_pairs!("gemm_vectors_packed_f16", "const BITS = 16u;\n", "gemm_vectors", VECTORS, "vectors_packed"),
+    packed_pairs!("gemm_vectors_packed_i8", "const BITS = 8u;\n", "gemm_vectors", VECTORS, "vectors_packed"),
+];
+pub(super) static SIXES: Kernel = pairs!("gemm_sixes", "gemm_sixes", OF_SIXES, "sixes_pairs");
+pub(super) static SIXES_PACKED: [Kernel; 2] = [
+    packed_pairs!("gemm_sixes_packed_f16", "const BITS = 16u;\n", "gemm_sixes", OF_SIXES, "sixes_packed"),
+    packed_pairs!("gemm_sixes_packed_i8", "const BITS = 8u;\n", "gemm_sixes", OF_SIXES, "sixes_packed"),
 ];
 pub(super) static VECTOR_F16: Kernel = kernel!(
     "gemm_vectors_f16",
@@ -330,7 +347,7 @@ pub(super) static COOPERATIVE_16_LARGE: Kernel = cooperative!("gemm_cooperative_
 
 /// Every kernel of the family, for the test that translates all shaders.
 #[cfg(test)]
-pub(crate) static KERNELS: [&Kernel; 25] = [
+pub(crate) static KERNELS: [&Kernel; 28] = [
     &TILED,
     &TILED_F16,
     &TILED_PACKED[0],
@@ -352,6 +369,9 @@ pub(crate) static KERNELS: [&Kernel; 25] = [
     &VECTOR_F16,
     &VECTOR_PACKED[0],
     &VECTOR_PACKED[1],
+    &SIXES,
+    &SIXES_PACKED[0],
+    &SIXES_PACKED[1],
     &COOPERATIVE_8,
     &COOPERATIVE_8_LARGE,
     &COOPERATIVE_16,

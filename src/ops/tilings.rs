@@ -6,8 +6,8 @@
 use super::gemm::{FORMS, Form, Sizes};
 use super::gemm_kernels::{
     BLOCK, BLOCK_F16, BLOCK_PACKED, BLOCKS, COOPERATIVE_8, COOPERATIVE_8_LARGE, COOPERATIVE_16, COOPERATIVE_16_LARGE,
-    EIGHTS_ACROSS, EIGHTS_ALONG, EIGHTS_PACKED, PAIRS, SUBGROUP, SUBGROUP_F16, SUBGROUP_PACKED, TILED, TILED_F16,
-    TILED_PACKED, VECTOR, VECTOR_F16, VECTOR_PACKED,
+    EIGHTS_ACROSS, EIGHTS_ALONG, EIGHTS_PACKED, PAIRS, SIXES, SIXES_PACKED, SUBGROUP, SUBGROUP_F16, SUBGROUP_PACKED,
+    TILED, TILED_F16, TILED_PACKED, VECTOR, VECTOR_F16, VECTOR_PACKED,
 };
 use crate::gpu::{Gpu, Kernel, Packing};
 
@@ -70,6 +70,21 @@ const fn vectors_tiling(name: &'static str, which: usize, rows: usize) -> Tiling
     }
 }
 
+const fn sixes_tiling(name: &'static str, which: usize, rows: usize) -> Tiling {
+    Tiling {
+        name,
+        kernel: Some(&SIXES),
+        half: None,
+        packed: Some(&SIXES_PACKED),
+        first_variant: which * FORMS.len(),
+        rows,
+        columns: 48,
+        granules: [2, 2],
+        transposed: None,
+        runs_on: takes_arrays_apart,
+    }
+}
+
 const fn eights_tiling(name: &'static str, transposed: bool, which: usize) -> Tiling {
     Tiling {
         name,
@@ -120,7 +135,7 @@ macro_rules! cooperative_tiling {
     };
 }
 
-pub(crate) static TILINGS: [Tiling; 26] = [
+pub(crate) static TILINGS: [Tiling; 28] = [
     Tiling {
         name: "tiled",
         kernel: Some(&TILED),
@@ -172,6 +187,8 @@ pub(crate) static TILINGS: [Tiling; 26] = [
     vectors_tiling("vectors-24", 5, 24),
     vectors_tiling("vectors-32", 6, 32),
     vectors_tiling("vectors-64", 7, 64),
+    sixes_tiling("sixes-24", 0, 24),
+    sixes_tiling("sixes-32", 1, 32),
     cooperative_tiling!("cooperative-8", COOPERATIVE_8, 0, [8, 8], 2),
     cooperative_tiling!("cooperative-8-of-32", COOPERATIVE_8, 1, [8, 32], 2),
     cooperative_tiling!("cooperative-16", COOPERATIVE_16, 1, [16, 32], 2),
@@ -216,6 +233,8 @@ impl Tiling {
             name if name.starts_with("eights") => fits && gpu.is_software() && !takes_arrays_apart(gpu),
             "subgroup" | "pairs" => rows != Rows::Plenty,
             name if name.starts_with("vectors") => fits && rows != Rows::Plenty && [4, 16, 32, 64].contains(&self.rows),
+            "sixes-32" => fits && rows != Rows::Plenty,
+            "sixes-24" => false,
             name if name.starts_with("blocks") => fits && !gpu.is_software(),
             name if name.starts_with("cooperative") => fits,
             _ => true,
@@ -225,7 +244,7 @@ impl Tiling {
     /// Of the kernels of its kind with tiles as high as this one's or lower, that which computes least beyond the end. Only for the
     /// few rows of queries, as each of them has to be compiled.
     fn cut_to(&'static self, form: Form, m: usize) -> &'static Self {
-        let kind = ["vectors", "eights"].into_iter().find(|kind| self.name.starts_with(kind));
+        let kind = ["vectors", "sixes", "eights"].into_iter().find(|kind| self.name.starts_with(kind));
         let Some(kind) = kind.filter(|_| form.is_linear() && m <= 64) else { return self };
         // Reading B takes as long as multiplying it with eight rows: measured.
         let cost = |tiling: &&Self| m.div_ceil(tiling.rows) * (tiling.rows + 8);
@@ -304,9 +323,12 @@ impl Rows {
 }
 
 /// Names of tilings, the preferred one first, where nothing was measured; the last takes any shape and runs anywhere.
-fn preferred(is_software: bool, mesa: Option<u32>, rows: Rows) -> &'static [&'static str] {
+fn preferred(is_software: bool, mesa: Option<u32>, in_words: bool, rows: Rows) -> &'static [&'static str] {
     // On software measured, see ARCHITECTURE.md; on GPUs not yet. The cooperative ones are in f16 alone.
     match (is_software, mesa >= Some(26), rows) {
+        (true, true, Rows::Some | Rows::Many | Rows::Plenty) if in_words => {
+            &["sixes-32", "vectors-32", "subgroup", "tiled"]
+        }
         (true, true, Rows::Blanks) => &["vectors-4", "subgroup", "tiled"],
         (true, true, Rows::Few) => &["vectors-16", "subgroup", "tiled"],
         (true, true, Rows::Some) => &["vectors-32", "subgroup", "tiled"],
@@ -353,7 +375,7 @@ pub(crate) fn choose(gpu: &Gpu, form: Form, sizes: Sizes, inputs: Inputs) -> (&'
     let rows = Rows::of(gpu, sizes);
     let measured = gpu.choice(rows.key(inputs == Inputs::Half));
     let measured = measured.as_deref().and_then(|name| named(&name));
-    let preferred = preferred(gpu.is_software(), gpu.adapter().mesa_version(), rows);
+    let preferred = preferred(gpu.is_software(), gpu.adapter().mesa_version(), gpu.style().in_words, rows);
     let mut choices = measured.into_iter().chain(preferred.iter().filter_map(named));
     let last = match inputs {
         Inputs::Single => &TILED,
@@ -370,10 +392,16 @@ mod tests {
     #[test]
     fn what_is_preferred_exists_and_ends_with_what_runs_anywhere() {
         for rows in Rows::ALL {
-            for (is_software, mesa) in
-                [(true, Some(25)), (true, Some(26)), (true, None), (false, None), (false, Some(26))]
-            {
-                let names = preferred(is_software, mesa, rows);
+            for (is_software, mesa, in_words) in [
+                (true, Some(25), false),
+                (true, Some(25), true),
+                (true, Some(26), false),
+                (true, Some(26), true),
+                (true, None, false),
+                (false, None, false),
+                (false, Some(26), false),
+            ] {
+                let names = preferred(is_software, mesa, in_words, rows);
                 assert_eq!(names.last(), Some(&TILINGS[0].name));
                 for name in names {
                     assert!(TILINGS.iter().any(|tiling| tiling.name == *name), "{name}");
@@ -410,6 +438,10 @@ mod tests {
             ("vectors-64", 40, "vectors-24"),
             ("vectors-64", 64, "vectors-64"),
             ("vectors-64", 65, "vectors-64"),
+            ("sixes-32", 24, "sixes-24"),
+            ("sixes-32", 25, "sixes-32"),
+            ("sixes-32", 40, "sixes-24"),
+            ("sixes-32", 65, "sixes-32"),
             // No higher than what was chosen, and of vectors alone.
             ("vectors-4", 12, "vectors-4"),
             ("pairs", 12, "pairs"),

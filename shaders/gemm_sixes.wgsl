@@ -1,0 +1,59 @@
+// C = op(A) op(B) (+ bias), or C += op(A) op(B).   op(A): [m, k], op(B): [k, n], C: [m, n]
+//
+// gemm_vectors.wgsl for many rows on some CPUs, in which what runs again and again has to be short: each lane computes ROWS rows x 6
+// columns, eight products a round. With 32 rows a round is 28 KiB of instructions, which the first-level cache for them holds;
+// with 8 columns and 16 products it is 56 KiB, and reading those takes longer than executing them. Eight products of a sum, one
+// waiting for the other, leave room for those of other sums in what a CPU looks ahead; sixteen do not.
+//
+// gemm_c.wgsl, gemm_c_later.wgsl, gemm_vectors_block.wgsl and gemm_vectors_rows.wgsl come before this file, and what loads B:
+// gemm_sixes_pairs.wgsl or gemm_sixes_packed.wgsl.
+
+override ROWS: u32; // at most 32, and even
+
+const COLUMNS = 6u; // of a lane
+
+fn add(sum: vec2<f32>, x: Row, b: Two) -> vec2<f32> {
+    let s = fma(x.x3.xy, b.y3, fma(x.x2.xy, b.y2, fma(x.x1.xy, b.y1, fma(x.x0.xy, b.y0, sum))));
+    return fma(x.x7.xy, b.y7, fma(x.x6.xy, b.y6, fma(x.x5.xy, b.y5, fma(x.x4.xy, b.y4, s))));
+}
+
+@compute @workgroup_size(8)
+fn gemm(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    let row = group.y * ROWS;
+    let column = group.x * 48u + thread * 6u;
+    // Arrays of more than 32 are not taken apart into registers.
+    var first: array<vec2<f32>, 32>;
+    var second: array<vec2<f32>, 32>;
+    var third: array<vec2<f32>, 32>;
+    for (var i = 0u; i < ROWS; i++) {
+        first[i] = vec2<f32>();
+        second[i] = vec2<f32>();
+        third[i] = vec2<f32>();
+    }
+    for (var k = 0u; k < sizes.k; k += 8u) {
+        let y = load_two(k, column);
+        let z = load_two(k, column + 2u);
+        let w = load_two(k, column + 4u);
+        for (var i = 0u; i < ROWS; i += 2u) {
+            let x = load_rows(row + i, k, lane & 7u);
+            first[i] = add(first[i], x.even, y);
+            second[i] = add(second[i], x.even, z);
+            third[i] = add(third[i], x.even, w);
+            first[i + 1u] = add(first[i + 1u], x.odd, y);
+            second[i + 1u] = add(second[i + 1u], x.odd, z);
+            third[i + 1u] = add(third[i + 1u], x.odd, w);
+        }
+    }
+    for (var i = 0u; i < ROWS; i++) {
+        for (var j = 0u; j < 2u; j++) {
+            store_sum(row + i, column + j, first[i][j]);
+            store_sum(row + i, column + 2u + j, second[i][j]);
+            store_sum(row + i, column + 4u + j, third[i][j]);
+        }
+    }
+    finish(row, row + ROWS, column);
+}
