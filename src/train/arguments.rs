@@ -42,7 +42,8 @@ pub struct TrainingArguments {
     pub mask_replace_prob: f64,
     /// Of the masked tokens, how many become a random one; the rest stay.
     pub random_replace_prob: f64,
-    /// Words are masked whole. Refused where the tokenizer's tokens do not say where words begin.
+    /// Words are masked whole, as BERT's authors did: a token with the pieces that go on from it, and the two shares above as for
+    /// tokens. Refused where the tokenizer's tokens do not say where words begin.
     pub whole_word_mask: bool,
     /// The masks stored with the data are used, in every epoch; the four options above then have no effect.
     pub static_mask: bool,

@@ -17,6 +17,13 @@ use crate::text::Dataset;
 /// Where the best model of a run is kept, in its output.
 const BEST: &str = "checkpoint-best";
 
+/// What an evaluation says of a run.
+struct Verdict {
+    evaluations_without_improvement: u64,
+    /// If the model is the best so far.
+    best: Option<Best>,
+}
+
 impl Trainer {
     /// Evaluates the model as it is, and tells of it.
     pub(super) fn evaluate_run(
@@ -43,9 +50,14 @@ impl Trainer {
             }
         };
         run.evaluating += started.elapsed();
-        self.judge(run, loss)?;
+        let verdict = self.judge(run, loss)?;
         let flow = observe(&event);
-        self.agree(flow)
+        let flow = self.agree(flow)?;
+        // Not before all is done: what failed is evaluated again, and judged as if for the first time.
+        run.state.evaluations_without_improvement = verdict.evaluations_without_improvement;
+        run.state.best = verdict.best.or(run.state.best.take());
+        run.state.owes_evaluation = false;
+        Ok(flow)
     }
 
     /// Each rank takes a part of the batches.
@@ -56,26 +68,25 @@ impl Trainer {
         Evaluation::new(&std::array::from_fn(|i| sums[i]))
     }
 
-    /// Notes how good the model is now, and keeps it where it is the best so far.
-    fn judge(&mut self, run: &mut Run, loss: f64) -> Result<()> {
-        let step = run.state.global_step;
+    /// Says how good the model is now, and keeps it where it is the best so far.
+    fn judge(&self, run: &Run, loss: f64) -> Result<Verdict> {
         let best = run.state.best.as_ref().map(Best::loss);
         // transformers' EarlyStoppingCallback.
-        match best.is_none_or(|best| best - loss > run.arguments.early_stopping_threshold) {
-            true => run.state.evaluations_without_improvement = 0,
-            false => run.state.evaluations_without_improvement += 1,
+        let evaluations_without_improvement =
+            match best.is_none_or(|best| best - loss > run.arguments.early_stopping_threshold) {
+                true => 0,
+                false => run.state.evaluations_without_improvement + 1,
+            };
+        if !best.is_none_or(|best| loss < best) {
+            return Ok(Verdict { evaluations_without_improvement, best: None });
         }
-        if best.is_none_or(|best| loss < best) {
-            run.state.best = Some(Best::new(loss, step));
-            if !self.is_first() {
-                return Ok(());
-            }
-            if let (true, Some(folder)) = (run.arguments.load_best_model_at_end, &run.arguments.output_dir) {
-                std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-                resume::save_model(&self.model, &folder.join(BEST))?;
-            }
+        if let (true, true, Some(folder)) =
+            (self.is_first(), run.arguments.load_best_model_at_end, &run.arguments.output_dir)
+        {
+            std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+            resume::save_model(&self.model, &folder.join(BEST))?;
         }
-        Ok(())
+        Ok(Verdict { evaluations_without_improvement, best: Some(Best::new(loss, run.state.global_step)) })
     }
 
     /// Goes back to the best weights, where they are not the present ones.
@@ -96,6 +107,11 @@ impl TrainingArguments {
     /// Whether evaluations decide about the run's end or its model.
     pub(super) fn is_judged(&self) -> bool {
         self.load_best_model_at_end || self.early_stopping_patience.is_some()
+    }
+
+    /// Whether a run writes to its output before it ends.
+    pub(super) fn writes_meanwhile(&self) -> bool {
+        self.load_best_model_at_end || self.save_steps.is_some()
     }
 
     pub(super) fn triplet_evaluation_options(&self) -> TripletEvaluationOptions {
@@ -119,5 +135,112 @@ impl TrainingArguments {
             max_seq_length: self.max_seq_length,
             seed: self.seed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::Model;
+
+    fn model() -> Model {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures/fillmask");
+        Model::open(&crate::gpu::test_gpu(), folder).unwrap()
+    }
+
+    fn data(model: &Model) -> Dataset {
+        let lines: Vec<_> =
+            (0..16).map(|i| ["you and the rain", "the rain and you"][i % 2].repeat(1 + i % 3)).collect();
+        Dataset::from_lines(model.tokenizer(), &lines, 16).unwrap()
+    }
+
+    fn trainer(model: &Model, output: &Path) -> Trainer {
+        let arguments = TrainingArguments {
+            max_steps: Some(6),
+            eval_steps: Some(2),
+            save_steps: Some(2),
+            mlm_probability: 0.4,
+            learning_rate: 1e-2,
+            per_device_train_batch_size: 4,
+            load_best_model_at_end: true,
+            output_dir: Some(output.to_owned()),
+            ..Default::default()
+        };
+        Trainer::new(model, arguments).unwrap()
+    }
+
+    /// A full disk, say, is no reason to go on as if all had been written.
+    #[test]
+    fn an_evaluation_or_a_checkpoint_that_failed_is_made_up_for() {
+        let model = model();
+        let data = data(&model);
+        let run = |blocked: Option<&str>| {
+            let folder = tempfile::tempdir().unwrap();
+            let mut trainer = trainer(&model, folder.path());
+            let mut run = trainer.begin((&data).into(), Some((&data).into())).unwrap();
+            // A file is where a folder has to be.
+            let in_the_way = blocked.map(|name| folder.path().join(name));
+            in_the_way.iter().for_each(|path| fs::write(path, "").unwrap());
+            let (mut told, mut failures) = (Vec::new(), 0);
+            loop {
+                let advanced = trainer.advance(&mut run, (&data).into(), Some((&data).into()), &mut |event| {
+                    told.push(match event {
+                        TrainEvent::Step(report) => format!("step {} {}", report.step, report.loss),
+                        TrainEvent::Evaluated { evaluation, step, .. } => {
+                            format!("evaluated {step} {}", evaluation.loss)
+                        }
+                        TrainEvent::Saved { path, .. } => path.file_name().unwrap().to_string_lossy().into_owned(),
+                        _ => "other".into(),
+                    });
+                    ControlFlow::Continue(())
+                });
+                match (advanced, &in_the_way) {
+                    (Ok(flow), _) if flow.is_break() => break,
+                    (Ok(_), _) => {}
+                    (Err(error), Some(path)) => {
+                        assert!(matches!(error, Error::Io { .. }), "{error}");
+                        assert!(
+                            run.state.global_step == 2 && run.state.best.as_ref().is_none_or(|best| best.step == 2)
+                        );
+                        fs::remove_file(path).unwrap();
+                        failures += 1;
+                    }
+                    (Err(error), None) => panic!("{error}"),
+                }
+            }
+            let output = trainer.finish(&run).unwrap();
+            let weights = trainer.model().parameter("bert.encoder.layer.0.output.dense.weight").unwrap();
+            let saved: Vec<u64> =
+                resume::checkpoints(folder.path()).unwrap().into_iter().map(|(step, _)| step).collect();
+            ((told, output.best, saved, weights), failures)
+        };
+        let (want, failures) = run(None);
+        assert!(failures == 0 && want.1.is_some() && want.2 == [2, 4, 6], "{want:?}");
+        for blocked in [BEST, "checkpoint-2"] {
+            assert_eq!(run(Some(blocked)), (want.clone(), 1), "{blocked}");
+        }
+    }
+
+    #[test]
+    fn a_second_run_in_the_same_folder_is_refused_while_the_first_goes_on() {
+        let model = model();
+        let data = data(&model);
+        let folder = tempfile::tempdir().unwrap();
+        let [mut first, mut second] = [(); 2].map(|()| trainer(&model, folder.path()));
+        let mut runs =
+            [&mut first, &mut second].map(|trainer| trainer.begin((&data).into(), Some((&data).into())).unwrap());
+        let step = |trainer: &mut Trainer, run: &mut Run, flow: ControlFlow<()>| {
+            trainer.advance(run, (&data).into(), Some((&data).into()), &mut |_| flow)
+        };
+        assert!(step(&mut first, &mut runs[0], ControlFlow::Continue(())).unwrap().is_continue());
+        let error = step(&mut second, &mut runs[1], ControlFlow::Continue(())).unwrap_err();
+        assert!(error.to_string().contains("another run"), "{error}");
+        assert_eq!(runs[1].state.global_step, 0);
+        // Once it was cancelled the other may; what that wrote is of the same run here, and taken for what it is.
+        assert!(step(&mut first, &mut runs[0], ControlFlow::Break(())).unwrap().is_break());
+        assert!(step(&mut second, &mut runs[1], ControlFlow::Continue(())).unwrap().is_continue());
     }
 }

@@ -13,6 +13,7 @@ mod judge;
 mod metrics;
 #[cfg(feature = "mpi")]
 mod mpi;
+mod output_lock;
 mod parallel;
 mod ranks;
 mod resume;
@@ -33,8 +34,6 @@ pub use forecast::Forecast;
 pub use metrics::{METRICS_FILE, MetricsFile};
 #[cfg(feature = "bench")]
 pub(crate) use parallel::sums_of_threads;
-#[cfg(feature = "capi")]
-pub(crate) use ranks::DEVICE_THREAD;
 #[cfg(feature = "capi")]
 pub(crate) use run::Run;
 pub use trainer::Trainer;

@@ -15,7 +15,7 @@ use crate::gpu::{Download, Gpu, Pass};
 use crate::model::{Gradients, Model, Parameter};
 
 /// What threads of other devices are called.
-pub(crate) const DEVICE_THREAD: &str = "retto-device";
+const DEVICE_THREAD: &str = "retto-device";
 
 impl Trainer {
     /// As [`Trainer::new`], on the model's own device and these others together: each computes its share of every step's examples,

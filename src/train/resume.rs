@@ -259,7 +259,10 @@ pub(crate) fn save(
     let kept = checkpoints(folder)?;
     let surplus = kept.len().saturating_sub(limit.unwrap_or(usize::MAX).max(1));
     for (_, old) in &kept[..surplus] {
-        fs::remove_dir_all(old).map_err(Error::io(old))?;
+        // A virus scanner or a backup may hold it open: no reason to end a run whose checkpoint is safe. The next one tries again.
+        if let Err(error) = fs::remove_dir_all(old) {
+            log::warn!("{} is not needed any more, but could not be removed: {error}", old.display());
+        }
     }
     Ok(target)
 }
@@ -299,12 +302,15 @@ pub(crate) fn load_model(folder: &Path, like: &Model, arguments: &TrainingArgume
     Ok(model)
 }
 
+pub(crate) fn read_state(checkpoint: &Path) -> Result<State> {
+    let path = checkpoint.join(STATE_FILE);
+    let json = fs::read(&path).map_err(Error::io(&path))?;
+    serde_json::from_slice(&json).map_err(|error| Error::checkpoint(&path, format!("not the state of a run: {error}")))
+}
+
 /// Reads what [`save`] wrote, for the run of `like`.
 pub(crate) fn load(checkpoint: &Path, like: &Model, arguments: &TrainingArguments) -> Result<(Model, Moments, State)> {
-    let state_path = checkpoint.join(STATE_FILE);
-    let json = fs::read(&state_path).map_err(Error::io(&state_path))?;
-    let state = serde_json::from_slice(&json)
-        .map_err(|error| Error::checkpoint(&state_path, format!("not the state of a run: {error}")))?;
+    let state = read_state(checkpoint)?;
     let model = load_model(checkpoint, like, arguments)?;
     let optimizer = Checkpoint::open_file(checkpoint.join(OPTIMIZER_FILE))?;
     let moments = fresh_moments(&model)?;

@@ -8,6 +8,7 @@ use super::arguments::{TrainingArguments, longest};
 use super::batches::Plan;
 use super::data::{Batch, Data, Drawn};
 use super::events::{StepReport, TrainEvent, TrainOutput};
+use super::output_lock::OutputLock;
 use super::resume::{self, MeanLoss, State};
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
@@ -131,6 +132,8 @@ impl Trainer {
             since: Instant::now(),
             communicating: Duration::ZERO,
             agreed: false,
+            owes_checkpoint: false,
+            lock: None,
             peers,
         })
     }
@@ -168,8 +171,14 @@ impl Trainer {
             self.agree_on(run, validation)?;
             run.agreed = true;
         }
+        if run.lock.is_none() && self.is_first() && run.arguments.writes_meanwhile() {
+            run.lock = run.arguments.output_dir.as_deref().map(OutputLock::take).transpose()?.flatten();
+        }
         let flow = self.advance_untimed(run, train, validation, observe);
         run.running += run.since.elapsed();
+        if !matches!(flow, Ok(ControlFlow::Continue(()))) {
+            run.lock = None;
+        }
         flow
     }
 
@@ -180,12 +189,12 @@ impl Trainer {
         validation: Option<Data>,
         observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
-        if let (Some(validation), true) = (validation, std::mem::take(&mut run.state.owes_evaluation)) {
-            // Before it goes on: the best model and the end of the run may depend on it.
-            if self.evaluate_run(run, validation, observe)?.is_break() {
-                run.cancelled = true;
-                return Ok(ControlFlow::Break(()));
-            }
+        // Before it goes on: the best model and the end of the run may depend on it.
+        let mut flow = self.evaluate_owed(run, validation, ControlFlow::Continue(()), None, observe)?;
+        flow = self.save_owed(run, flow, observe)?;
+        if flow.is_break() {
+            run.cancelled = true;
+            return Ok(flow);
         }
         if run.is_over() {
             return Ok(ControlFlow::Break(()));
@@ -223,7 +232,7 @@ impl Trainer {
         }
         (run.state.optimizer_step, run.state.loss_scale) = (self.step, self.loss_scale);
 
-        let mut flow = observe(&TrainEvent::Step(report.clone()));
+        flow = observe(&TrainEvent::Step(report.clone()));
         let last = run.state.global_step == run.total;
         let due = run.is_multiple_of(Some(run.arguments.logging_steps));
         if last || due || flow.is_break() {
@@ -242,34 +251,58 @@ impl Trainer {
         if epoch_ends || last || run.saves(flow) || evaluated && validation.is_some() {
             run.communicating += self.align()?;
         }
-        if let Some(validation) = validation
-            && (evaluated || last)
-        {
-            if flow.is_break() {
-                // Whoever cancels does not wait for it; a resumed run makes up for it.
-                run.state.owes_evaluation = true;
-            } else {
-                flow = self.evaluate_run(run, validation, observe)?;
-                if run.exhausted() && !last && !due {
-                    let loss = run.state.since_log.mean();
-                    flow = join(flow, observe(&TrainEvent::Log { report, loss }));
-                    flow = self.agree(flow)?;
-                }
+        run.state.owes_evaluation = validation.is_some() && (evaluated || last);
+        run.owes_checkpoint = run.saves(flow);
+        let closing = (!last && !due).then_some(report);
+        flow = self.evaluate_owed(run, validation, flow, closing, observe)?;
+        // The evaluation's observer may have ended the run.
+        run.owes_checkpoint = run.saves(flow);
+        flow = self.save_owed(run, flow, observe)?;
+        if flow.is_break() {
+            let owed = run.state.owes_evaluation && run.arguments.is_judged();
+            run.cancelled = !run.exhausted() && (run.state.global_step < run.total || owed);
+        } else if run.is_over() {
+            flow = ControlFlow::Break(());
+        }
+        Ok(flow)
+    }
+
+    /// Evaluates, where that is due. If it fails, it is due still when the run goes on; so it is for whoever cancels, and does not wait
+    /// for it. `closing` is logged where the evaluation ends the run.
+    fn evaluate_owed(
+        &mut self,
+        run: &mut Run,
+        validation: Option<Data>,
+        mut flow: ControlFlow<()>,
+        closing: Option<StepReport>,
+        observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        if let (Some(validation), true, true) = (validation, run.state.owes_evaluation, flow.is_continue()) {
+            flow = self.evaluate_run(run, validation, observe)?;
+            if let (true, Some(report)) = (run.exhausted(), closing) {
+                let loss = run.state.since_log.mean();
+                flow = join(flow, observe(&TrainEvent::Log { report, loss }));
+                flow = self.agree(flow)?;
             }
         }
-        if run.saves(flow) {
+        Ok(flow)
+    }
+
+    /// Writes a checkpoint, where that is due; likewise.
+    fn save_owed(
+        &mut self,
+        run: &mut Run,
+        mut flow: ControlFlow<()>,
+        observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        if run.owes_checkpoint {
             // One rank writes, the others wait until it has.
             if self.is_first() {
                 let path = self.checkpoint(run)?;
                 flow = join(flow, observe(&TrainEvent::Saved { path, step: run.state.global_step }));
             }
             flow = self.agree(flow)?;
-        }
-        if flow.is_break() {
-            let owed = run.state.owes_evaluation && run.arguments.is_judged();
-            run.cancelled = !run.exhausted() && (run.state.global_step < run.total || owed);
-        } else if run.is_over() {
-            flow = ControlFlow::Break(());
+            run.owes_checkpoint = false;
         }
         Ok(flow)
     }
@@ -282,7 +315,8 @@ impl Trainer {
         self.check_sure()?;
         let step = run.state.global_step;
         if let Some((_, path)) = resume::checkpoints(folder)?.pop().filter(|(latest, _)| *latest == step) {
-            // Of this run: another one's are refused before it begins.
+            // Another run's are refused before it begins; but while this one was not going on there may have been one.
+            resume::check_same_run(&resume::read_state(&path)?.run, &run.state.run)?;
             return Ok(path);
         }
         resume::save(folder, &self.model, &self.moments, &run.state, run.arguments.save_total_limit)
@@ -351,6 +385,10 @@ pub(crate) struct Run {
     communicating: Duration,
     /// Whether all ranks were found to be about to do the same.
     agreed: bool,
+    /// Whether a checkpoint is due of the step that the run stands at.
+    owes_checkpoint: bool,
+    /// While it goes on, if it writes anything.
+    lock: Option<OutputLock>,
     /// Those of the other ranks of this process.
     peers: Vec<Run>,
 }
@@ -400,7 +438,7 @@ impl Run {
         }
     }
 
-    fn output(&self) -> TrainOutput {
+    pub(crate) fn output(&self) -> TrainOutput {
         let runtime = self.preparing + self.running;
         let (state, start) = (&self.state, &self.start);
         let seconds = runtime.as_secs_f64().max(1e-9);
