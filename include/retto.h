@@ -17,6 +17,10 @@
  * ever appended. Options are set up with their _init function; for results, set struct_size to sizeof of the struct.
  *
  * No call aborts the process, writes to stdout or stderr, or touches signals or the environment. Nothing is sent anywhere.
+ *
+ * Weights are read from a mapping of their file: while a model or a checkpoint is being opened, no program may cut that file short
+ * or write into it (put another one in its place instead, as retto does), and no medium may go away under it. The system answers
+ * reading such a mapping with a signal, which ends the process. Once the call has returned the file is not used any more.
  */
 
 #ifndef RETTO_H
@@ -510,12 +514,15 @@ typedef struct retto_fill {
     float score;
     uint32_t reserved;
     /**
-     * Its text.
+     * Its text, as transformers shows it: a piece that goes on from the one before begins with "##".
      */
     const char *token_str;
     size_t token_str_length;
     /**
-     * The text with this token in the mask's place.
+     * The text with this token in the mask's place, as transformers shows it: put together again from tokens, not the text that was
+     * given. An uncased model's is in lower case; spaces, line breaks and punctuation are set anew; what the vocabulary does not
+     * have is left out; with several masks the others, [CLS] and [SEP] are in it. To put an answer into a text of your own,
+     * replace the mask there by token_str.
      */
     const char *sequence;
     size_t sequence_length;
@@ -950,7 +957,8 @@ retto_status retto_gpu_trim(const struct retto_gpu *gpu,
                             struct retto_error **error);
 
 /**
- * Frees a gpu. NULL is allowed. Models and trainers made with it live on. Any thread.
+ * Frees a gpu. NULL is allowed. Models and trainers made with it live on. Any thread. What is freed last of a gpu and all that was
+ * made with it waits until the GPU has done what it was given, and writes the driver's cache, where there is a cache_dir.
  */
 retto_status retto_gpu_free(struct retto_gpu *gpu);
 
@@ -1071,7 +1079,9 @@ retto_status retto_model_evaluate(const struct retto_model *model,
                                   struct retto_error **error);
 
 /**
- * Writes a folder that retto and transformers open: all of it or nothing, over a model that was there. Any thread; blocks
+ * Writes a folder that retto and transformers open: all of it or nothing, over a model that was there. The names of a model's files are
+ * its own: config.json, model*.safetensors, tokenizer*.json, vocab.txt, special_tokens_map.json and added_tokens.json of before are
+ * replaced or, if this model has none, removed; other files stay. Any thread; blocks
  * while the weights are read back and written.
  */
 retto_status retto_model_save(const struct retto_model *model,
@@ -1080,7 +1090,7 @@ retto_status retto_model_save(const struct retto_model *model,
                               struct retto_error **error);
 
 /**
- * Frees a model. NULL is allowed. Queries of other threads that are under way end as they would have; a trainer made of it lives
+ * Frees a model. NULL is allowed; it may block as retto_gpu_free may. Queries of other threads that are under way end as they would have; a trainer made of it lives
  * on. Any thread.
  */
 retto_status retto_model_free(struct retto_model *model);
@@ -1185,7 +1195,7 @@ retto_status retto_training_options_init(struct retto_training_options *options,
 /**
  * Makes a trainer: a copy of what will be trained of a model, with room for gradients and optimizer; about four times its
  * memory, and much less for a low-rank adaptation. NULL options are the defaults. Free it with retto_trainer_free. Any thread;
- * blocks while weights are copied on the GPU.
+ * blocks while weights are copied on the GPU and, the first time with a cache_dir, while kernels are measured: some seconds.
  */
 retto_status retto_trainer_new(const struct retto_model *model,
                                const struct retto_training_options *options,
@@ -1220,7 +1230,9 @@ retto_status retto_trainer_add_file(const struct retto_trainer *trainer,
  *
  * RETTO_CANCELLED where the callback or retto_trainer_cancel ended it; `output` is then filled as well, and what was trained is
  * kept. RETTO_WRONG_STATE for a run that is over. After any other failure the trainer stands where it was before the step
- * that failed. One thread at a time; blocks for the whole run, so call it from a thread of its own.
+ * that failed; if it was the evaluation or the checkpoint after a step, the next call begins with that. Only after
+ * RETTO_DEVICE_LOST nothing can be read from it any more: resume from a checkpoint. One thread at a time; blocks for the whole
+ * run, so call it from a thread of its own.
  */
 retto_status retto_trainer_run(const struct retto_trainer *trainer,
                                retto_progress_callback progress,
@@ -1239,7 +1251,8 @@ retto_status retto_trainer_step(const struct retto_trainer *trainer,
 
 /**
  * Makes the call that runs return RETTO_CANCELLED when its present step is done, and every later one until
- * retto_trainer_resume. Any thread, from a callback as well; does not block.
+ * retto_trainer_resume is called; if an evaluation has begun, when that is done. A cancel during retto_trainer_resume is for the run
+ * that follows. Any thread, from a callback as well; does not block.
  */
 retto_status retto_trainer_cancel(const struct retto_trainer *trainer,
                                   struct retto_error **error);
@@ -1291,7 +1304,8 @@ retto_status retto_trainer_save_adapter(const struct retto_trainer *trainer,
 
 /**
  * Frees a trainer, with what was trained and not saved. NULL is allowed. RETTO_BUSY while another thread uses it, and in its
- * own callback: nothing is freed then; cancel, wait for the call that runs to return, and free it after that. Any thread.
+ * own callback: nothing is freed then; cancel, wait for the call that runs to return, and free it after that. Any thread; it may
+ * block as retto_gpu_free may.
  */
 retto_status retto_trainer_free(struct retto_trainer *trainer);
 

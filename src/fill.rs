@@ -92,13 +92,14 @@ impl Model {
 
     /// The id of a word that the vocabulary holds whole.
     fn only_token(&self, word: &str) -> Result<u32> {
-        let ids = self.tokenizer.encode(word)?;
-        let pieces: Vec<u32> = ids.into_iter().filter(|&id| !self.tokenizer.is_special(id)).collect();
+        let pieces = self.tokenizer.encode_body(word)?;
+        // Among them the one for what is unknown.
+        let special = pieces.iter().any(|&id| self.tokenizer.is_special(id));
         match pieces[..] {
-            [token] => Ok(token),
+            [token] if !special => Ok(token),
             _ => {
                 let pieces = pieces.iter().filter_map(|&id| self.tokenizer.id_to_token(id)).collect::<Vec<_>>();
-                let reason = match pieces.is_empty() {
+                let reason = match pieces.len() < 2 {
                     true => format!("'{word}' is not in this model's vocabulary"),
                     false => format!("'{word}' is not one token of this model's vocabulary but {}", pieces.join(" ")),
                 };

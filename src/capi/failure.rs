@@ -58,8 +58,10 @@ fn quiet_panics() {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| match INSIDE.try_with(Cell::get) {
             Ok(true) => ::log::error!("{info}"),
-            // Started by such a call.
-            _ if std::thread::current().name() == Some(crate::train::DEVICE_THREAD) => ::log::error!("{info}"),
+            // Started by such a call: all of this crate's threads are named so.
+            _ if std::thread::current().name().is_some_and(|name| name.starts_with("retto-")) => {
+                ::log::error!("{info}")
+            }
             _ => before(info),
         }));
     });

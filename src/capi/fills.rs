@@ -25,10 +25,13 @@ pub struct retto_fill {
     /// Its probability among the whole vocabulary.
     pub score: f32,
     pub reserved: u32,
-    /// Its text.
+    /// Its text, as transformers shows it: a piece that goes on from the one before begins with "##".
     pub token_str: *const c_char,
     pub token_str_length: usize,
-    /// The text with this token in the mask's place.
+    /// The text with this token in the mask's place, as transformers shows it: put together again from tokens, not the text that was
+    /// given. An uncased model's is in lower case; spaces, line breaks and punctuation are set anew; what the vocabulary does not
+    /// have is left out; with several masks the others, [CLS] and [SEP] are in it. To put an answer into a text of your own,
+    /// replace the mask there by token_str.
     pub sequence: *const c_char,
     pub sequence_length: usize,
 }

@@ -265,7 +265,8 @@ pub unsafe extern "C" fn retto_gpu_trim(gpu: *const retto_gpu, error: *mut *mut 
     })
 }
 
-/// Frees a gpu. NULL is allowed. Models and trainers made with it live on. Any thread.
+/// Frees a gpu. NULL is allowed. Models and trainers made with it live on. Any thread. What is freed last of a gpu and all that was
+/// made with it waits until the GPU has done what it was given, and writes the driver's cache, where there is a cache_dir.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_gpu_free(gpu: *mut retto_gpu) -> retto_status {
     handle::free(gpu)

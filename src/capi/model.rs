@@ -436,7 +436,9 @@ pub unsafe extern "C" fn retto_model_evaluate(
     })
 }
 
-/// Writes a folder that retto and transformers open: all of it or nothing, over a model that was there. Any thread; blocks
+/// Writes a folder that retto and transformers open: all of it or nothing, over a model that was there. The names of a model's files are
+/// its own: config.json, model*.safetensors, tokenizer*.json, vocab.txt, special_tokens_map.json and added_tokens.json of before are
+/// replaced or, if this model has none, removed; other files stay. Any thread; blocks
 /// while the weights are read back and written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_model_save(
@@ -453,7 +455,7 @@ pub unsafe extern "C" fn retto_model_save(
     })
 }
 
-/// Frees a model. NULL is allowed. Queries of other threads that are under way end as they would have; a trainer made of it lives
+/// Frees a model. NULL is allowed; it may block as retto_gpu_free may. Queries of other threads that are under way end as they would have; a trainer made of it lives
 /// on. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_model_free(model: *mut retto_model) -> retto_status {

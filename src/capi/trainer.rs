@@ -95,6 +95,16 @@ fn wrong_state(reason: &str) -> Failure {
 }
 
 impl Inner {
+    /// What a run that is not let go on has come to.
+    fn standing(&self) -> retto_train_output {
+        let mut output = match &self.run {
+            Some(running) => progress::of_output(&running.run.output()),
+            None => Versioned::defaults(),
+        };
+        output.cancelled = 1;
+        output
+    }
+
     /// The run, begun at the first call.
     fn running(&mut self) -> Result<(&mut Trainer, &mut Running)> {
         if self.run.is_none() {
@@ -142,7 +152,7 @@ impl Running {
 
 /// Makes a trainer: a copy of what will be trained of a model, with room for gradients and optimizer; about four times its
 /// memory, and much less for a low-rank adaptation. NULL options are the defaults. Free it with retto_trainer_free. Any thread;
-/// blocks while weights are copied on the GPU.
+/// blocks while weights are copied on the GPU and, the first time with a cache_dir, while kernels are measured: some seconds.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_trainer_new(
     model: *const retto_model,
@@ -234,7 +244,9 @@ pub unsafe extern "C" fn retto_trainer_add_file(
 ///
 /// RETTO_CANCELLED where the callback or retto_trainer_cancel ended it; `output` is then filled as well, and what was trained is
 /// kept. RETTO_WRONG_STATE for a run that is over. After any other failure the trainer stands where it was before the step
-/// that failed. One thread at a time; blocks for the whole run, so call it from a thread of its own.
+/// that failed; if it was the evaluation or the checkpoint after a step, the next call begins with that. Only after
+/// RETTO_DEVICE_LOST nothing can be read from it any more: resume from a checkpoint. One thread at a time; blocks for the whole
+/// run, so call it from a thread of its own.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_trainer_run(
     trainer: *const retto_trainer,
@@ -248,9 +260,16 @@ pub unsafe extern "C" fn retto_trainer_run(
         // SAFETY: the header says how `output` is given.
         let out = unsafe { OutStruct::optional(output)? };
         let mut inner = shared.lock()?;
+        if let Some(running) = &inner.run {
+            running.refuse_if_over()?;
+        }
+        if let Err(cancelled) = shared.check_cancelled() {
+            if let Some(out) = out {
+                out.write(&inner.standing());
+            }
+            return Err(cancelled);
+        }
         let (trainer, running) = inner.running()?;
-        running.refuse_if_over()?;
-        shared.check_cancelled()?;
         let total = running.run.total;
         let mut observe = |event: &TrainEvent| {
             let path = match event {
@@ -294,9 +313,11 @@ pub unsafe extern "C" fn retto_trainer_step(
         // SAFETY: the header says how `progress` is given.
         let out = unsafe { OutStruct::new(progress)? };
         let mut inner = shared.lock()?;
-        let (trainer, running) = inner.running()?;
-        running.refuse_if_over()?;
+        if let Some(running) = &inner.run {
+            running.refuse_if_over()?;
+        }
         shared.check_cancelled()?;
+        let (trainer, running) = inner.running()?;
         let mut told = retto_progress { max_steps: running.run.total, ..Versioned::defaults() };
         let _over = running.advance(trainer, &mut |event: &TrainEvent| {
             let of_event = progress::of_event(event, std::ptr::null());
@@ -323,7 +344,8 @@ pub unsafe extern "C" fn retto_trainer_step(
 }
 
 /// Makes the call that runs return RETTO_CANCELLED when its present step is done, and every later one until
-/// retto_trainer_resume. Any thread, from a callback as well; does not block.
+/// retto_trainer_resume is called; if an evaluation has begun, when that is done. A cancel during retto_trainer_resume is for the run
+/// that follows. Any thread, from a callback as well; does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_trainer_cancel(
     trainer: *const retto_trainer,
@@ -348,20 +370,23 @@ pub unsafe extern "C" fn retto_trainer_resume(
     call(error, || {
         let shared = handle::get(trainer)?;
         let mut inner = shared.lock()?;
+        if let Some(running) = &inner.run {
+            running.refuse_if_over()?;
+        }
+        // What was asked for before; who cancels while a checkpoint is read means what comes next.
+        let was_cancelled = shared.cancel.swap(false, Ordering::Relaxed);
         let stands = match &inner.run {
-            Some(running) => {
-                running.refuse_if_over()?;
-                running.run.state.global_step
-            }
+            Some(running) => running.run.state.global_step,
             // One that was cancelled before its first step needs no checkpoint to go on.
-            None if shared.is_cancelled() && !inner.trainer.has_output_dir() => 0,
+            None if was_cancelled && !inner.trainer.has_output_dir() => 0,
             None => {
-                let found = inner.trainer.resume_from_checkpoint()?;
+                let found = inner.trainer.resume_from_checkpoint().inspect_err(|_| {
+                    shared.cancel.fetch_or(was_cancelled, Ordering::Relaxed);
+                })?;
                 inner.resumed = found.is_some();
                 found.unwrap_or(0)
             }
         };
-        shared.cancel.store(false, Ordering::Relaxed);
         if let Some(out) = Out::optional(step) {
             // SAFETY: the caller gives the address of a number, or NULL.
             unsafe { out.write(stands) };
@@ -451,7 +476,8 @@ pub unsafe extern "C" fn retto_trainer_save_adapter(
 }
 
 /// Frees a trainer, with what was trained and not saved. NULL is allowed. RETTO_BUSY while another thread uses it, and in its
-/// own callback: nothing is freed then; cancel, wait for the call that runs to return, and free it after that. Any thread.
+/// own callback: nothing is freed then; cancel, wait for the call that runs to return, and free it after that. Any thread; it may
+/// block as retto_gpu_free may.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_trainer_free(trainer: *mut retto_trainer) -> retto_status {
     let mut status = call(std::ptr::null_mut(), || {

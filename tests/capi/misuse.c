@@ -178,6 +178,9 @@ static void models(const char *path) {
     rank.struct_size = sizeof rank;
     OK(retto_model_rank_gold(model, TEXT, NUL, "floor", NUL, &rank, &error));
     CHECK(rank.rank >= 1 && rank.score > 0);
+    ANSWERS(RETTO_INVALID_ARGUMENT, retto_model_rank_gold(model, TEXT, NUL, "\xe2\x99\xa5 floor", NUL, &rank, &error));
+    ANSWERS(RETTO_INVALID_ARGUMENT, retto_model_rank_gold(model, TEXT, NUL, "[SEP] floor", NUL, &rank, &error));
+    ANSWERS(RETTO_INVALID_ARGUMENT, retto_model_rank_gold(model, TEXT, NUL, "", NUL, &rank, &error));
     ANSWERS(RETTO_INVALID_ARGUMENT, retto_model_rank_gold(model, "[MASK] [MASK]", NUL, "floor", NUL, &rank, &error));
 
     evaluation.struct_size = sizeof evaluation;
@@ -258,10 +261,15 @@ static void trainers(const char *path, const char *lines, const char *folder) {
 
     /* Cancelled before the first step, in its callback, and in between. */
     OK(retto_trainer_cancel(trainer, &error));
+    output.cancelled = 7, output.steps = 7;
     ANSWERS(RETTO_CANCELLED, retto_trainer_run(trainer, NULL, NULL, &output, &error));
+    CHECK(output.cancelled == 1 && output.steps == 0);
     OK(retto_trainer_resume(trainer, &step, &error));
     CHECK(step == 0);
     ANSWERS(RETTO_CANCELLED, retto_trainer_run(trainer, meddle, &trainer, &output, &error));
+    CHECK(output.cancelled == 1 && output.steps == 1);
+    output.cancelled = 7, output.steps = 7;
+    ANSWERS(RETTO_CANCELLED, retto_trainer_run(trainer, NULL, NULL, &output, &error));
     CHECK(output.cancelled == 1 && output.steps == 1);
     ANSWERS(RETTO_CANCELLED, retto_trainer_step(trainer, &progress, &error));
     ANSWERS(RETTO_WRONG_STATE, retto_trainer_add_lines(trainer, RETTO_SPLIT_TRAIN, words, 1, &error));
