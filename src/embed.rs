@@ -86,7 +86,8 @@ impl Embeddings {
 impl EmbedOptions {
     /// Those of a model's folder in the layout of sentence-transformers: `modules.json`, the pooling's `config.json`,
     /// `sentence_bert_config.json`. Of a folder without `modules.json` the defaults, which are those that
-    /// sentence-transformers takes for it, too. [`Model::save`] writes no such files, [`EmbedOptions::save`] does.
+    /// sentence-transformers takes for it, too. The longest text that is read whole is the tokenizer's `model_max_length` where nothing
+    /// else says it. [`Model::save`] writes no such files, [`EmbedOptions::save`] does.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::BadCheckpoint`] name the file at fault; [`Error::Unsupported`] for parts, kinds of pooling
@@ -94,13 +95,20 @@ impl EmbedOptions {
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
         let mut options = Self::default();
-        let Some(modules) = Module::list(folder)? else { return Ok(options) };
+        let Some(modules) = Module::list(folder)? else {
+            options.max_seq_length = model_max_length(folder)?;
+            return Ok(options);
+        };
         for Module { name, kind, folder: place } in modules {
             match name.as_str() {
                 "Transformer" => {
                     let bert = read_json(&place.join("sentence_bert_config.json"))?.unwrap_or_default();
                     let length = bert["max_seq_length"].as_u64().filter(|&length| length > 0);
-                    options.max_seq_length = length.map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+                    options.max_seq_length = match length {
+                        Some(length) => Some(usize::try_from(length).unwrap_or(usize::MAX)),
+                        // Newer versions write it only there.
+                        None => model_max_length(&place)?,
+                    };
                     options.do_lower_case = bert["do_lower_case"].as_bool().unwrap_or(false);
                 }
                 "Pooling" => {
@@ -155,6 +163,15 @@ impl EmbedOptions {
         };
         write_json(folder, MODULES_FILE, &modules.iter().enumerate().map(module).collect())
     }
+}
+
+/// What a folder's tokenizer says is the longest text, if the model could read a longer one.
+fn model_max_length(folder: &Path) -> Result<Option<usize>> {
+    let tokenizer = read_json(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
+    let model = read_json(&folder.join("config.json"))?.unwrap_or_default();
+    let readable = model["max_position_embeddings"].as_u64().unwrap_or(u64::MAX);
+    let length = tokenizer["model_max_length"].as_u64().filter(|length| (1..readable).contains(length));
+    Ok(length.and_then(|length| usize::try_from(length).ok()))
 }
 
 /// Beside the file and then in its place.

@@ -62,6 +62,8 @@ fn other_templates_are_answered() {
     let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     json["post_processor"] = serde_json::Value::Null;
     fs::write(&path, json.to_string()).unwrap();
+    // As BERT's it would get [CLS] and [SEP].
+    write(folder.path(), "tokenizer_config.json", r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#);
     let model = Model::open(gpu(), folder.path()).unwrap();
     let options = EmbedOptions { pooling: Pooling::Cls, ..Default::default() };
     assert_eq!(model.embed(&["the rain"], &options).unwrap().len(), 1);
@@ -160,6 +162,20 @@ fn options_are_read_from_the_layout_of_sentence_transformers() {
     write(folder.path(), "modules.json", &format!("[{TRANSFORMER}, {POOLING}]"));
     let EmbedOptions { pooling, normalize, .. } = open().unwrap();
     assert_eq!((pooling, normalize), (Pooling::Max, false));
+    // The newest write the longest text in the tokenizer's config alone, and so do plain folders; not beyond what the model reads.
+    write(folder.path(), "config.json", r#"{"max_position_embeddings": 512}"#);
+    for modules in [true, false] {
+        for (length, want) in [("256", Some(256)), ("512", None), ("1000000000000000019884624838656", None)] {
+            write(folder.path(), "sentence_bert_config.json", r#"{"transformer_task": "feature-extraction"}"#);
+            write(folder.path(), "tokenizer_config.json", &format!(r#"{{"model_max_length": {length}}}"#));
+            assert_eq!(open().unwrap().max_seq_length, want, "{length}");
+        }
+        let listed = format!("[{TRANSFORMER}, {POOLING}]");
+        match modules {
+            true => fs::remove_file(folder.path().join("modules.json")).unwrap(),
+            false => write(folder.path(), "modules.json", &listed),
+        }
+    }
 
     for (name, text, words) in [
         ("1_Pooling/config.json", r#"{"pooling_mode": "lasttoken"}"#, "lasttoken"),

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use serde_json::Value;
+use tokenizers::ModelWrapper;
 use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::{BertNormalizer, NormalizerWrapper};
@@ -77,7 +78,8 @@ impl Settings {
     }
 
     /// From `tokenizer.json`. Where transformers would make a BertTokenizer of it, which it does unless the config names
-    /// another class, the config's lower-casing goes before the file's, as it does there.
+    /// another class, the config's lower-casing goes before the file's, and a file that puts nothing around a text has \[CLS\] and \[SEP\]
+    /// put there, as transformers 5 does.
     pub(super) fn open_json(&self, bytes: &[u8], path: &Path) -> Result<Inner> {
         let bad = |error: tokenizers::Error| Error::tokenizer(path, error.to_string());
         let mut inner = Inner::from_bytes(bytes).map_err(bad)?;
@@ -88,6 +90,16 @@ impl Settings {
             let normalizer = self.normalizer(found.clean_text);
             inner.with_normalizer(Some(normalizer)).map_err(bad)?;
         }
+        let [_, _, cls_token, sep_token, _] = &self.names;
+        if let (None, ModelWrapper::WordPiece(_), "BertTokenizer" | "BertTokenizerFast", Some(cls), Some(sep)) = (
+            inner.get_post_processor(),
+            inner.get_model(),
+            class,
+            inner.token_to_id(cls_token),
+            inner.token_to_id(sep_token),
+        ) {
+            inner.with_post_processor(Some(BertProcessing::new((sep_token.clone(), sep), (cls_token.clone(), cls))));
+        }
         Ok(inner)
     }
 
@@ -95,6 +107,9 @@ impl Settings {
     pub(super) fn open_vocabulary(&self, vocabulary: &[u8], path: &Path) -> Result<Inner> {
         let bad = |reason: String| Error::tokenizer(path, reason);
         let failed = |error: tokenizers::Error| bad(error.to_string());
+        if let Some(class) = self.config["tokenizer_class"].as_str().filter(|class| !reads_as_bert(class)) {
+            return Err(bad(format!("a vocabulary of a {class}, which splits text in another way than BERT")));
+        }
         let [_, unk_token, cls_token, sep_token, _] = &self.names;
         let vocabulary = WordPiece::read_bytes(vocabulary).map_err(|error| bad(error.to_string()))?;
         let id = |token: &String| {
@@ -122,6 +137,27 @@ impl Settings {
         }
         Ok(inner)
     }
+}
+
+/// Whether a tokenizer of transformers splits text as BERT's does, given a list of tokens. Its Japanese one, say, does not.
+fn reads_as_bert(class: &str) -> bool {
+    let name = class.trim_end_matches("Fast").trim_end_matches("Tokenizer");
+    let alike = [
+        "Bert",
+        "DistilBert",
+        "Electra",
+        "MobileBert",
+        "ConvBert",
+        "SqueezeBert",
+        "RetriBert",
+        "LayoutLM",
+        "Lxmert",
+        "MPNet",
+    ];
+    // The last two are of any kind, and say nothing.
+    alike.contains(&name)
+        || name.starts_with("DPR")
+        || ["PreTrainedTokenizerFast", "TokenizersBackend"].contains(&class)
 }
 
 /// A token is a string, or an object with its content.
@@ -193,6 +229,37 @@ mod tests {
         }
         let error = with(&[(ADDED_TOKENS_FILE, r#"{"frobnicate": 9999}"#)]).unwrap_err();
         assert!(error.to_string().contains("frobnicate"), "{error}");
+    }
+
+    /// transformers' Japanese one takes words of a dictionary before it looks for pieces.
+    #[test]
+    fn a_vocabulary_for_another_kind_of_tokenizer_is_refused() {
+        for class in
+            ["BertTokenizer", "BertTokenizerFast", "DistilBertTokenizer", "ElectraTokenizerFast", "DPRReaderTokenizer"]
+        {
+            with(&[(TOKENIZER_CONFIG_FILE, &format!(r#"{{"tokenizer_class": "{class}"}}"#))]).unwrap();
+        }
+        for class in ["BertJapaneseTokenizer", "BertweetTokenizer", "EsmTokenizer"] {
+            let error = with(&[(TOKENIZER_CONFIG_FILE, &format!(r#"{{"tokenizer_class": "{class}"}}"#))]).unwrap_err();
+            assert!(error.to_string().contains(class), "{error}");
+        }
+    }
+
+    #[test]
+    fn cls_and_sep_are_put_around_where_the_file_puts_nothing() {
+        let whole = with(&[]).unwrap();
+        let vocabulary = std::fs::read(folder().join("vocab.txt")).unwrap();
+        let settings = Settings::read(Path::new(""), whole.files()).unwrap();
+        let mut bare = settings.open_vocabulary(&vocabulary, Path::new("")).unwrap();
+        bare.with_post_processor(None::<BertProcessing>);
+        let json = bare.to_string(false).unwrap();
+        let encoded = |config: &str| {
+            let files = [("tokenizer.json", json.as_str()), (TOKENIZER_CONFIG_FILE, config)];
+            let files = files.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
+            Tokenizer::from_files(Path::new(""), files.into()).unwrap().encode("the").unwrap()
+        };
+        assert_eq!(encoded("{}"), whole.encode("the").unwrap());
+        assert_eq!(encoded(r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#), whole.encode_body("the").unwrap());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use retto::{Gpu, LoraConfig, Model, TrainingArguments};
+use retto::{EmbedOptions, Gpu, LoraConfig, Model, TrainingArguments};
 
 use crate::data::{self, MaskArgs, UnitArgs};
 use crate::ranks::Ranks;
@@ -75,6 +75,11 @@ impl Args {
 pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Result<()> {
     args.check_output()?;
     let training = &args.training;
+    if let Some(base) = training.model.as_deref().filter(|base| base.join("modules.json").exists())
+        && EmbedOptions::open(base).is_ok_and(|options| options.do_lower_case)
+    {
+        return Err("this model wants its texts in lower case, which training does not do".into());
+    }
     let model = open_model(gpu, training.model.as_deref(), None)?;
     if !model.has_mlm_head() {
         output::note("note: this checkpoint has no masked-language-model head; a fresh one is trained with it");

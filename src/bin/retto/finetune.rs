@@ -11,7 +11,7 @@ use crate::data::{self, ReadArgs};
 use crate::embed::VectorArgs;
 use crate::ranks::Ranks;
 use crate::training::{TrainArgs, announce, devices_of_run};
-use crate::{Result, open_model, output};
+use crate::{Result, carry_prompts, open_model, output};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -222,5 +222,8 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
     }
     trainer.into_model().save(&training.output)?;
     task.options.save(&training.output, &config)?;
+    if let Some(base) = &training.model {
+        carry_prompts(base, &training.output)?;
+    }
     training.finish(gpu, metrics, &trained, &arguments, &args.train)
 }

@@ -201,8 +201,23 @@ fn is_only_adapter(folder: &Path) -> bool {
 fn carry_embedding(base: Option<&Path>, config: &BertConfig, output: &Path) -> Result<()> {
     let Some(base) = base.filter(|base| base.join("modules.json").exists()) else { return Ok(()) };
     match EmbedOptions::open(base) {
-        Ok(options) => options.save(output, config)?,
+        Ok(options) => {
+            options.save(output, config)?;
+            carry_prompts(base, output)?;
+        }
         Err(error) => output::note(format!("note: how {} embeds texts is not carried over: {error}", base.display())),
+    }
+    Ok(())
+}
+
+/// What sentence-transformers puts before texts when asked for it by name, and how it compares vectors: nothing that this program does, but
+/// the same for a model made of another.
+fn carry_prompts(base: &Path, output: &Path) -> Result<()> {
+    let name = "config_sentence_transformers.json";
+    let from = base.join(name);
+    if from.is_file() {
+        let to = output.join(name);
+        std::fs::copy(&from, &to).map_err(|error| format!("{}: {error}", to.display()))?;
     }
     Ok(())
 }

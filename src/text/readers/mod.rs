@@ -10,6 +10,7 @@ mod plain;
 mod records;
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -79,7 +80,11 @@ fn kind(path: &Path) -> (Option<Format>, Compression) {
 /// The files meant by these paths: files as they are, folders as all files of known formats within, however deep, sorted
 /// by name; hidden ones are left out.
 pub(crate) fn corpus_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    fn walk(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
+    fn walk(folder: &Path, seen: &mut HashSet<PathBuf>, files: &mut Vec<PathBuf>) -> Result<()> {
+        // A link may lead back up, or to a folder that was there already: its files are read once.
+        if !seen.insert(folder.canonicalize().map_err(Error::io(folder))?) {
+            return Ok(());
+        }
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
             entries.push(entry.map_err(Error::io(folder))?.path());
@@ -87,12 +92,11 @@ pub(crate) fn corpus_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         entries.sort();
         for path in entries {
             let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-            // A link that leads back up would be followed for ever.
-            if hidden || depth > 64 {
+            if hidden {
                 continue;
             }
             if path.is_dir() {
-                walk(&path, depth + 1, files)?;
+                walk(&path, seen, files)?;
             } else if kind(&path).0.is_some() && path.is_file() {
                 files.push(path);
             }
@@ -102,7 +106,7 @@ pub(crate) fn corpus_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
         match path.is_dir() {
-            true => walk(path, 0, &mut files)?,
+            true => walk(path, &mut HashSet::new(), &mut files)?,
             false => files.push(path.clone()),
         }
     }
