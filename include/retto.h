@@ -782,7 +782,7 @@ typedef struct retto_progress {
      */
     const char *path;
     /**
-     * Whether no step is left.
+     * Whether no step is left. That evaluations end a run early is known only when it has ended.
      */
     uint32_t is_over;
     uint32_t reserved;
@@ -1251,8 +1251,8 @@ retto_status retto_trainer_step(const struct retto_trainer *trainer,
 
 /**
  * Makes the call that runs return RETTO_CANCELLED when its present step is done, and every later one until
- * retto_trainer_resume is called; if an evaluation has begun, when that is done. A cancel during retto_trainer_resume is for the run
- * that follows. Any thread, from a callback as well; does not block.
+ * retto_trainer_resume is called; within an evaluation when its present batch is done, on several devices when all are. A cancel during
+ * retto_trainer_resume is for the run that follows. Any thread, from a callback as well; does not block.
  */
 retto_status retto_trainer_cancel(const struct retto_trainer *trainer,
                                   struct retto_error **error);

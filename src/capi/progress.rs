@@ -44,7 +44,7 @@ pub struct retto_progress {
     pub eval_masked_tokens: u64,
     /// The checkpoint's folder, UTF-8 that ends in NUL, valid until the callback returns; else NULL.
     pub path: *const c_char,
-    /// Whether no step is left.
+    /// Whether no step is left. That evaluations end a run early is known only when it has ended.
     pub is_over: u32,
     pub reserved: u32,
 }
@@ -111,8 +111,8 @@ pub(super) fn of_event(event: &TrainEvent, path: *const c_char) -> retto_progres
             progress.eval_top10_accuracy = evaluation.top10_accuracy;
             progress.eval_masked_tokens = evaluation.masked_tokens as u64;
         }
-        // Embeddings are not trained through this interface.
-        TrainEvent::EvaluatedTriplets { .. } => {}
+        // Embeddings are not trained through this interface; what goes on within an evaluation is not told.
+        TrainEvent::EvaluatedTriplets { .. } | TrainEvent::Evaluating { .. } => {}
         TrainEvent::Saved { step, .. } => (progress.kind, progress.step) = (RETTO_PROGRESS_SAVED, *step),
     }
     progress

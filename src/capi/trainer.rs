@@ -278,7 +278,8 @@ pub unsafe extern "C" fn retto_trainer_run(
             };
             let mut told = progress::of_event(event, path.as_ref().map_or(std::ptr::null(), |path| path.as_ptr()));
             (told.max_steps, told.is_over) = (total, (told.step >= total).into());
-            if let Some(callback) = progress {
+            let is_told = !matches!(event, TrainEvent::Evaluating { .. });
+            if let Some(callback) = progress.filter(|_| is_told) {
                 // SAFETY: the program gave the two together; `told` outlives the call.
                 let answer = unsafe { callback(&told, user_data) };
                 if answer != 0 {
@@ -344,8 +345,8 @@ pub unsafe extern "C" fn retto_trainer_step(
 }
 
 /// Makes the call that runs return RETTO_CANCELLED when its present step is done, and every later one until
-/// retto_trainer_resume is called; if an evaluation has begun, when that is done. A cancel during retto_trainer_resume is for the run
-/// that follows. Any thread, from a callback as well; does not block.
+/// retto_trainer_resume is called; within an evaluation when its present batch is done, on several devices when all are. A cancel during
+/// retto_trainer_resume is for the run that follows. Any thread, from a callback as well; does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_trainer_cancel(
     trainer: *const retto_trainer,

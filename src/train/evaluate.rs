@@ -1,5 +1,7 @@
 //! How well a model fills blanks in lines it was not trained on.
 
+use std::ops::ControlFlow;
+
 use super::arguments::longest;
 use super::checks::check_longest;
 use crate::error::{Error, Result};
@@ -90,21 +92,29 @@ impl Model {
     /// [`Error::NoMlmHead`]; [`Error::InvalidArgument`] for an option out of range, examples that are too long, or so few
     /// that no token was masked; GPU errors.
     pub fn evaluate_dataset(&self, data: &Dataset, options: &EvaluationOptions) -> Result<Evaluation> {
-        Evaluation::new(&self.evaluate_part(data, options, (0, 1))?)
+        let sums = self.evaluate_part(data, options, (0, 1), &mut |_, _| ControlFlow::Continue(()))?;
+        Evaluation::new(&sums.unwrap_or_default())
     }
 
-    /// Of every so-many-th batch: the sum of losses, how many are first and among the first ten, and how many there are.
+    /// Of every so-many-th batch: the sum of losses, how many are first and among the first ten, and how many there are. `told` hears
+    /// after each batch but the last how many are done, of how many; nothing comes of it where that breaks.
     pub(super) fn evaluate_part(
         &self,
         data: &Dataset,
         options: &EvaluationOptions,
         (part, parts): (usize, usize),
-    ) -> Result<[f64; 4]> {
+        told: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Option<[f64; 4]>> {
         self.require_mlm_head()?;
         let masking = self.evaluation_masking(data, options)?;
         let (mut loss, mut top1, mut top10, mut masked_tokens) = (0.0, 0usize, 0usize, 0usize);
         let indices: Vec<usize> = (0..data.len()).collect();
-        for chunk in indices.chunks(options.per_device_eval_batch_size).skip(part).step_by(parts) {
+        let chunks = indices.chunks(options.per_device_eval_batch_size).skip(part).step_by(parts);
+        let total = chunks.len();
+        for (index, chunk) in chunks.enumerate() {
+            if index > 0 && told(index, total).is_break() {
+                return Ok(None);
+            }
             let mut batch = PackedBatch::default();
             for &index in chunk {
                 let (ids, labels) = self.blanks(data, index, options, &masking);
@@ -117,7 +127,7 @@ impl Model {
                 masked_tokens += 1;
             }
         }
-        Ok([loss, top1 as f64, top10 as f64, masked_tokens as f64])
+        Ok(Some([loss, top1 as f64, top10 as f64, masked_tokens as f64]))
     }
 
     fn evaluation_masking(&self, data: &Dataset, options: &EvaluationOptions) -> Result<Masking> {

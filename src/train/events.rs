@@ -48,6 +48,16 @@ pub enum TrainEvent {
         /// Mean over the masked tokens since the last log.
         loss: f64,
     },
+    /// A batch of the validation data was evaluated, and there are more. Breaking puts the evaluation off until the run goes on; of
+    /// several devices it is done first.
+    Evaluating {
+        /// Batches so far; of several devices, the first one's.
+        done: usize,
+        /// Batches in all, likewise.
+        total: usize,
+        /// Steps so far.
+        step: u64,
+    },
     /// The validation data were evaluated.
     Evaluated {
         /// The figures.

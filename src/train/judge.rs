@@ -9,7 +9,7 @@ use super::evaluate::{Evaluation, EvaluationOptions};
 use super::evaluate_triplets::TripletEvaluationOptions;
 use super::events::TrainEvent;
 use super::resume::{self, Best};
-use super::run::Run;
+use super::run::{Run, join};
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
 use crate::text::Dataset;
@@ -25,7 +25,7 @@ struct Verdict {
 }
 
 impl Trainer {
-    /// Evaluates the model as it is, and tells of it.
+    /// Evaluates the model as it is, and tells of it. Breaks, the evaluation due still, where the observer does meanwhile.
     pub(super) fn evaluate_run(
         &mut self,
         run: &mut Run,
@@ -34,9 +34,19 @@ impl Trainer {
     ) -> Result<ControlFlow<()>> {
         let started = Instant::now();
         let (epoch, step) = (f64::from_bits(run.state.passes), run.state.global_step);
+        let mut meanwhile = ControlFlow::Continue(());
         let (loss, event) = match validation {
             Data::Examples(data) => {
-                let evaluation = self.evaluate_on_ranks(data, &run.arguments.evaluation_options())?;
+                let mut told = |done, total| {
+                    meanwhile = join(meanwhile, observe(&TrainEvent::Evaluating { done, total, step }));
+                    // The other ranks would wait for this one.
+                    if self.ranks.is_some() { ControlFlow::Continue(()) } else { meanwhile }
+                };
+                let Some(evaluation) = self.evaluate_on_ranks(data, &run.arguments.evaluation_options(), &mut told)?
+                else {
+                    run.evaluating += started.elapsed();
+                    return Ok(ControlFlow::Break(()));
+                };
                 let runtime = started.elapsed();
                 (evaluation.loss, TrainEvent::Evaluated { evaluation, epoch, step, runtime })
             }
@@ -51,7 +61,7 @@ impl Trainer {
         };
         run.evaluating += started.elapsed();
         let verdict = self.judge(run, loss)?;
-        let flow = observe(&event);
+        let flow = join(meanwhile, observe(&event));
         let flow = self.agree(flow)?;
         // Not before all is done: what failed is evaluated again, and judged as if for the first time.
         run.state.evaluations_without_improvement = verdict.evaluations_without_improvement;
@@ -60,12 +70,20 @@ impl Trainer {
         Ok(flow)
     }
 
-    /// Each rank takes a part of the batches.
-    fn evaluate_on_ranks(&self, data: &Dataset, options: &EvaluationOptions) -> Result<Evaluation> {
-        let Some(ranks) = &self.ranks else { return self.model.evaluate_dataset(data, options) };
-        let own = self.model.evaluate_part(data, options, (ranks.rank(), ranks.size()))?;
-        let sums = ranks.sum_f64(&own)?;
-        Evaluation::new(&std::array::from_fn(|i| sums[i]))
+    /// Each rank takes a part of the batches. Nothing comes of it where `told` breaks.
+    fn evaluate_on_ranks(
+        &self,
+        data: &Dataset,
+        options: &EvaluationOptions,
+        told: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Option<Evaluation>> {
+        let place = self.ranks.as_ref().map_or((0, 1), |ranks| (ranks.rank(), ranks.size()));
+        let Some(mut sums) = self.model.evaluate_part(data, options, place, told)? else { return Ok(None) };
+        if let Some(ranks) = &self.ranks {
+            let all = ranks.sum_f64(&sums)?;
+            sums = std::array::from_fn(|i| all[i]);
+        }
+        Evaluation::new(&sums).map(Some)
     }
 
     /// Says how good the model is now, and keeps it where it is the best so far.
@@ -165,6 +183,7 @@ mod tests {
             mlm_probability: 0.4,
             learning_rate: 1e-2,
             per_device_train_batch_size: 4,
+            per_device_eval_batch_size: 4,
             load_best_model_at_end: true,
             output_dir: Some(output.to_owned()),
             ..Default::default()
@@ -187,13 +206,16 @@ mod tests {
             let (mut told, mut failures) = (Vec::new(), 0);
             loop {
                 let advanced = trainer.advance(&mut run, (&data).into(), Some((&data).into()), &mut |event| {
-                    told.push(match event {
-                        TrainEvent::Step(report) => format!("step {} {}", report.step, report.loss),
+                    told.extend(match event {
+                        TrainEvent::Step(report) => Some(format!("step {} {}", report.step, report.loss)),
                         TrainEvent::Evaluated { evaluation, step, .. } => {
-                            format!("evaluated {step} {}", evaluation.loss)
+                            Some(format!("evaluated {step} {}", evaluation.loss))
                         }
-                        TrainEvent::Saved { path, .. } => path.file_name().unwrap().to_string_lossy().into_owned(),
-                        _ => "other".into(),
+                        TrainEvent::Saved { path, .. } => {
+                            path.file_name().map(|name| name.to_string_lossy().into_owned())
+                        }
+                        // That is told again.
+                        _ => None,
                     });
                     ControlFlow::Continue(())
                 });
@@ -202,9 +224,7 @@ mod tests {
                     (Ok(_), _) => {}
                     (Err(error), Some(path)) => {
                         assert!(matches!(error, Error::Io { .. }), "{error}");
-                        assert!(
-                            run.state.global_step == 2 && run.state.best.as_ref().is_none_or(|best| best.step == 2)
-                        );
+                        assert!(run.state.global_step == 2 && run.state.best.is_some() == (blocked != Some(BEST)));
                         fs::remove_file(path).unwrap();
                         failures += 1;
                     }
@@ -220,7 +240,48 @@ mod tests {
         let (want, failures) = run(None);
         assert!(failures == 0 && want.1.is_some() && want.2 == [2, 4, 6], "{want:?}");
         for blocked in [BEST, "checkpoint-2"] {
-            assert_eq!(run(Some(blocked)), (want.clone(), 1), "{blocked}");
+            assert!(run(Some(blocked)) == (want.clone(), 1), "{blocked}");
+        }
+    }
+
+    /// Nobody who cancels waits for a long evaluation.
+    #[test]
+    fn an_evaluation_that_is_broken_off_is_made_up_for() {
+        let model = model();
+        let data = data(&model);
+        let run = |breaks_off: Option<usize>| {
+            let folder = tempfile::tempdir().unwrap();
+            let mut trainer = trainer(&model, folder.path());
+            let mut run = trainer.begin((&data).into(), Some((&data).into())).unwrap();
+            let (mut told, mut broken) = (Vec::new(), 0);
+            loop {
+                let flow = trainer.advance(&mut run, (&data).into(), Some((&data).into()), &mut |event| match event {
+                    TrainEvent::Evaluating { done, total: 4, step: 4 } if broken == 0 && Some(*done) == breaks_off => {
+                        ControlFlow::Break(())
+                    }
+                    TrainEvent::Evaluated { evaluation, step, .. } => {
+                        told.push((*step, evaluation.loss));
+                        ControlFlow::Continue(())
+                    }
+                    _ => ControlFlow::Continue(()),
+                });
+                match flow.unwrap() {
+                    ControlFlow::Continue(()) => {}
+                    ControlFlow::Break(()) if run.cancelled => {
+                        assert!(run.state.owes_evaluation && run.state.global_step == 4 && told.len() == 1);
+                        let latest = resume::checkpoints(folder.path()).unwrap().pop().unwrap();
+                        assert!(latest.0 == 4 && resume::read_state(&latest.1).unwrap().owes_evaluation);
+                        broken += 1;
+                    }
+                    ControlFlow::Break(()) => break,
+                }
+            }
+            ((told, trainer.finish(&run).unwrap().best), broken)
+        };
+        let (want, _) = run(None);
+        assert_eq!(want.0.len(), 3);
+        for done in [1, 3] {
+            assert_eq!(run(Some(done)), (want.clone(), 1));
         }
     }
 

@@ -85,7 +85,7 @@ impl MetricsFile {
     /// [`Error::Io`]
     pub fn event(&mut self, event: &TrainEvent) -> Result<()> {
         match event {
-            TrainEvent::Step(_) => Ok(()),
+            TrainEvent::Step(_) | TrainEvent::Evaluating { .. } => Ok(()),
             // From here on a resumed run looks here for what was said up to this checkpoint.
             TrainEvent::Saved { .. } => self.begin(),
             TrainEvent::Log { report, loss } => self.line(json!({

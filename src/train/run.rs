@@ -460,7 +460,7 @@ impl Run {
     }
 }
 
-fn join(a: ControlFlow<()>, b: ControlFlow<()>) -> ControlFlow<()> {
+pub(super) fn join(a: ControlFlow<()>, b: ControlFlow<()>) -> ControlFlow<()> {
     if a.is_break() { a } else { b }
 }
 

@@ -408,6 +408,9 @@ impl Progress {
                     report.seconds_left
                 ));
             }
+            TrainEvent::Evaluating { done, total, .. } => {
+                self.bar.set_message(format!("held-out lines: batch {done} of {total}"))
+            }
             TrainEvent::Evaluated { evaluation, epoch, .. } => {
                 let line = format!(
                     "epoch {epoch:.2}: held-out loss {:.4}, top-1 {:.4}, top-10 {:.4}",
