@@ -90,6 +90,15 @@ impl Settings {
             let normalizer = self.normalizer(found.clean_text);
             inner.with_normalizer(Some(normalizer)).map_err(bad)?;
         }
+        // What the config names is never split and never masked, whether the file marks it or not.
+        let named = self.names.iter().map(|name| AddedToken::from(name, true));
+        let added = self.added.iter().map(|(token, _)| token.clone()).filter(|token| token.special);
+        let marked = inner.get_added_tokens_decoder();
+        let is_marked = |id: u32| marked.get(&id).is_some_and(|token| token.special);
+        let unmarked =
+            named.chain(added).filter(|token| inner.token_to_id(&token.content).is_some_and(|id| !is_marked(id)));
+        let unmarked: Vec<_> = unmarked.collect();
+        inner.add_special_tokens(unmarked).map_err(bad)?;
         let [_, _, cls_token, sep_token, _] = &self.names;
         if let (None, ModelWrapper::WordPiece(_), "BertTokenizer" | "BertTokenizerFast", Some(cls), Some(sep)) = (
             inner.get_post_processor(),
@@ -243,6 +252,23 @@ mod tests {
             let error = with(&[(TOKENIZER_CONFIG_FILE, &format!(r#"{{"tokenizer_class": "{class}"}}"#))]).unwrap_err();
             assert!(error.to_string().contains(class), "{error}");
         }
+    }
+
+    #[test]
+    fn special_tokens_that_only_the_config_names_are_whole_and_never_masked() {
+        let vocabulary = std::fs::read(folder().join("vocab.txt")).unwrap();
+        let settings = Settings::read(Path::new(""), with(&[]).unwrap().files()).unwrap();
+        let json = settings.open_vocabulary(&vocabulary, Path::new("")).unwrap().to_string(false).unwrap();
+        let mut json: Value = serde_json::from_str(&json).unwrap();
+        json["added_tokens"] = Value::Array(Vec::new());
+        let config = r#"{"additional_special_tokens": ["[unused0]"]}"#;
+        let files = [("tokenizer.json", json.to_string()), (TOKENIZER_CONFIG_FILE, config.to_owned())];
+        let files = files.map(|(name, text)| (name.to_owned(), text.into_bytes()));
+        let tokenizer = Tokenizer::from_files(Path::new(""), files.into()).unwrap();
+        let [unused, mask] = ["[unused0]", "[MASK]"].map(|token| tokenizer.token_to_id(token).unwrap());
+        assert_eq!(tokenizer.encode("[unused0] [MASK]").unwrap()[1..3], [unused, mask]);
+        assert!(tokenizer.is_special(unused) && tokenizer.is_special(mask));
+        assert_eq!(tokenizer.vocab_size(), with(&[]).unwrap().vocab_size());
     }
 
     #[test]
