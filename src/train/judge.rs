@@ -300,6 +300,7 @@ mod tests {
         let error = step(&mut second, &mut runs[1], ControlFlow::Continue(())).unwrap_err();
         assert!(error.to_string().contains("another run"), "{error}");
         assert_eq!(runs[1].state.global_step, 0);
+        assert!(second.lock_output_dir().is_err());
         // Once it was cancelled the other may; what that wrote is of the same run here, and taken for what it is.
         assert!(step(&mut first, &mut runs[0], ControlFlow::Break(())).unwrap().is_break());
         assert!(step(&mut second, &mut runs[1], ControlFlow::Continue(())).unwrap().is_continue());

@@ -171,9 +171,10 @@ impl Trainer {
             self.agree_on(run, validation)?;
             run.agreed = true;
         }
-        if run.lock.is_none() && self.is_first() && run.arguments.writes_meanwhile() {
-            run.lock = run.arguments.output_dir.as_deref().map(OutputLock::take).transpose()?.flatten();
+        if run.lock.is_none() && run.arguments.writes_meanwhile() {
+            self.lock_output_dir()?;
         }
+        run.lock = run.lock.take().or(self.lock.take());
         let flow = self.advance_untimed(run, train, validation, observe);
         run.running += run.since.elapsed();
         if !matches!(flow, Ok(ControlFlow::Continue(()))) {

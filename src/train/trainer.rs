@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::arguments::{Objective, TrainingArguments};
 use super::data::Batch;
 use super::events::StepReport;
+use super::output_lock::OutputLock;
 use super::parallel::Communicator;
 use super::ranks::Leaving;
 use super::resume::{self, LossScale, Moments, State};
@@ -62,6 +63,8 @@ pub struct Trainer {
     pub(super) speed: f64,
     /// Whether a step ended before all devices were known to have made it.
     pub(super) unsure: AtomicBool,
+    /// Until a run takes it.
+    pub(super) lock: Option<OutputLock>,
 }
 
 impl Trainer {
@@ -116,7 +119,20 @@ impl Trainer {
             speeds: Vec::new(),
             speed: 0.0,
             unsure: AtomicBool::new(false),
+            lock: None,
         })
+    }
+
+    /// Keeps other runs out of `output_dir`, until this trainer's next run is over or it is dropped. A run that writes checkpoints does so
+    /// itself while it goes on: this is for who writes other files of the run there before.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] where another run is going on there; [`Error::Io`] for a folder that cannot be made.
+    pub fn lock_output_dir(&mut self) -> Result<()> {
+        if let (None, true, Some(folder)) = (&self.lock, self.is_first(), &self.arguments.output_dir) {
+            self.lock = OutputLock::take(folder)?;
+        }
+        Ok(())
     }
 
     /// Takes up the latest checkpoint in `output_dir`: the next [`Trainer::train`], given the same lines and arguments, goes

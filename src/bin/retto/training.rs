@@ -230,6 +230,10 @@ impl TrainArgs {
 
     /// Takes up an interrupted run where that is asked for, and its log, which the first process writes.
     pub(crate) fn begin(&self, trainer: &mut Trainer, ranks: &Ranks) -> Result<Option<MetricsFile>> {
+        if self.eval_steps.is_some() && self.validation.is_empty() && self.validation_split == 0.0 {
+            return Err("--eval-steps takes held-out text: give --validation or --validation-split".into());
+        }
+        trainer.lock_output_dir()?;
         let resumed = if self.resume { trainer.resume_from_checkpoint()? } else { None };
         if !ranks.is_first() {
             return Ok(None);
