@@ -74,6 +74,10 @@ impl Embeddings {
             safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![self.len(), self.dimension], bytes);
         let failed = |error: safetensors::SafeTensorError| Error::io(path)(std::io::Error::other(error));
         let written = safetensors::serialize([("embeddings", view.map_err(failed)?)], None).map_err(failed)?;
+        // A pipe or another device is written to.
+        if path.exists() && !path.is_file() {
+            return std::fs::write(path, written).map_err(Error::io(path));
+        }
         // Beside the file and then in its place, so that one that was there is not lost to a full disk.
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let staged = tempfile::Builder::new().prefix(".retto-").tempdir_in(folder).map_err(Error::io(folder))?;
@@ -253,7 +257,8 @@ impl Model {
     }
 
     /// [`Model::embed`] for examples that are tokenized already, special tokens included: `do_lower_case` comes too late for
-    /// them, and with `strict` it is an error that some were cut when they were.
+    /// them, and with `strict` it is an error that some were cut when they were. Of a token cache of sections there is a vector for
+    /// each of them: of one that takes several examples, of the first, and it counts as cut.
     ///
     /// # Errors
     /// As [`Model::embed`].
@@ -266,7 +271,16 @@ impl Model {
             let reason = format!("{} lines are longer than the longest sequence", data.truncated());
             return Err(Error::InvalidArgument(reason));
         }
-        self.embed_encoded((0..data.len()).map(|i| data.get(i)), options, data.truncated())
+        let Some(sections) = data.sections() else {
+            return self.embed_encoded((0..data.len()).map(|i| data.get(i)), options, data.truncated());
+        };
+        let longer = sections.iter().filter(|section| section.len() > 1).count();
+        if options.strict && longer > 0 {
+            let reason = format!("{longer} sections are longer than the longest sequence");
+            return Err(Error::InvalidArgument(reason));
+        }
+        let firsts = sections.iter().map(|section| data.get(section.start));
+        self.embed_encoded(firsts, options, data.truncated() + longer)
     }
 
     fn longest_embedded(&self, options: &EmbedOptions, shortest: usize) -> Result<usize> {

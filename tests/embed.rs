@@ -100,6 +100,18 @@ fn sections_are_joined_by_the_separator() {
     let from_file = model.embed_dataset(&data, &EmbedOptions::default()).unwrap();
     let from_text = model.embed(&["the rain\nand you", "you\r\n\nand the rain\n"], &EmbedOptions::default()).unwrap();
     assert_eq!(from_file, from_text);
+    // One vector a section, though one of them is two examples.
+    let short = retto::PrepareOptions { max_seq_length: 6, ..options };
+    let text = folder.path().join("songs.txt");
+    fs::write(&text, "the rain\nand you\nthe rain\n\nyou\n").unwrap();
+    retto::prepare(model.tokenizer(), &[text], &cache, None, &short, |_| {}).unwrap();
+    let data = Dataset::open(&cache, model.tokenizer()).unwrap();
+    let sections = model.embed_dataset(&data, &EmbedOptions::default()).unwrap();
+    assert_eq!((data.len() > 2, data.truncated(), sections.len(), sections.truncated()), (true, 0, 2, 1));
+    let beginning = model.embed(&["you"], &EmbedOptions::default()).unwrap();
+    assert_eq!(sections.iter().nth(1).unwrap(), beginning.values());
+    let strict = EmbedOptions { strict: true, ..Default::default() };
+    assert!(model.embed_dataset(&data, &strict).unwrap_err().to_string().contains("1 sections"));
 }
 
 #[test]
@@ -120,6 +132,7 @@ fn long_texts_are_cut_and_counted_or_refused() {
         let error = model.embed(&["rain"], &options).unwrap_err();
         assert!(matches!(error, Error::InvalidArgument(_)) && error.to_string().contains("max_seq_length"), "{error}");
     }
+    assert!(matches!(Dataset::from_lines(model.tokenizer(), &["rain"], 0), Err(Error::InvalidArgument(_))));
     let data = Dataset::from_lines(model.tokenizer(), &["rain ".repeat(20)], 16).unwrap();
     assert_eq!(model.embed_dataset(&data, &EmbedOptions::default()).unwrap().truncated(), 1);
     assert!(model.embed_dataset(&data, &EmbedOptions { strict: true, ..Default::default() }).is_err());

@@ -234,15 +234,15 @@ impl BertConfig {
         // Weights are saved as f32, whatever they were read from.
         raw.remove("torch_dtype");
         raw.insert("dtype".into(), "float32".into());
-        // The name of the function stays as it was read; a fresh config has none yet.
-        raw.entry("hidden_act").or_insert_with(|| {
+        // The name of the function stays as it was read: there are several of one.
+        if raw.get("hidden_act").and_then(Value::as_str).and_then(HiddenAct::parse) != Some(self.hidden_act) {
             let name = match self.hidden_act {
                 HiddenAct::Gelu => "gelu",
                 HiddenAct::GeluNew => "gelu_new",
                 HiddenAct::Relu => "relu",
             };
-            name.into()
-        });
+            raw.insert("hidden_act".into(), name.into());
+        }
         Value::Object(raw)
     }
 }
@@ -290,6 +290,11 @@ mod tests {
         assert_eq!((&json["my_field"][0], &json["hidden_act"]), (&1.into(), &"gelu".into()));
         let again = parse(&json.to_string()).unwrap();
         assert_eq!(again.to_json("BertForMaskedLM"), json);
+        // One of several names, until it is another function.
+        let mut config = parse(r#"{"model_type":"bert","hidden_act":"gelu_python"}"#).unwrap();
+        assert_eq!(config.to_json("BertForMaskedLM")["hidden_act"], "gelu_python");
+        config.hidden_act = HiddenAct::Relu;
+        assert_eq!(config.to_json("BertForMaskedLM")["hidden_act"], "relu");
     }
 
     #[test]

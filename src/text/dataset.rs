@@ -80,8 +80,11 @@ impl Dataset {
     /// without a token of their own are left out.
     ///
     /// # Errors
-    /// [`Error::BadTokenizer`] where the tokenizer cannot represent a line at all.
+    /// [`Error::InvalidArgument`] for a `max_length` below 3; [`Error::BadTokenizer`] where the tokenizer cannot represent a line at all.
     pub fn from_lines<S: AsRef<str>>(tokenizer: &Tokenizer, lines: &[S], max_length: usize) -> Result<Self> {
+        if max_length < SHORTEST {
+            return Err(Error::InvalidArgument(format!("max_length is {max_length}; it must be at least {SHORTEST}")));
+        }
         let mut dataset = Self::in_memory();
         for line in lines {
             let mut example = tokenizer.encode(line.as_ref())?;
@@ -257,6 +260,14 @@ impl Dataset {
     pub fn section_boundaries(&self) -> Option<&[u64]> {
         let Store::Mapped(mapped) = &self.store else { return None };
         Some(mapped.offsets(&mapped.sections))
+    }
+
+    /// The examples of each section, where they are of sections: more than one of those that are longer than the longest example.
+    pub(crate) fn sections(&self) -> Option<Vec<Range<usize>>> {
+        let boundaries =
+            self.section_boundaries().filter(|_| self.metadata().get("unit").is_some_and(|it| it == "section"))?;
+        let ranges = boundaries.windows(2).map(|pair| pair[0] as usize..pair[1] as usize);
+        Some(ranges.filter(|range| !range.is_empty()).collect())
     }
 
     /// The example each song begins in, and the number of examples; `None` for lines in memory.

@@ -95,7 +95,8 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     ] {
         settings[name] = value.into();
     }
-    settings["validation_split"] = args.validation_split.into();
+    let split = if args.validation.is_empty() { args.validation_split } else { 0.0 };
+    settings["validation_split"] = split.into();
     settings["seeds"] = args.seeds.into();
     let results = json!({ "results": found, "settings": settings });
     if let Some(path) = &args.output {

@@ -87,16 +87,19 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     if options.do_lower_case && !args.data.is_empty() {
         return Err("this model wants its texts in lower case, which --data does not do: give them as TEXT".into());
     }
+    // What was cut when the files were read is told there.
+    let mut told = 0;
     let embeddings = if args.data.is_empty() {
         model.embed(&args.texts, &options)?
     } else {
         // Checked against the model below, in the words of that option.
         let length = options.max_seq_length.unwrap_or(longest).min(longest);
         let (data, _) = data::load(model.tokenizer(), &args.data, &args.unit.options(length, 0.0, 0))?;
+        told = data.truncated();
         model.embed_dataset(&data, &options)?
     };
-    if embeddings.truncated() > 0 && args.data.is_empty() {
-        output::note(format!("note: {} texts were too long and were cut", embeddings.truncated()));
+    if embeddings.truncated() > told {
+        output::note(format!("note: {} texts were too long and were cut", embeddings.truncated() - told));
     }
     show(&embeddings, args)
 }

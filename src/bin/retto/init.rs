@@ -9,7 +9,7 @@ use crate::{Result, display, output};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Text to learn the vocabulary from: files or folders of all formats that `prepare` reads
-    #[arg(long, required_unless_present = "tokenizer", num_args = 1.., value_name = "PATH")]
+    #[arg(long, required_unless_present = "tokenizer", conflicts_with = "tokenizer", num_args = 1.., value_name = "PATH")]
     data: Vec<PathBuf>,
     #[command(flatten)]
     read: crate::data::ReadArgs,

@@ -41,8 +41,8 @@ fn latin1(byte: u8) -> char {
 }
 
 /// Reads to the end. A file is Latin-1 where it is not UTF-8 and every byte is a printable character of Latin-1; one with
-/// more of UTF-8's sequences than of bytes that cannot be UTF-8 is damaged UTF-8, not Latin-1.
-pub(super) fn detect(reader: &mut dyn BufRead, path: &Path) -> Result<Encoding> {
+/// more of UTF-8's sequences than of bytes that cannot be UTF-8 is damaged UTF-8, not Latin-1. No line may be longer than `longest`.
+pub(super) fn detect(reader: &mut dyn BufRead, path: &Path, longest: usize) -> Result<Encoding> {
     let bad = |reason: String| Error::BadData { path: path.to_owned(), reason };
     let (mut line, mut first_bad) = (1, None);
     let (mut sequences, mut wrong) = (0u64, 0u64);
@@ -50,6 +50,8 @@ pub(super) fn detect(reader: &mut dyn BufRead, path: &Path) -> Result<Encoding> 
     let mut printable = true;
     let mut rest: Vec<u8> = Vec::new();
     let mut start = true;
+    // Of the line so far.
+    let mut length = 0usize;
     loop {
         let chunk = reader.fill_buf().map_err(|error| match error.kind() {
             // What a decompressor says of bytes it does not understand.
@@ -63,6 +65,13 @@ pub(super) fn detect(reader: &mut dyn BufRead, path: &Path) -> Result<Encoding> 
             return Err(bad("is UTF-16: convert it to UTF-8".into()));
         }
         start = false;
+        for &byte in chunk {
+            length = if byte == b'\n' { 0 } else { length + 1 };
+            // A carriage return at its end is none of it.
+            if length - usize::from(byte == b'\r') > longest {
+                return Err(bad(format!("has a line that is longer than {longest} bytes")));
+            }
+        }
         rest.extend_from_slice(chunk);
         reader.consume(count);
         let mut bytes = rest.as_slice();

@@ -129,7 +129,12 @@ pub(crate) fn check(path: &Path, text_field: &str) -> Result<Source> {
     let format = format.unwrap_or(Format::Plain);
     let bad = |reason: String| Error::BadData { path: path.to_owned(), reason };
     let read = Rc::default();
-    let encoding = encoding::detect(&mut open(path, compression, &read)?, path)?;
+    // The others are not read by lines, or say so themselves.
+    let longest = match format {
+        Format::Plain | Format::Lrc | Format::ChordPro => LONGEST_LINE,
+        Format::JsonLines | Format::Csv { .. } => usize::MAX,
+    };
+    let encoding = encoding::detect(&mut open(path, compression, &read)?, path, longest)?;
     let source = Source { path: path.to_owned(), format, compression, encoding };
     match format {
         Format::JsonLines if encoding != Encoding::Utf8 => {

@@ -39,6 +39,18 @@ fn plain_text_has_lines_sections_and_songs() {
     assert!(read("a.txt", b"").unwrap().is_empty());
     assert!(refusal("a.txt", &vec![b'a'; LONGEST_LINE + 1]).contains("longer than"));
     assert_eq!(read("a.txt", &vec![b'a'; LONGEST_LINE]).unwrap().len(), 2);
+    // Found out before any of it is used, so that such a file is left out whole.
+    let folder = tempfile::tempdir().unwrap();
+    let of_length = |name: &str, length: usize, end: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, format!("the rain\r\n{}{end}you", "a".repeat(length))).unwrap();
+        check(&path, "text").map(|_| ()).map_err(|error| error.to_string())
+    };
+    for name in ["a.txt", "a.lrc", "a.cho"] {
+        assert_eq!(of_length(name, LONGEST_LINE, "\r\n"), Ok(()));
+        assert!(of_length(name, LONGEST_LINE + 1, "\n").unwrap_err().contains("longer than"));
+        assert!(of_length(name, LONGEST_LINE - 3, "\r").unwrap_err().contains("longer than"));
+    }
 }
 
 #[test]
