@@ -517,4 +517,12 @@ fn what_embedding_takes_is_carried_over() {
         fails(&args, &["lower case"]);
         write("sentence_bert_config.json", r#"{"max_seq_length": 24, "do_lower_case": false}"#);
     }
+    // In the model's own place, too.
+    let args = ["finetune", "--model", text(base.path()), "--train", text(&songs), "--output", text(base.path())];
+    stdout(&run(&[&args[..], &["--max-steps", "1", "--per-device-train-batch-size", "1"]].concat()));
+    assert_eq!(std::fs::read_to_string(base.path().join("config_sentence_transformers.json")).unwrap(), prompts);
+    assert_eq!(retto::EmbedOptions::open(base.path()).unwrap().max_seq_length, Some(24));
+    let output = folder.path().join("judged");
+    let no_text = ["adapt", "--train", text(&songs), "--output", text(&output), "--eval-steps", "1"];
+    fails(&[&no_text[..], &["--model", text(base.path())]].concat(), &["--eval-steps", "--validation"]);
 }

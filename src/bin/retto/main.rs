@@ -168,7 +168,7 @@ fn open_model_with_dtype(gpu: &Gpu, folder: Option<&Path>, adapter: Option<&Path
         Some(folder) if is_only_adapter(folder) => {
             let folder = folder.display();
             return Err(format!(
-                "{folder} is a low-rank adapter: name it with --adapter, beside the --model it is for"
+                "{folder} is a low-rank adapter: name it with --adapter beside the model it is for, or merge the two before"
             )
             .into());
         }
@@ -214,12 +214,13 @@ fn carry_embedding(base: Option<&Path>, config: &BertConfig, output: &Path) -> R
 /// the same for a model made of another.
 fn carry_prompts(base: &Path, output: &Path) -> Result<()> {
     let name = "config_sentence_transformers.json";
-    let from = base.join(name);
-    if from.is_file() {
-        let to = output.join(name);
-        std::fs::copy(&from, &to).map_err(|error| format!("{}: {error}", to.display()))?;
+    let (from, to) = (base.join(name), output.join(name));
+    if !from.is_file() {
+        return Ok(());
     }
-    Ok(())
+    // Not copied: the two may be one file.
+    let text = std::fs::read_to_string(&from).map_err(|error| format!("{}: {error}", from.display()))?;
+    write_whole(&to, &text)
 }
 
 /// Whether a file can be written: found out before the work, not after it. Nothing is left behind.
@@ -230,14 +231,30 @@ fn check_writable(path: &Path) -> Result<()> {
     if is_new {
         std::fs::remove_file(path)?;
     }
+    if is_replaceable(path) {
+        staging_beside(path)?;
+    }
     Ok(())
+}
+
+/// Whether a file may be put in its place: not where it is a pipe, a terminal or another device.
+fn is_replaceable(path: &Path) -> bool {
+    !path.exists() || path.is_file()
+}
+
+fn staging_beside(path: &Path) -> Result<tempfile::TempDir> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let staged = tempfile::Builder::new().prefix(".retto-").tempdir_in(folder);
+    Ok(staged.map_err(|error| format!("{}: {error}", folder.display()))?)
 }
 
 /// Writes beside a file and then in its place.
 fn write_whole(path: &Path, text: &str) -> Result<()> {
     let named = |error: std::io::Error| format!("{}: {error}", path.display());
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let staged = tempfile::Builder::new().prefix(".retto-").tempdir_in(folder).map_err(named)?;
+    if !is_replaceable(path) {
+        return Ok(std::fs::write(path, text).map_err(named)?);
+    }
+    let staged = staging_beside(path)?;
     let beside = staged.path().join("file");
     std::fs::write(&beside, text).map_err(named)?;
     Ok(std::fs::rename(&beside, path).map_err(named)?)
