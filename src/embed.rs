@@ -74,8 +74,8 @@ impl Embeddings {
             safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![self.len(), self.dimension], bytes);
         let failed = |error: safetensors::SafeTensorError| Error::io(path)(std::io::Error::other(error));
         let written = safetensors::serialize([("embeddings", view.map_err(failed)?)], None).map_err(failed)?;
-        // A pipe or another device is written to.
-        if path.exists() && !path.is_file() {
+        // A pipe or another device is written to, and so is what a link leads to.
+        if path.symlink_metadata().is_ok_and(|there| !there.is_file()) {
             return std::fs::write(path, written).map_err(Error::io(path));
         }
         // Beside the file and then in its place, so that one that was there is not lost to a full disk.

@@ -237,9 +237,9 @@ fn check_writable(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether a file may be put in its place: not where it is a pipe, a terminal or another device.
+/// Whether a file may be put in its place: not where it is a pipe, a terminal or another device, or leads to one.
 fn is_replaceable(path: &Path) -> bool {
-    !path.exists() || path.is_file()
+    path.symlink_metadata().map_or(true, |there| there.is_file())
 }
 
 fn staging_beside(path: &Path) -> Result<tempfile::TempDir> {
