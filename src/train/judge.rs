@@ -175,7 +175,7 @@ mod tests {
         Dataset::from_lines(model.tokenizer(), &lines, 16).unwrap()
     }
 
-    fn trainer(model: &Model, output: &Path) -> Trainer {
+    fn trainer(model: &Model, output: &Path, judged: bool) -> Trainer {
         let arguments = TrainingArguments {
             max_steps: Some(6),
             eval_steps: Some(2),
@@ -184,7 +184,7 @@ mod tests {
             learning_rate: 1e-2,
             per_device_train_batch_size: 4,
             per_device_eval_batch_size: 4,
-            load_best_model_at_end: true,
+            load_best_model_at_end: judged,
             output_dir: Some(output.to_owned()),
             ..Default::default()
         };
@@ -198,7 +198,7 @@ mod tests {
         let data = data(&model);
         let run = |blocked: Option<&str>| {
             let folder = tempfile::tempdir().unwrap();
-            let mut trainer = trainer(&model, folder.path());
+            let mut trainer = trainer(&model, folder.path(), true);
             let mut run = trainer.begin((&data).into(), Some((&data).into())).unwrap();
             // A file is where a folder has to be.
             let in_the_way = blocked.map(|name| folder.path().join(name));
@@ -249,14 +249,16 @@ mod tests {
     fn an_evaluation_that_is_broken_off_is_made_up_for() {
         let model = model();
         let data = data(&model);
-        let run = |breaks_off: Option<usize>| {
+        let run = |judged: bool, breaks_off: Option<(u64, usize)>| {
             let folder = tempfile::tempdir().unwrap();
-            let mut trainer = trainer(&model, folder.path());
+            let mut trainer = trainer(&model, folder.path(), judged);
             let mut run = trainer.begin((&data).into(), Some((&data).into())).unwrap();
             let (mut told, mut broken) = (Vec::new(), 0);
             loop {
                 let flow = trainer.advance(&mut run, (&data).into(), Some((&data).into()), &mut |event| match event {
-                    TrainEvent::Evaluating { done, total: 4, step: 4 } if broken == 0 && Some(*done) == breaks_off => {
+                    TrainEvent::Evaluating { done, total: 4, step }
+                        if broken == 0 && Some((*step, *done)) == breaks_off =>
+                    {
                         ControlFlow::Break(())
                     }
                     TrainEvent::Evaluated { evaluation, step, .. } => {
@@ -268,9 +270,11 @@ mod tests {
                 match flow.unwrap() {
                     ControlFlow::Continue(()) => {}
                     ControlFlow::Break(()) if run.cancelled => {
-                        assert!(run.state.owes_evaluation && run.state.global_step == 4 && told.len() == 1);
+                        let (step, _) = breaks_off.unwrap();
+                        assert!(run.state.owes_evaluation && run.state.global_step == step);
+                        assert_eq!(told.len() as u64, step / 2 - 1);
                         let latest = resume::checkpoints(folder.path()).unwrap().pop().unwrap();
-                        assert!(latest.0 == 4 && resume::read_state(&latest.1).unwrap().owes_evaluation);
+                        assert!(latest.0 == step && resume::read_state(&latest.1).unwrap().owes_evaluation);
                         broken += 1;
                     }
                     ControlFlow::Break(()) => break,
@@ -278,10 +282,13 @@ mod tests {
             }
             ((told, trainer.finish(&run).unwrap().best), broken)
         };
-        let (want, _) = run(None);
-        assert_eq!(want.0.len(), 3);
-        for done in [1, 3] {
-            assert_eq!(run(Some(done)), (want.clone(), 1));
+        for judged in [true, false] {
+            let (want, _) = run(judged, None);
+            assert_eq!(want.0.len(), 3);
+            // The last one, too.
+            for breaks_off in [(4, 1), (4, 3), (6, 2)] {
+                assert_eq!(run(judged, Some(breaks_off)), (want.clone(), 1), "{breaks_off:?}");
+            }
         }
     }
 
@@ -290,7 +297,7 @@ mod tests {
         let model = model();
         let data = data(&model);
         let folder = tempfile::tempdir().unwrap();
-        let [mut first, mut second] = [(); 2].map(|()| trainer(&model, folder.path()));
+        let [mut first, mut second] = [(); 2].map(|()| trainer(&model, folder.path(), true));
         let mut runs =
             [&mut first, &mut second].map(|trainer| trainer.begin((&data).into(), Some((&data).into())).unwrap());
         let step = |trainer: &mut Trainer, run: &mut Run, flow: ControlFlow<()>| {

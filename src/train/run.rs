@@ -133,6 +133,7 @@ impl Trainer {
             communicating: Duration::ZERO,
             agreed: false,
             owes_checkpoint: false,
+            closing: None,
             lock: None,
             peers,
         })
@@ -191,8 +192,13 @@ impl Trainer {
         observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
         // Before it goes on: the best model and the end of the run may depend on it.
-        let mut flow = self.evaluate_owed(run, validation, ControlFlow::Continue(()), None, observe)?;
-        flow = self.save_owed(run, flow, observe)?;
+        let mut flow = ControlFlow::Continue(());
+        if run.state.owes_evaluation || run.owes_checkpoint {
+            run.communicating += self.align()?;
+            flow = self.evaluate_owed(run, validation, flow, observe)?;
+            run.owes_checkpoint |= flow.is_break() && run.saves(flow);
+            flow = self.save_owed(run, flow, observe)?;
+        }
         if flow.is_break() {
             run.cancelled = true;
             return Ok(flow);
@@ -233,35 +239,36 @@ impl Trainer {
         }
         (run.state.optimizer_step, run.state.loss_scale) = (self.step, self.loss_scale);
 
-        flow = observe(&TrainEvent::Step(report.clone()));
+        // Said before anything that may fail: what is due then is due still.
         let last = run.state.global_step == run.total;
         let due = run.is_multiple_of(Some(run.arguments.logging_steps));
+        let evaluated = match run.arguments.eval_steps {
+            Some(steps) => run.is_multiple_of(Some(steps)),
+            None => epoch_ends,
+        };
+        run.state.owes_evaluation = validation.is_some() && (evaluated || last);
+        run.owes_checkpoint = run.saves(ControlFlow::Continue(()));
+        run.closing = (!last && !due).then(|| report.clone());
+        flow = observe(&TrainEvent::Step(report.clone()));
         if last || due || flow.is_break() {
             let loss = run.state.since_log.mean();
-            flow = join(flow, observe(&TrainEvent::Log { report: report.clone(), loss }));
+            flow = join(flow, observe(&TrainEvent::Log { report, loss }));
+            run.closing = None;
         }
         flow = self.agree(flow)?;
         if due {
             // Not for the entry that closes a cancelled run: resumed, it logs what an uninterrupted one does.
             run.state.since_log = MeanLoss::default();
         }
-        let evaluated = match run.arguments.eval_steps {
-            Some(steps) => run.is_multiple_of(Some(steps)),
-            None => epoch_ends,
-        };
         if epoch_ends || last || run.saves(flow) || evaluated && validation.is_some() {
             run.communicating += self.align()?;
         }
-        run.state.owes_evaluation = validation.is_some() && (evaluated || last);
-        run.owes_checkpoint = run.saves(flow);
-        let closing = (!last && !due).then_some(report);
-        flow = self.evaluate_owed(run, validation, flow, closing, observe)?;
-        // The evaluation's observer may have ended the run.
+        flow = self.evaluate_owed(run, validation, flow, observe)?;
+        // Observers may have ended the run.
         run.owes_checkpoint = run.saves(flow);
         flow = self.save_owed(run, flow, observe)?;
         if flow.is_break() {
-            let owed = run.state.owes_evaluation && run.arguments.is_judged();
-            run.cancelled = !run.exhausted() && (run.state.global_step < run.total || owed);
+            run.cancelled = !run.exhausted() && (run.state.global_step < run.total || run.state.owes_evaluation);
         } else if run.is_over() {
             flow = ControlFlow::Break(());
         }
@@ -269,18 +276,17 @@ impl Trainer {
     }
 
     /// Evaluates, where that is due. If it fails, it is due still when the run goes on; so it is for whoever cancels, and does not wait
-    /// for it. `closing` is logged where the evaluation ends the run.
+    /// for it.
     fn evaluate_owed(
         &mut self,
         run: &mut Run,
         validation: Option<Data>,
         mut flow: ControlFlow<()>,
-        closing: Option<StepReport>,
         observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
         if let (Some(validation), true, true) = (validation, run.state.owes_evaluation, flow.is_continue()) {
             flow = self.evaluate_run(run, validation, observe)?;
-            if let (true, Some(report)) = (run.exhausted(), closing) {
+            if let (true, Some(report)) = (run.exhausted(), run.closing.take()) {
                 let loss = run.state.since_log.mean();
                 flow = join(flow, observe(&TrainEvent::Log { report, loss }));
                 flow = self.agree(flow)?;
@@ -388,6 +394,8 @@ pub(crate) struct Run {
     agreed: bool,
     /// Whether a checkpoint is due of the step that the run stands at.
     owes_checkpoint: bool,
+    /// That step, as far as it is not logged: it is where an evaluation ends the run.
+    closing: Option<StepReport>,
     /// While it goes on, if it writes anything.
     lock: Option<OutputLock>,
     /// Those of the other ranks of this process.
