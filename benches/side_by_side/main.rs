@@ -8,6 +8,7 @@ mod report;
 mod worker;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Parser;
 use measures::{Options, Shape};
@@ -34,6 +35,9 @@ struct Args {
     /// With burn, whose first calls take minutes
     #[arg(long)]
     burn: bool,
+    /// Seconds that an answer of a program may take, after which it is ended and told to be absent
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    patience: u64,
     /// A program that Retto and burn are started by, with its arguments: another driver's, say
     #[arg(long, value_name = "COMMAND", default_value = "")]
     runner: String,
@@ -53,6 +57,7 @@ fn main() {
         return worker::run(Path::new(&folder), dtype);
     }
     let args = Args::parse();
+    let _ = peer::PATIENCE.set(Duration::from_secs(args.patience));
     let options = Options {
         seconds: args.seconds,
         rounds: args.rounds.max(1),

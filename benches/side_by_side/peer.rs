@@ -4,9 +4,16 @@
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+
+/// How long an answer may take; a process that takes longer is ended, and absent from then on. burn's first step of a training may take
+/// all evening.
+pub static PATIENCE: OnceLock<Duration> = OnceLock::new();
 
 pub struct Peer {
     /// What the tables call it.
@@ -18,7 +25,7 @@ enum State {
     Running {
         child: Child,
         stdin: ChildStdin,
-        stdout: BufReader<ChildStdout>,
+        answers: Receiver<Result<Value, String>>,
         about: Value,
     },
     /// Why it is not here: told in the tables, never left out in silence.
@@ -44,12 +51,22 @@ impl Peer {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().map_err(|error| format!("{program}: {error}"))?;
         let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        let mut stdout = BufReader::new(stdout);
-        let about = read(&mut stdout)?;
+        let (sender, answers) = channel();
+        std::thread::spawn(move || {
+            let mut stdout = BufReader::new(stdout);
+            loop {
+                let answer = read(&mut stdout);
+                let ends = answer.is_err();
+                if sender.send(answer).is_err() || ends {
+                    break;
+                }
+            }
+        });
+        let about = within_patience(&answers, &mut child)?;
         if about["ready"] != true {
             return Err(about["error"].as_str().unwrap_or("it did not start").to_owned());
         }
-        Ok(State::Running { child, stdin, stdout, about })
+        Ok(State::Running { child, stdin, answers, about })
     }
 
     /// What it says of itself.
@@ -62,12 +79,12 @@ impl Peer {
 
     /// The answer, or why there is none.
     pub fn ask(&mut self, request: &Value) -> Result<Value, String> {
-        let State::Running { stdin, stdout, .. } = &mut self.state else {
+        let State::Running { child, stdin, answers, .. } = &mut self.state else {
             let State::Absent(reason) = &self.state else { unreachable!() };
             return Err(format!("absent: {reason}"));
         };
         let asked = writeln!(stdin, "{request}").and_then(|()| stdin.flush()).map_err(|error| error.to_string());
-        let answer = asked.and_then(|()| read(stdout));
+        let answer = asked.and_then(|()| within_patience(answers, child));
         match answer {
             Ok(answer) if answer.get("error").is_some() => Err(answer["error"].as_str().unwrap_or("failed").into()),
             Ok(answer) => Ok(answer),
@@ -75,6 +92,19 @@ impl Peer {
                 self.state = State::Absent(format!("it ended: {reason}"));
                 Err(reason)
             }
+        }
+    }
+}
+
+fn within_patience(answers: &Receiver<Result<Value, String>>, child: &mut Child) -> Result<Value, String> {
+    let patience = PATIENCE.get().copied().unwrap_or(Duration::MAX);
+    match answers.recv_timeout(patience) {
+        Ok(answer) => answer,
+        Err(RecvTimeoutError::Disconnected) => Err("it said no more".into()),
+        Err(RecvTimeoutError::Timeout) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(format!("no answer within {} s", patience.as_secs()))
         }
     }
 }
