@@ -1,9 +1,9 @@
 // C = op(A) op(B) (+ bias), or C += op(A) op(B).   op(A): [m, k], op(B): [k, n], C: [m, n]
 //
 // gemm_vectors.wgsl for many rows on some CPUs, in which what runs again and again has to be short: each lane computes ROWS rows x 6
-// columns, eight products a round. With 32 rows a round is 28 KiB of instructions, which the first-level cache for them holds;
-// with 8 columns and 16 products it is 56 KiB, and reading those takes longer than executing them. Eight products of a sum, one
-// waiting for the other, leave room for those of other sums in what a CPU looks ahead; sixteen do not.
+// columns, eight products a round. With 32 rows a round is 27 KiB of instructions, which the first-level cache for them holds, of 32
+// KiB as a rule; with 8 columns and 16 products it is 55 KiB, and fewer of its bytes are executed a nanosecond. Eight products of a
+// sum, one waiting for the other, also leave more room for those of other sums in what a CPU looks ahead.
 //
 // gemm_c.wgsl, gemm_c_later.wgsl, gemm_vectors_block.wgsl and gemm_vectors_rows.wgsl come before this file, and what loads B:
 // gemm_sixes_pairs.wgsl or gemm_sixes_packed.wgsl.
