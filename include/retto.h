@@ -1081,8 +1081,8 @@ retto_status retto_model_evaluate(const struct retto_model *model,
 /**
  * Writes a folder that retto and transformers open: all of it or nothing, over a model that was there. The names of a model's files are
  * its own: config.json, model*.safetensors, tokenizer*.json, vocab.txt, special_tokens_map.json and added_tokens.json of before are
- * replaced or, if this model has none, removed; other files stay. Any thread; blocks
- * while the weights are read back and written.
+ * replaced or, if this model has none, removed; other files stay. Any thread; blocks while the weights are read back and
+ * written.
  */
 retto_status retto_model_save(const struct retto_model *model,
                               const char *path,
@@ -1090,8 +1090,8 @@ retto_status retto_model_save(const struct retto_model *model,
                               struct retto_error **error);
 
 /**
- * Frees a model. NULL is allowed; it may block as retto_gpu_free may. Queries of other threads that are under way end as they would have; a trainer made of it lives
- * on. Any thread.
+ * Frees a model. NULL is allowed. Queries of other threads that are under way end as they would have; a trainer made of it lives
+ * on. Any thread; it may block as retto_gpu_free may.
  */
 retto_status retto_model_free(struct retto_model *model);
 

@@ -438,8 +438,8 @@ pub unsafe extern "C" fn retto_model_evaluate(
 
 /// Writes a folder that retto and transformers open: all of it or nothing, over a model that was there. The names of a model's files are
 /// its own: config.json, model*.safetensors, tokenizer*.json, vocab.txt, special_tokens_map.json and added_tokens.json of before are
-/// replaced or, if this model has none, removed; other files stay. Any thread; blocks
-/// while the weights are read back and written.
+/// replaced or, if this model has none, removed; other files stay. Any thread; blocks while the weights are read back and
+/// written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_model_save(
     model: *const retto_model,
@@ -455,8 +455,8 @@ pub unsafe extern "C" fn retto_model_save(
     })
 }
 
-/// Frees a model. NULL is allowed; it may block as retto_gpu_free may. Queries of other threads that are under way end as they would have; a trainer made of it lives
-/// on. Any thread.
+/// Frees a model. NULL is allowed. Queries of other threads that are under way end as they would have; a trainer made of it lives
+/// on. Any thread; it may block as retto_gpu_free may.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_model_free(model: *mut retto_model) -> retto_status {
     handle::free(model)

@@ -95,6 +95,15 @@ fn wrong_state(reason: &str) -> Failure {
 }
 
 impl Inner {
+    fn refuse_if_over(&self) -> Result<()> {
+        match &self.run {
+            Some(running) if running.output.is_some() => {
+                Err(wrong_state("the run is over: save the model, or make another trainer of it"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// What a run that is not let go on has come to.
     fn standing(&self) -> retto_train_output {
         let mut output = match &self.run {
@@ -129,13 +138,6 @@ impl Inner {
 }
 
 impl Running {
-    fn refuse_if_over(&self) -> Result<()> {
-        match self.output {
-            Some(_) => Err(wrong_state("the run is over: save the model, or make another trainer of it")),
-            None => Ok(()),
-        }
-    }
-
     fn advance(
         &mut self,
         trainer: &mut Trainer,
@@ -260,9 +262,7 @@ pub unsafe extern "C" fn retto_trainer_run(
         // SAFETY: the header says how `output` is given.
         let out = unsafe { OutStruct::optional(output)? };
         let mut inner = shared.lock()?;
-        if let Some(running) = &inner.run {
-            running.refuse_if_over()?;
-        }
+        inner.refuse_if_over()?;
         if let Err(cancelled) = shared.check_cancelled() {
             if let Some(out) = out {
                 out.write(&inner.standing());
@@ -314,9 +314,7 @@ pub unsafe extern "C" fn retto_trainer_step(
         // SAFETY: the header says how `progress` is given.
         let out = unsafe { OutStruct::new(progress)? };
         let mut inner = shared.lock()?;
-        if let Some(running) = &inner.run {
-            running.refuse_if_over()?;
-        }
+        inner.refuse_if_over()?;
         shared.check_cancelled()?;
         let (trainer, running) = inner.running()?;
         let mut told = retto_progress { max_steps: running.run.total, ..Versioned::defaults() };
@@ -371,9 +369,7 @@ pub unsafe extern "C" fn retto_trainer_resume(
     call(error, || {
         let shared = handle::get(trainer)?;
         let mut inner = shared.lock()?;
-        if let Some(running) = &inner.run {
-            running.refuse_if_over()?;
-        }
+        inner.refuse_if_over()?;
         // What was asked for before; who cancels while a checkpoint is read means what comes next.
         let was_cancelled = shared.cancel.swap(false, Ordering::Relaxed);
         let stands = match &inner.run {

@@ -199,12 +199,9 @@ impl Trainer {
             run.owes_checkpoint |= flow.is_break() && run.saves(flow);
             flow = self.save_owed(run, flow, observe)?;
         }
+        flow = run.concluded(flow);
         if flow.is_break() {
-            run.cancelled = true;
             return Ok(flow);
-        }
-        if run.is_over() {
-            return Ok(ControlFlow::Break(()));
         }
         // The position is that of the next step; an epoch that is done is left behind here.
         let (epoch, index) = (run.state.epoch, run.state.step_of_epoch as usize);
@@ -267,12 +264,7 @@ impl Trainer {
         // Observers may have ended the run.
         run.owes_checkpoint = run.saves(flow);
         flow = self.save_owed(run, flow, observe)?;
-        if flow.is_break() {
-            run.cancelled = !run.exhausted() && (run.state.global_step < run.total || run.state.owes_evaluation);
-        } else if run.is_over() {
-            flow = ControlFlow::Break(());
-        }
-        Ok(flow)
+        Ok(run.concluded(flow))
     }
 
     /// Evaluates, where that is due. If it fails, it is due still when the run goes on; so it is for whoever cancels, and does not wait
@@ -406,6 +398,13 @@ impl Run {
     /// Whether no step is left.
     pub(crate) fn is_over(&self) -> bool {
         self.exhausted() || self.state.global_step >= self.total
+    }
+
+    /// Breaks where the run is over, too; notes whether the observer ended it before that.
+    fn concluded(&mut self, flow: ControlFlow<()>) -> ControlFlow<()> {
+        self.cancelled =
+            flow.is_break() && !self.exhausted() && (self.state.global_step < self.total || self.state.owes_evaluation);
+        if self.is_over() { ControlFlow::Break(()) } else { flow }
     }
 
     /// Whether evaluations have not improved for long enough.
