@@ -86,7 +86,7 @@ impl Triplets {
     /// sections, and for one of a single song.
     pub fn from_sections(data: Dataset) -> Result<Self> {
         let invalid = |reason: String| Err(Error::InvalidArgument(reason));
-        let (Some(songs), Some(sections)) = (data.song_boundaries(), data.section_boundaries()) else {
+        let Some(songs) = data.song_boundaries() else {
             return invalid("lines know no songs to draw triplets from: give a token cache of sections".into());
         };
         let unit = data.metadata().get("unit").map_or("unknown", String::as_str);
@@ -97,18 +97,18 @@ impl Triplets {
         }
         let mut of_songs = Songs { sections: Vec::new(), starts: vec![0], anchors: Vec::new() };
         let (mut truncated, mut seen) = (0, HashSet::new());
-        let mut section = sections.windows(2).filter(|pair| pair[0] < pair[1]).peekable();
+        let mut sections = data.sections().unwrap_or_default().into_iter().peekable();
         for end in songs.iter().skip(1) {
             let mut count = 0;
-            while let Some(pair) = section.next_if(|pair| pair[0] < *end) {
-                let text = pair[0] as usize;
+            while let Some(section) = sections.next_if(|section| (section.start as u64) < *end) {
+                let text = section.start;
                 let mut hash = Hash::default();
                 hash.example(data.get(text));
                 if !seen.insert(hash.0) {
                     continue;
                 }
                 of_songs.sections.push(text);
-                truncated += usize::from(pair[1] - pair[0] > 1);
+                truncated += usize::from(section.len() > 1);
                 count += 1;
             }
             // A song of which everything came before has none.
