@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use common::command::{fails, json, run, stdout, text};
-use common::{fresh_model, gpu};
+use common::{copy_fixture, fresh_model, gpu};
 use retto::{
     Dataset, DistanceMetric, DownstreamOptions, EmbedOptions, EmbeddingLoss, EmbeddingObjective, Error, LoraConfig,
     Model, Objective, Pooling, PrepareOptions, TrainEvent, TrainOutput, Trainer, TrainingArguments,
@@ -452,4 +452,47 @@ fn two_models_are_compared_by_a_task_built_on_both() {
     // The model that was trained on is as it was.
     let opened = Model::open(gpu(), &base).unwrap();
     assert_eq!(bits(&opened), bits(&fresh_model()));
+}
+
+/// What sentence-transformers has beside a model is there beside one made of it, too.
+#[test]
+fn what_embedding_takes_is_carried_over() {
+    let base = copy_fixture("fillmask");
+    let write = |name: &str, contents: &str| {
+        std::fs::create_dir_all(base.path().join(name).parent().unwrap()).unwrap();
+        std::fs::write(base.path().join(name), contents).unwrap();
+    };
+    let module = |index: usize, path: &str, name: &str| {
+        format!(
+            r#"{{"idx": {index}, "name": "{index}", "path": "{path}", "type": "sentence_transformers.models.{name}"}}"#
+        )
+    };
+    let prompts = r#"{"prompts": {"query": "Search: "}, "default_prompt_name": null, "similarity_fn_name": "dot"}"#;
+    write("modules.json", &format!("[{}, {}]", module(0, "", "Transformer"), module(1, "1_Pooling", "Pooling")));
+    write("1_Pooling/config.json", r#"{"pooling_mode": "cls"}"#);
+    write("sentence_bert_config.json", r#"{"max_seq_length": 24, "do_lower_case": false}"#);
+    write("config_sentence_transformers.json", prompts);
+    write("songs.txt", "the rain and you\n\nyou and the rain\n\n\nand the rain\n\nthe you and\n");
+    let (folder, songs) = (tempfile::tempdir().unwrap(), base.path().join("songs.txt"));
+    for (command, more) in [("adapt", &[][..]), ("finetune", &["--per-device-train-batch-size", "1"])] {
+        let output = folder.path().join(command);
+        let mut args = vec![command, "--model", text(base.path()), "--train", text(&songs), "--output", text(&output)];
+        args.extend(["--max-steps", "1"]);
+        args.extend(more);
+        stdout(&run(&args));
+        assert_eq!(std::fs::read_to_string(output.join("config_sentence_transformers.json")).unwrap(), prompts);
+        let options = EmbedOptions::open(&output).unwrap();
+        assert_eq!((options.pooling, options.max_seq_length), (Pooling::Cls, Some(24)), "{command}");
+        write("sentence_bert_config.json", r#"{"max_seq_length": 24, "do_lower_case": true}"#);
+        fails(&args, &["lower case"]);
+        write("sentence_bert_config.json", r#"{"max_seq_length": 24, "do_lower_case": false}"#);
+    }
+    // In the model's own place, too.
+    let args = ["finetune", "--model", text(base.path()), "--train", text(&songs), "--output", text(base.path())];
+    stdout(&run(&[&args[..], &["--max-steps", "1", "--per-device-train-batch-size", "1"]].concat()));
+    assert_eq!(std::fs::read_to_string(base.path().join("config_sentence_transformers.json")).unwrap(), prompts);
+    assert_eq!(EmbedOptions::open(base.path()).unwrap().max_seq_length, Some(24));
+    let output = folder.path().join("judged");
+    let no_text = ["adapt", "--train", text(&songs), "--output", text(&output), "--eval-steps", "1"];
+    fails(&[&no_text[..], &["--model", text(base.path())]].concat(), &["--eval-steps", "--validation"]);
 }
