@@ -13,16 +13,19 @@ folder=$target/$([[ $profile == dev ]] && echo debug || echo "$profile")
 
 # The library's name for the loader carries the major version, so that programs of another one do not take it.
 major=$(sed -n 's/^version = "\([0-9]*\)\..*"$/\1/p' Cargo.toml | sed -n 1p)
+options=(--print native-static-libs)
 case $(uname -s) in
-Darwin) soname=(-C "link-arg=-Wl,-install_name,@rpath/libretto.$major.dylib") ;;
-*) soname=(-C "link-arg=-Wl,-soname,libretto.so.$major") ;;
+Darwin) options+=(-C "link-arg=-Wl,-install_name,@rpath/libretto.$major.dylib") ;;
+# A DLL is known by its file's name.
+MINGW* | MSYS* | CYGWIN*) ;;
+*) options+=(-C "link-arg=-Wl,-soname,libretto.so.$major") ;;
 esac
 
 # As crate types here, not in Cargo.toml: Rust programs that depend on the crate build none of this.
 messages=$(mktemp)
 trap 'rm -f "$messages"' EXIT
 if ! cargo rustc --lib --profile "$profile" "$@" --crate-type cdylib --crate-type staticlib -- \
-    "${soname[@]}" --print native-static-libs 2>"$messages"; then
+    "${options[@]}" 2>"$messages"; then
     cat "$messages" >&2
     exit 1
 fi

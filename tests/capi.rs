@@ -13,6 +13,9 @@ use tempfile::TempDir;
 const MODEL: &str = "models/retto-tiny";
 const LINES: &str = "data/lyrics/original.txt";
 const TEXT: &str = "lipstick stains on the [MASK]";
+/// The shared library's file, and the name it carries for programs to look for.
+const SHARED: &str = if cfg!(target_os = "macos") { "libretto.dylib" } else { "libretto.so" };
+const CARRIED: &str = if cfg!(target_os = "macos") { "libretto.0.dylib" } else { "libretto.so.0" };
 
 /// Runs a command in the repository, which has to succeed.
 fn succeeds(command: &mut Command) -> Output {
@@ -63,10 +66,9 @@ fn compile(compiler: &str, sources: &[&str], flags: &[&str], to: &Path) {
     let (folder, rpath) = (format!("-L{}", library().display()), format!("-Wl,-rpath,{}", library().display()));
     let strict = ["-g", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-Iinclude", "-Ibindings/cpp"];
     let link = [folder.as_str(), &rpath, "-lretto", "-lpthread"];
-    // Programs look for the name the library carries, not for libretto.so.
-    let named = library().join("libretto.so.0");
-    if cfg!(target_os = "linux") && !named.exists() {
-        let _ = std::os::unix::fs::symlink("libretto.so", &named);
+    let carried = library().join(CARRIED);
+    if !carried.exists() {
+        let _ = std::os::unix::fs::symlink(SHARED, &carried);
     }
     succeeds(Command::new(compiler).args(strict).args(flags).args(sources).args(link).arg("-o").arg(to));
 }
@@ -90,8 +92,7 @@ fn run(command: &mut Command) -> String {
 fn only_functions_of_the_header_are_exported() {
     let header = std::fs::read_to_string(root().join("include/retto.h")).unwrap();
     let flags: &[&str] = if cfg!(target_os = "macos") { &["-gU"] } else { &["-D", "--defined-only"] };
-    let name = if cfg!(target_os = "macos") { "libretto.dylib" } else { "libretto.so" };
-    let symbols = stdout(Command::new("nm").args(flags).arg(library().join(name)));
+    let symbols = stdout(Command::new("nm").args(flags).arg(library().join(SHARED)));
     let names: Vec<&str> = symbols.lines().filter_map(|line| line.split_whitespace().nth(2)).collect();
     let names: Vec<&str> = names.into_iter().map(|name| name.trim_start_matches('_')).collect();
     assert!(names.len() > 40, "{names:?}");
@@ -152,9 +153,14 @@ fn the_answers_are_those_of_the_crate() {
 #[test]
 fn cpp_does_what_c_does() {
     let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("scenario");
-    compile("c++", &["tests/bindings/scenario.cpp"], &["-std=c++17"], &program);
-    assert_eq!(run(Command::new(program).args([MODEL, LINES]).arg(folder.path())), scenario());
+    let scenario = scenario();
+    // The later one has more ways to make a text of what stands in braces.
+    for standard in ["c++17", "c++20"] {
+        let (program, output) = (folder.path().join(standard), folder.path().join(format!("{standard}-output")));
+        compile("c++", &["tests/bindings/scenario.cpp"], &[&format!("-std={standard}")], &program);
+        std::fs::create_dir(&output).unwrap();
+        assert_eq!(run(Command::new(program).args([MODEL, LINES]).arg(output)), scenario);
+    }
 }
 
 #[test]
@@ -169,9 +175,8 @@ fn python_does_what_c_does() {
         Command::new(environment.join("bin/pip")).args(["install", "-q", "--disable-pip-version-check"]).arg(package),
     );
     let mut python = Command::new(environment.join("bin/python"));
-    let library = library().join(if cfg!(target_os = "macos") { "libretto.dylib" } else { "libretto.so" });
-    python.env("RETTO_LIBRARY", library).arg("tests/bindings/scenario.py").args([MODEL, LINES]).arg(folder.path());
-    assert_eq!(run(&mut python), scenario());
+    python.env("RETTO_LIBRARY", library().join(SHARED)).args(["tests/bindings/scenario.py", MODEL, LINES]);
+    assert_eq!(run(python.arg(folder.path())), scenario());
 }
 
 /// With Mono, which Debian has; elsewhere nobody could install it for a test.
@@ -185,7 +190,7 @@ fn csharp_does_what_c_does() {
     compiler.args(["-langversion:7", "-warnaserror", "tests/bindings/Scenario.cs"]).args(sources);
     succeeds(compiler.arg(format!("-out:{}", program.display())));
     let mut mono = Command::new("mono");
-    mono.env("LD_LIBRARY_PATH", library()).env("DYLD_LIBRARY_PATH", library()).arg(program);
+    mono.env("LD_LIBRARY_PATH", library()).arg(program);
     assert_eq!(run(mono.args([MODEL, LINES]).arg(folder.path())), scenario());
 }
 
@@ -202,22 +207,25 @@ fn an_installation_is_found_by_pkg_config_and_cmake() {
         assert!(answer.lines().count() == 5 && answer.contains("lipstick stains on the "), "{answer}");
         answer
     };
-    let needs_library = |program: &Path| {
+    let finds_library = |program: &Path| {
         let mut command = Command::new(program);
-        // cargo sets it for tests, and the library that was built lies there.
-        command.env_remove("LD_LIBRARY_PATH");
-        !command.current_dir(root()).args([MODEL, TEXT]).output().unwrap().status.success()
+        // cargo sets them for tests, and the library that was built lies there.
+        for name in ["LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"] {
+            command.env_remove(name);
+        }
+        command.current_dir(root()).args([MODEL, TEXT]).output().unwrap().status.success()
     };
 
     let shared = folder.path().join("shared");
     succeeds(Command::new("cc").arg("examples/fill.c").args(pkg_config("retto")).arg("-o").arg(&shared));
     let answer = fills(&shared);
-    assert!(needs_library(&shared));
+    // macOS has no ldconfig: there pkg-config has programs told where the library lies.
+    assert_eq!(finds_library(&shared), cfg!(target_os = "macos"));
 
     let whole = folder.path().join("static");
     succeeds(Command::new("cc").arg("examples/fill.c").args(pkg_config("retto-static")).arg("-o").arg(&whole));
     assert_eq!(fills(&whole), answer);
-    assert!(!needs_library(&whole));
+    assert!(finds_library(&whole));
 
     let project = folder.path().join("project");
     std::fs::create_dir(&project).unwrap();
@@ -244,6 +252,128 @@ fn an_installation_is_found_by_pkg_config_and_cmake() {
     succeeds(Command::new("scripts/install.sh").arg(library()).arg("/opt/retto").arg(&staged));
     let pc = std::fs::read_to_string(staged.join("opt/retto/lib/pkgconfig/retto.pc")).unwrap();
     assert!(pc.starts_with("prefix=/opt/retto\n"), "{pc}");
+}
+
+/// A script, run as if on another system: it takes these functions for the programs of their names.
+fn on(system: &str, script: &str, folder: &Path) -> Command {
+    let functions = folder.join("functions");
+    let cargo = r#"{ echo "$*" >"$BASH_ENV.told"; echo "note: native-static-libs: -lm" >&2; }"#;
+    std::fs::write(&functions, format!("uname() {{ echo {system}; }}\ncargo() {cargo}\n")).unwrap();
+    let mut command = Command::new(script);
+    command.current_dir(root()).env("BASH_ENV", functions);
+    command
+}
+
+#[test]
+fn the_library_is_named_as_its_system_wants_it() {
+    let names = [
+        ("Linux", " -C link-arg=-Wl,-soname,libretto.so.0"),
+        ("Darwin", " -C link-arg=-Wl,-install_name,@rpath/libretto.0.dylib"),
+        ("MINGW64_NT-10.0", ""),
+    ];
+    for (system, options) in names {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("capi")).unwrap();
+        let mut script = on(system, "scripts/capi.sh", folder.path());
+        stdout(script.arg("capi").env("CARGO_TARGET_DIR", folder.path()));
+        let told = std::fs::read_to_string(folder.path().join("functions.told")).unwrap();
+        assert!(told.ends_with(&format!(" -- --print native-static-libs{options}\n")), "{system}: {told}");
+    }
+}
+
+/// What an installation says of itself where the test does not run, with files that are empty.
+#[test]
+fn an_installation_is_what_its_system_wants() {
+    let folder = tempfile::tempdir().unwrap();
+    let install = |system: &str, files: &str, native: &str| {
+        let (built, prefix) = (folder.path().join("built"), folder.path().join(system));
+        let _ = std::fs::remove_dir_all(&built);
+        std::fs::create_dir(&built).unwrap();
+        for file in files.split(' ') {
+            std::fs::write(built.join(file), "").unwrap();
+        }
+        std::fs::write(built.join("retto.native-libs"), native).unwrap();
+        let output = on(system, "scripts/install.sh", folder.path()).arg(built).arg(&prefix).output().unwrap();
+        (output, prefix)
+    };
+    let project = folder.path().join("project");
+    std::fs::create_dir(&project).unwrap();
+    let lists = "cmake_minimum_required(VERSION 3.16)\nproject(reads NONE)\nfind_package(retto 0.1 REQUIRED)\n\
+                 foreach(name IMPORTED_LOCATION IMPORTED_IMPLIB IMPORTED_SONAME)\n\
+                 get_target_property(value retto::retto ${name})\nmessage(STATUS \"${name} ${value}\")\nendforeach()\n\
+                 get_target_property(value retto::static INTERFACE_LINK_LIBRARIES)\nmessage(STATUS \"${value}\")\n";
+    std::fs::write(project.join("CMakeLists.txt"), lists).unwrap();
+
+    // Of each system: what is there, what pkg-config says of the two libraries, what CMake does.
+    let cases = [
+        (
+            "Linux",
+            "libretto.so libretto.a",
+            "-lm -lc",
+            ["-L${libdir} -lretto", "${libdir}/libretto.a -lm -lc"],
+            ["LOCATION PREFIX/lib/libretto.so.0", "IMPLIB value-NOTFOUND", "SONAME libretto.so.0", "-lm;-lc"],
+        ),
+        (
+            "Darwin",
+            "libretto.dylib libretto.a",
+            "-framework Metal -lm",
+            ["-L${libdir} -Wl,-rpath,${libdir} -lretto", "${libdir}/libretto.a -framework Metal -lm"],
+            [
+                "LOCATION PREFIX/lib/libretto.0.dylib",
+                "IMPLIB value-NOTFOUND",
+                "SONAME @rpath/libretto.0.dylib",
+                "-framework Metal;-lm",
+            ],
+        ),
+        (
+            "MINGW64_NT-10.0",
+            "retto.dll retto.dll.lib retto.lib",
+            "kernel32.lib /defaultlib:msvcrt",
+            ["${libdir}/retto.dll.lib", "${libdir}/retto.lib kernel32.lib -defaultlib:msvcrt"],
+            [
+                "LOCATION PREFIX/bin/retto.dll",
+                "IMPLIB PREFIX/lib/retto.dll.lib",
+                "SONAME value-NOTFOUND",
+                "kernel32.lib;-defaultlib:msvcrt",
+            ],
+        ),
+        (
+            "MSYS_NT-10.0",
+            "retto.dll libretto.dll.a libretto.a",
+            "-lkernel32",
+            ["${libdir}/libretto.dll.a", "${libdir}/libretto.a -lkernel32"],
+            [
+                "LOCATION PREFIX/bin/retto.dll",
+                "IMPLIB PREFIX/lib/libretto.dll.a",
+                "SONAME value-NOTFOUND",
+                "-lkernel32",
+            ],
+        ),
+    ];
+    for (system, files, native, libs, properties) in cases {
+        let (output, prefix) = install(system, files, native);
+        assert!(output.status.success(), "{system}: {}", String::from_utf8_lossy(&output.stderr));
+        for (package, libs) in ["retto", "retto-static"].into_iter().zip(libs) {
+            let pc = std::fs::read_to_string(prefix.join(format!("lib/pkgconfig/{package}.pc"))).unwrap();
+            assert!(pc.contains(&format!("\nLibs: {libs}\n")), "{system}: {pc}");
+        }
+        let (build, prefix) = (project.join(system), prefix.display().to_string());
+        let mut cmake = Command::new("cmake");
+        cmake.arg("-S").arg(&project).arg("-B").arg(&build).arg(format!("-DCMAKE_PREFIX_PATH={prefix}"));
+        let said = stdout(&mut cmake);
+        for property in properties {
+            assert!(
+                said.contains(&format!("{}\n", property.replace("PREFIX", &prefix))),
+                "{system}, {property}: {said}"
+            );
+        }
+    }
+
+    // What is not there is named, before anything is copied.
+    let (output, prefix) = install("CYGWIN_NT-10.0", "retto.dll libretto.a", "-lkernel32");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("has no libretto.dll.a"), "{said}");
+    assert!(!prefix.exists());
 }
 
 #[test]

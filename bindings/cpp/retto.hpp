@@ -142,7 +142,7 @@ public:
         detail::Place error;
         retto_gpu_options options;
         error.check(retto_gpu_options_init(&options, sizeof options));
-        if (wanted.adapter) options.adapter_index = static_cast<std::int32_t>(*wanted.adapter);
+        if (wanted.adapter) options.adapter_index = index(*wanted.adapter);
         options.power_preference = wanted.low_power ? RETTO_POWER_LOW : RETTO_POWER_HIGH_PERFORMANCE;
         options.allow_software = wanted.allow_software;
         options.cache_dir = wanted.cache_dir.data();
@@ -172,6 +172,12 @@ public:
     retto_gpu *get() const noexcept { return handle_.get(); }
 
 private:
+    /// The largest numbers would become negative ones, and -1 stands for no index.
+    static std::int32_t index(std::uint32_t adapter) {
+        if (adapter <= INT32_MAX) return static_cast<std::int32_t>(adapter);
+        throw Error(RETTO_INVALID_ARGUMENT, "adapter is " + std::to_string(adapter) + ", which is no adapter's index");
+    }
+
     detail::Handle<retto_gpu, retto_gpu_free> handle_;
 };
 
@@ -292,6 +298,11 @@ public:
             }
         }
         return result;
+    }
+
+    /// For texts in braces: two of them could be the two ends of one string_view, too.
+    std::vector<Masks> fill_mask(std::initializer_list<std::string_view> texts, std::size_t top_k = 5) const {
+        return fill_mask(std::vector<std::string_view>(texts), top_k);
     }
 
     /// Where one word stands among the answers for a text's one mask.

@@ -44,6 +44,33 @@ namespace Retto
         protected override bool ReleaseHandle() => Native.retto_trainer_free(handle) == Status.Ok;
     }
 
+    /// <summary>Keeps what the library made while texts that live as long are read: another thread may dispose of it
+    /// meanwhile, or the garbage collector, for which it is not in use any more.</summary>
+    internal sealed class Held : IDisposable
+    {
+        private readonly SafeHandle handle;
+        private bool held;
+
+        public Held(SafeHandle handle)
+        {
+            this.handle = handle;
+            handle.DangerousAddRef(ref held);
+        }
+
+        public void Dispose()
+        {
+            if (held) handle.DangerousRelease();
+            held = false;
+        }
+    }
+
+    /// <summary>Marks what C may call. Unity's IL2CPP and Mono's compiler ahead of time know it by its name.</summary>
+    [AttributeUsage(AttributeTargets.Method)]
+    internal sealed class MonoPInvokeCallbackAttribute : Attribute
+    {
+        public MonoPInvokeCallbackAttribute(Type type) { }
+    }
+
     /// <summary>A string as UTF-8 in unmanaged memory; NULL for null.</summary>
     internal sealed class Utf8 : IDisposable
     {

@@ -14,6 +14,7 @@ namespace Retto
         GpuOutOfMemory = 7, DeviceLost = 8, Cancelled = 9, Busy = 10, Panic = 11, AbiMismatch = 12, InvalidHandle = 13,
         InvalidUtf8 = 14, OutOfRange = 15, WrongState = 16, BadTokenizer = 17, NoMlmHead = 18, NoMask = 19, TooLong = 20,
         EmptyCorpus = 21, BadData = 22, Diverged = 23, GpuError = 24,
+        RankFailed = 25,
     }
 
     /// <summary>A call that failed.</summary>
@@ -95,8 +96,11 @@ namespace Retto
             get
             {
                 var info = new Native.AdapterInfo { structSize = (uint)Native.Size<Native.AdapterInfo>() };
-                Native.Call((out IntPtr error) => Native.retto_gpu_adapter(Handle, ref info, out error));
-                return new Adapter(info);
+                using (new Held(Handle))
+                {
+                    Native.Call((out IntPtr error) => Native.retto_gpu_adapter(Handle, ref info, out error));
+                    return new Adapter(info);
+                }
             }
         }
 
@@ -195,8 +199,11 @@ namespace Retto
         private T Info<T>(Func<Native.ModelInfo, T> read)
         {
             var info = new Native.ModelInfo { structSize = (uint)Native.Size<Native.ModelInfo>() };
-            Native.Call((out IntPtr error) => Native.retto_model_get_info(Handle, ref info, out error));
-            return read(info);
+            using (new Held(Handle))
+            {
+                Native.Call((out IntPtr error) => Native.retto_model_get_info(Handle, ref info, out error));
+                return read(info);
+            }
         }
 
         public string Name => Info(info => Native.Text(info.name));

@@ -196,25 +196,22 @@ namespace Retto
         /// returning false; what it throws cancels, too, and is thrown here.</summary>
         public TrainOutput Run(Func<Progress, bool> progress = null)
         {
-            Exception thrown = null;
-            Native.ProgressCallback callback = (at, _) =>
-            {
-                try
-                {
-                    // No exception may pass through C.
-                    return progress(new Progress((Native.Progress)Marshal.PtrToStructure(at, typeof(Native.Progress)))) ? 0 : 1;
-                }
-                catch (Exception error)
-                {
-                    thrown = error;
-                    return 1;
-                }
-            };
+            var told = new Told { Progress = progress };
             var output = new Native.TrainOutput { structSize = (uint)Native.Size<Native.TrainOutput>() };
             IntPtr place;
-            var status = Native.retto_trainer_run(handle, progress == null ? null : callback, IntPtr.Zero, ref output, out place);
-            GC.KeepAlive(callback);
+            Status status;
+            var data = GCHandle.Alloc(told);
+            try
+            {
+                status = Native.retto_trainer_run(handle, progress == null ? null : callback, GCHandle.ToIntPtr(data),
+                    ref output, out place);
+            }
+            finally
+            {
+                data.Free();
+            }
             var message = Native.Take(place);
+            var thrown = told.Thrown;
             if (thrown != null) throw new OperationCanceledException("the callback threw: " + thrown.Message, thrown);
             if (status != Status.Ok && !(status == Status.Cancelled && output.cancelled != 0))
                 throw new RettoException(status, message);
@@ -225,6 +222,35 @@ namespace Retto
                 TrainLoss = output.trainLoss,
                 Runtime = output.runtime,
             };
+        }
+
+        private sealed class Told
+        {
+            public Func<Progress, bool> Progress;
+            public Exception Thrown;
+        }
+
+        /// <summary>Kept here, so that it is not collected while C has it.</summary>
+        private static readonly Native.ProgressCallback callback = Tell;
+
+        /// <summary>Static, with everything else behind the pointer: code that was compiled ahead of time has no other
+        /// functions for C to call.</summary>
+        [MonoPInvokeCallback(typeof(Native.ProgressCallback))]
+        private static int Tell(IntPtr at, IntPtr data)
+        {
+            Told told = null;
+            try
+            {
+                // No exception may pass through C.
+                told = (Told)GCHandle.FromIntPtr(data).Target;
+                var progress = (Native.Progress)Marshal.PtrToStructure(at, typeof(Native.Progress));
+                return told.Progress(new Progress(progress)) ? 0 : 1;
+            }
+            catch (Exception error)
+            {
+                if (told != null) told.Thrown = error;
+                return 1;
+            }
         }
 
         /// <summary>One optimizer step, and what is due after it.</summary>
@@ -264,6 +290,22 @@ namespace Retto
                 Native.Call((out IntPtr e) => Native.retto_trainer_save(handle, folder.Data, folder.Length, out e));
         }
 
-        public void Dispose() => handle.Dispose();
+        /// <summary>Frees it; what was not saved is lost. A run of another thread is cancelled, and all is freed when
+        /// it has returned.</summary>
+        public void Dispose()
+        {
+            try
+            {
+                // While the handle is open: the run keeps it, but nobody could cancel the run any more.
+                IntPtr error;
+                Native.retto_trainer_cancel(handle, out error);
+                Native.Take(error);
+            }
+            catch (ObjectDisposedException)
+            {
+                // It was disposed of before.
+            }
+            handle.Dispose();
+        }
     }
 }

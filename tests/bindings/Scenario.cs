@@ -38,6 +38,70 @@ static class Scenario
         return text.ToString();
     }
 
+    static void Disposed(Action call)
+    {
+        try
+        {
+            call();
+        }
+        catch (ObjectDisposedException)
+        {
+            return;
+        }
+        throw new Exception("ObjectDisposedException was expected");
+    }
+
+    /// A thread reads the model's texts while this one disposes of it.
+    static void DisposedWhileItIsRead(Model model)
+    {
+        string wrong = null;
+        var begun = new ManualResetEvent(false);
+        var reader = new Thread(() =>
+        {
+            try
+            {
+                for (var read = 0; ; read++)
+                {
+                    string name = model.Name, mask = model.MaskToken;
+                    if (name != "retto-tiny" || mask != "[MASK]") wrong = name + " " + mask;
+                    if (read == 10) begun.Set();
+                }
+            }
+            catch (ObjectDisposedException) { }
+            catch (Exception error)
+            {
+                wrong = error.ToString();
+            }
+            begun.Set();
+        });
+        reader.Start();
+        begun.WaitOne();
+        model.Dispose();
+        reader.Join();
+        Check(wrong == null, "what is read of a model: " + wrong);
+    }
+
+    /// A run that nothing else ends: its callback waits until the trainer is disposed of, and tells it to go on.
+    static void DisposedWhileItRuns(Trainer trainer)
+    {
+        TrainOutput output = null;
+        ManualResetEvent begun = new ManualResetEvent(false), disposed = new ManualResetEvent(false);
+        var worker = new Thread(() => output = trainer.Run(progress =>
+        {
+            begun.Set();
+            disposed.WaitOne();
+            return true;
+        }));
+        worker.Start();
+        begun.WaitOne();
+        trainer.Dispose();
+        disposed.Set();
+        worker.Join();
+        Check(output.Cancelled && output.Steps == 1, "disposing of a trainer cancels its run");
+        Disposed(trainer.Cancel);
+        trainer.Dispose();
+    }
+
     static void Main(string[] args)
     {
         string path = args[0], lines = args[1], folder = args[2];
@@ -59,7 +123,11 @@ static class Scenario
             using (var half = model.ToDtype(Dtype.Float16)) Check(Answers(half) == ofBase, "float16");
             using (var small = model.ToDtype(Dtype.Int8))
             using (var opened = Model.Open(gpu, path, Dtype.Int8))
+            {
                 Check(Answers(small) != ofBase && Answers(opened) == Answers(small), "int8");
+                DisposedWhileItIsRead(opened);
+                Disposed(() => opened.MaskToken.ToString());
+            }
             var before = model.Evaluate(heldOut);
 
             Func<string, Trainer> newTrainer = output =>
@@ -116,6 +184,7 @@ static class Scenario
                 }
                 Check(trainer.Resume() == 1, "after what was thrown");
             }
+            DisposedWhileItRuns(newTrainer(null));
             var lora = new TrainingOptions
             {
                 MaxSteps = 2, LoraR = 2, LoraTargetModules = new[] { "query" }, LrSchedulerType = SchedulerType.Constant,
@@ -141,6 +210,9 @@ static class Scenario
             var strict = new EmbedOptions { MaxSeqLength = 3, Strict = true };
             Raises(Status.TooLong, () => model.Embed(new[] { "the rain and you" }, strict));
             Raises(Status.Io, () => Model.Open(gpu, "no/such/folder"));
+            Raises(Status.InvalidArgument, () => new Gpu(-2));
+            var negative = new TrainingOptions { FreezeLayers = new[] { -1 } };
+            Raises(Status.InvalidArgument, () => new Trainer(model, negative));
             Raises(Status.NoMask, () => model.FillMask("no blank"));
             Raises(Status.InvalidArgument, () => new Trainer(model, new TrainingOptions { LearningRate = -1 }));
             Console.Write(ofBase + "--\n" + Answers(whole));

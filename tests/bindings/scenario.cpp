@@ -67,6 +67,10 @@ int main(int argc, char **argv) {
     retto::Model base(gpu, argv[1]);
     CHECK(std::string(base.info().name) == "retto-tiny" && gpu.memory_in_use() > 0);
     const auto of_base = answers(base);
+    // Texts in braces are texts, however many: two are not the ends of one.
+    CHECK(base.fill_mask({"a [MASK]", "b [MASK]"}).size() == 2 && base.fill_mask({TEXT}, 1).front()[0].size() == 1);
+    CHECK(base.fill_mask({std::string("a [MASK]"), std::string("b [MASK]"), TEXT}).size() == 3);
+    CHECK(base.fill_mask(std::vector<std::string_view>{TEXT, TEXT}).size() == 2);
     CHECK(base.rank_gold(TEXT, base.fill_mask(TEXT, 3)[0][2].token_str).rank == 3);
     // Its file is in f16: nothing is rounded, and sums are in the same order.
     CHECK(answers(base.to_dtype(RETTO_DTYPE_FLOAT16)) == of_base);
@@ -118,6 +122,11 @@ int main(int argc, char **argv) {
     raises(RETTO_TOO_LONG, [&] { base.embed({"the rain and you"}, &embed_options); });
     raises(RETTO_IO, [&] { retto::Model(gpu, "no/such/folder"); });
     raises(RETTO_NO_MASK, [&] { base.fill_mask("no blank"); });
+    // Numbers that are none of an adapter, and not -1 either.
+    for (const std::uint32_t none : {0xFFFFFFFFu, 0x80000000u}) {
+        wanted.adapter = none;
+        raises(RETTO_INVALID_ARGUMENT, [&] { retto::Gpu{wanted}; });
+    }
 
     auto moved = std::move(base);
     CHECK(answers(moved) == of_base);

@@ -1,6 +1,8 @@
 """What tests/capi/scenario.c does, in Python. scenario.py MODEL LINES FOLDER"""
 
+import copy
 import os
+import pickle
 import sys
 import threading
 
@@ -19,8 +21,39 @@ def raises(status, call, *arguments, **options):
         call(*arguments, **options)
     except retto.Error as error:
         assert error.status_name == status and str(error), error
+        # As processes of multiprocessing hand it on.
+        for again in pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error):
+            assert type(again) is retto.Error and (str(again), vars(again)) == (str(error), vars(error))
     else:
         raise AssertionError(f"{status} was expected")
+
+
+def refuses(wrong, call, *arguments, **options):
+    try:
+        call(*arguments, **options)
+    except wrong as error:
+        assert str(error), error
+    else:
+        raise AssertionError(f"{wrong} was expected of {arguments} {options}")
+
+
+def closed_while_it_is_read(model):
+    read = []
+
+    def reader():
+        try:
+            while True:
+                read.append((model.name, model.mask_token))
+        except retto.Error as error:
+            read.append(error.status_name)
+
+    thread = threading.Thread(target=reader)
+    thread.start()
+    while len(read) < 10 and thread.is_alive():
+        pass
+    model.close()
+    thread.join()
+    assert set(read[:-1]) == {("retto-tiny", "[MASK]")} and read[-1] == "RETTO_INVALID_HANDLE", read[-1]
 
 
 def answers(model):
@@ -112,20 +145,23 @@ def main(path, lines, folder):
     raises("RETTO_INVALID_ARGUMENT", retto.Trainer, base, learning_rate=-1.0)
     retto.Trainer(base, max_seq_length=8)
     for wrong in ["output_dir_length", "freeze_layers_count", "struct_size"]:
-        try:
-            retto.Trainer(base, **{wrong: 1})
-        except TypeError:
-            pass
-        else:
-            raise AssertionError(wrong)
-    for wrong in [{"seed": -1}, {"lr_scheduler_type": "square"}]:
-        try:
-            retto.Trainer(base, **wrong)
-        except ValueError:
-            pass
-        else:
-            raise AssertionError(wrong)
+        refuses(TypeError, retto.Trainer, base, **{wrong: 1})
+    refuses(TypeError, retto.Trainer, base, max_steps=1.5)
+    # What ctypes would cut down to a number that fits, most of them to a default.
+    for wrong in [
+        {"seed": -1}, {"seed": 2**64}, {"max_steps": 2**64}, {"max_seq_length": 2**32}, {"freeze_layers": [2**32]},
+        {"freeze_layers": [-1]}, {"lr_scheduler_type": "square"},
+    ]:
+        refuses(ValueError, retto.Trainer, base, **wrong)
+    for wrong in -1, 2**31, 2**32 - 1, 2**32:
+        refuses(ValueError, retto.Gpu, wrong)
+    for wrong in -1, 2**64:
+        refuses(ValueError, base.fill_mask, TEXT, wrong)
+    refuses(ValueError, base.embed, ["the rain"], max_seq_length=2**32)
+    refuses(ValueError, base.evaluate, HELD_OUT, per_device_eval_batch_size=2**32 + 1)
+    closed_while_it_is_read(small)
     base.close()
+    raises("RETTO_INVALID_HANDLE", lambda: base.name)
     raises("RETTO_INVALID_HANDLE", base.fill_mask, TEXT)
     for model in of_base, answers(whole):
         print("\n".join(f"{token} {score:.9g} {text}" for token, score, text in model))

@@ -10,9 +10,10 @@ Everything happens in the C library libretto, on this machine.
 from __future__ import annotations
 
 import ctypes
+import operator
 import os
 import weakref
-from ctypes import byref, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import byref, c_double, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from typing import Any, Callable, Iterable, List, Optional, Sequence, Union
 
@@ -34,6 +35,10 @@ class Error(Exception):
         self.status = status
         self.status_name = _lib.retto_status_name(status).decode()
         super().__init__(message or self.status_name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Python's own would call it with the text alone.
+        return type(self), (self.status, str(self)), self.__dict__
 
 
 def _status(name: str, *arguments: Any) -> tuple[int, str]:
@@ -74,6 +79,14 @@ def _texts(texts: Iterable[str]) -> Any:
         raise TypeError("a list of texts is wanted, not one text")
     strings = [_c.String(*_text(text)) for text in texts]
     return (_c.String * len(strings))(*strings)
+
+
+def _integer(name: str, value: Any, kind: Any) -> int:
+    value, end = operator.index(value), 1 << 8 * ctypes.sizeof(kind)
+    if not 0 <= value < end:
+        # ctypes would cut it down to one that fits.
+        raise ValueError(f"{name} is {value}; it must be from 0 to {end - 1}")
+    return value
 
 
 def _path(path: PathLike) -> tuple[bytes, int]:
@@ -161,19 +174,29 @@ class Gpu(_Handle):
         cache_dir: Optional[PathLike] = None,
     ) -> None:
         options = _defaults(_c.GpuOptions, "retto_gpu_options_init")
-        options.adapter_index = -1 if adapter is None else adapter
+        if adapter is not None:
+            options.adapter_index = index = operator.index(adapter)
+            # As an int32_t it may have become another number, and -1 stands for no index.
+            if index < 0 or options.adapter_index != index:
+                raise ValueError(f"adapter is {index}, which is no adapter's index")
         options.power_preference, options.allow_software = int(low_power), int(allow_software)
         if cache_dir is not None:
             options.cache_dir, options.cache_dir_length = _path(cache_dir)
         handle = c_void_p()
         _call("retto_gpu_open", byref(options), byref(handle))
         super().__init__(handle)
+        # Its texts are read now, while no other thread can close it.
+        self._adapter = Adapter._of(self._info())
+
+    def _info(self) -> Any:
+        info = _new(_c.AdapterInfo)
+        _call("retto_gpu_adapter", self._handle, byref(info))
+        return info
 
     @property
     def adapter(self) -> Adapter:
-        info = _new(_c.AdapterInfo)
-        _call("retto_gpu_adapter", self._handle, byref(info))
-        return Adapter._of(info)
+        self._info()  # raises if it was closed
+        return self._adapter
 
     @property
     def memory_in_use(self) -> int:
@@ -231,6 +254,12 @@ class Model(_Handle):
 
     _free = "retto_model_free"
 
+    def __init__(self, handle: c_void_p) -> None:
+        super().__init__(handle)
+        # Its texts are read now, while no other thread can close it.
+        info = self._info()
+        self._name, self._mask_token = info.name.decode(), info.mask_token.decode()
+
     @classmethod
     def open(
         cls, gpu: Gpu, path: PathLike, adapter: Optional[PathLike] = None, dtype: str = "float32"
@@ -264,11 +293,13 @@ class Model(_Handle):
 
     @property
     def name(self) -> str:
-        return self._info().name.decode()
+        self._info()  # raises if it was closed
+        return self._name
 
     @property
     def mask_token(self) -> str:
-        return self._info().mask_token.decode()
+        self._info()
+        return self._mask_token
 
     @property
     def dtype(self) -> str:
@@ -296,9 +327,7 @@ class Model(_Handle):
 
     def fill_mask_batch(self, texts: Sequence[str], top_k: int = 5) -> List[List[List[Fill]]]:
         """:meth:`fill_mask` for several texts at once."""
-        if top_k < 0:
-            raise ValueError("top_k is negative")
-        given, handle = _texts(texts), c_void_p()
+        given, handle, top_k = _texts(texts), c_void_p(), _integer("top_k", top_k, c_size_t)
         _call("retto_model_fill_mask_batch", self._handle, given, len(given), top_k, byref(handle))
         try:
             return [self._answers(handle, text) for text in range(len(given))]
@@ -370,17 +399,12 @@ _POOLINGS = ("mean", "cls", "max")
 
 
 def _set(struct: Any, options: dict) -> None:
-    names = {name for name, *_ in struct._fields_} - {"struct_size", "reserved"}
+    kinds = {name: kind for name, kind in struct._fields_ if name not in ("struct_size", "reserved")}
     for name, value in options.items():
         # Lengths of texts and lists are set with them; max_seq_length is none.
-        if name not in names or name.rpartition("_")[0] in names:
+        if name not in kinds or name.rpartition("_")[0] in kinds:
             raise TypeError(f"there is no option '{name}'")
-        if isinstance(value, bool):
-            value = int(value)
-        elif isinstance(value, int) and value < 0:
-            # ctypes would make a large number of it.
-            raise ValueError(f"{name} is {value}")
-        setattr(struct, name, value)
+        setattr(struct, name, value if kinds[name] is c_double else _integer(name, value, kinds[name]))
 
 
 @dataclass(frozen=True)
@@ -459,7 +483,7 @@ class Trainer(_Handle):
         if "output_dir" in options:
             wanted.output_dir, wanted.output_dir_length = _path(options.pop("output_dir"))
         if "freeze_layers" in options:
-            layers = list(options.pop("freeze_layers"))
+            layers = [_integer("freeze_layers", layer, c_uint32) for layer in options.pop("freeze_layers")]
             kept.append((c_uint32 * len(layers))(*layers))
             wanted.freeze_layers, wanted.freeze_layers_count = kept[-1], len(layers)
         if "lora_target_modules" in options:
