@@ -41,7 +41,9 @@ fn latin1(byte: u8) -> char {
 }
 
 /// Reads to the end. A file is Latin-1 where it is not UTF-8 and every byte is a printable character of Latin-1; one with
-/// more of UTF-8's sequences than of bytes that cannot be UTF-8 is damaged UTF-8, not Latin-1. No line may be longer than `longest`.
+/// more of UTF-8's sequences than of bytes that cannot be UTF-8 is damaged UTF-8, not Latin-1. Nor is one whose bytes beyond ASCII mostly
+/// stand side by side: in the languages that Latin-1 is for, letters with accents are few and apart, while in Cyrillic, Greek or Chinese
+/// encodings words are made of such bytes. No line may be longer than `longest`.
 pub(super) fn detect(reader: &mut dyn BufRead, path: &Path, longest: usize) -> Result<Encoding> {
     let bad = |reason: String| Error::BadData { path: path.to_owned(), reason };
     let (mut line, mut first_bad) = (1, None);
@@ -52,6 +54,8 @@ pub(super) fn detect(reader: &mut dyn BufRead, path: &Path, longest: usize) -> R
     let mut start = true;
     // Of the line so far.
     let mut length = 0usize;
+    // Bytes beyond ASCII: all, those beside another, and those just read one after another.
+    let (mut high, mut beside, mut run) = (0u64, 0u64, 0u64);
     loop {
         let chunk = reader.fill_buf().map_err(|error| match error.kind() {
             // What a decompressor says of bytes it does not understand.
@@ -66,6 +70,14 @@ pub(super) fn detect(reader: &mut dyn BufRead, path: &Path, longest: usize) -> R
         }
         start = false;
         for &byte in chunk {
+            if byte >= 0x80 {
+                high += 1;
+                run += 1;
+                // The first of them only turns out to have a neighbour with the second.
+                beside += if run == 2 { 2 } else { u64::from(run > 2) };
+            } else {
+                run = 0;
+            }
             length = if byte == b'\n' { 0 } else { length + 1 };
             // A carriage return at its end is none of it.
             if length - usize::from(byte == b'\r') > longest {
@@ -114,7 +126,7 @@ pub(super) fn detect(reader: &mut dyn BufRead, path: &Path, longest: usize) -> R
     }
     match first_bad {
         None => Ok(Encoding::Utf8),
-        Some(_) if printable && wrong > sequences => Ok(Encoding::Latin1),
+        Some(_) if printable && wrong > sequences && 2 * beside <= high => Ok(Encoding::Latin1),
         Some(line) => Err(Error::NotUtf8 { path: path.to_owned(), line }),
     }
 }

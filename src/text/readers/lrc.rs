@@ -9,7 +9,8 @@ pub(super) fn read(lines: &mut Lines, sink: &mut Sink) -> Result<()> {
     // The time, and the words: none where a section ends.
     let mut sung: Vec<(u64, String)> = Vec::new();
     let mut several = false;
-    let mut last = 0;
+    // Times of the line before.
+    let mut last = vec![0];
     while let Some(text) = lines.next(LONGEST_LINE)? {
         for line in text.split('\r') {
             let (times, tags, words) = parse(line);
@@ -17,11 +18,11 @@ pub(super) fn read(lines: &mut Lines, sink: &mut Sink) -> Result<()> {
                 continue;
             }
             several |= times.len() > 1;
-            match times.is_empty() {
-                true => sung.push((last, words)),
-                false => sung.extend(times.iter().map(|&time| (time, words.clone()))),
+            // What has none goes with the line before, as often as that is sung: a translation, or the end of a chorus.
+            if !times.is_empty() {
+                last = times;
             }
-            last = times.last().copied().unwrap_or(last);
+            sung.extend(last.iter().map(|&time| (time, words.clone())));
         }
     }
     if several {

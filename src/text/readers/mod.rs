@@ -69,7 +69,7 @@ fn kind(path: &Path) -> (Option<Format>, Compression) {
         Some("txt" | "text") => Some(Format::Plain),
         Some("lrc") => Some(Format::Lrc),
         Some("cho" | "crd" | "pro" | "chopro" | "chordpro") => Some(Format::ChordPro),
-        Some("jsonl" | "ndjson") => Some(Format::JsonLines),
+        Some("jsonl" | "ndjson" | "json") => Some(Format::JsonLines),
         Some("csv") => Some(Format::Csv { delimiter: b',' }),
         Some("tsv") => Some(Format::Csv { delimiter: b'\t' }),
         _ => None,
@@ -77,12 +77,21 @@ fn kind(path: &Path) -> (Option<Format>, Compression) {
     (format, compression)
 }
 
+/// Whether a name found in a folder is hidden. A song may be called `...Baby One More Time`.
+fn is_hidden(name: &str) -> bool {
+    name.strip_prefix('.').is_some_and(|rest| !rest.starts_with('.'))
+}
+
 /// The files meant by these paths: files as they are, folders as all files of known formats within, however deep, sorted
-/// by name; hidden ones are left out.
+/// by name; hidden ones are left out, and so is `.json`, which beside songs is rarely songs. Each file comes once, though links or several
+/// paths lead to it: a copy might be held out of what it is trained on.
 pub(crate) fn corpus_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    fn is_new(path: &Path, seen: &mut HashSet<PathBuf>) -> Result<bool> {
+        Ok(seen.insert(path.canonicalize().map_err(Error::io(path))?))
+    }
     fn walk(folder: &Path, seen: &mut HashSet<PathBuf>, files: &mut Vec<PathBuf>) -> Result<()> {
-        // A link may lead back up, or to a folder that was there already: its files are read once.
-        if !seen.insert(folder.canonicalize().map_err(Error::io(folder))?) {
+        // A link may lead back up.
+        if !is_new(folder, seen)? {
             return Ok(());
         }
         let mut entries = Vec::new();
@@ -91,26 +100,38 @@ pub(crate) fn corpus_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         }
         entries.sort();
         for path in entries {
-            let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-            if hidden {
+            if path.file_name().is_some_and(|name| is_hidden(&name.to_string_lossy())) {
                 continue;
             }
             if path.is_dir() {
                 walk(&path, seen, files)?;
-            } else if kind(&path).0.is_some() && path.is_file() {
+            } else if kind(&path).0.is_some() && !is_json(&path) && path.is_file() && is_new(&path, seen)? {
                 files.push(path);
             }
         }
         Ok(())
     }
-    let mut files = Vec::new();
+    let (mut files, mut seen) = (Vec::new(), HashSet::new());
     for path in paths {
-        match path.is_dir() {
-            true => walk(path, &mut HashSet::new(), &mut files)?,
-            false => files.push(path.clone()),
+        let there = std::fs::metadata(path).map_err(Error::io(path))?;
+        if there.is_dir() {
+            walk(path, &mut seen, &mut files)?;
+        } else if !there.is_file() {
+            // A pipe's words would be gone after the first reading.
+            let reason = "is not a file that can be read twice: write what it gives to a file, and name that".into();
+            return Err(Error::BadData { path: path.clone(), reason });
+        } else if is_new(path, &mut seen)? {
+            files.push(path.clone());
         }
     }
     Ok(files)
+}
+
+/// Whether a file is called `.json`: read as JSON Lines where it is named.
+fn is_json(path: &Path) -> bool {
+    let (_, compression) = kind(path);
+    let inner = if compression == Compression::None { path.to_owned() } else { path.with_extension("") };
+    inner.extension().is_some_and(|it| it.eq_ignore_ascii_case("json"))
 }
 
 /// A file of songs, found sound by [`check`].

@@ -8,13 +8,22 @@ use serde_json::Value;
 use super::{Encoding, LONGEST_RECORD, Lines, Piece, Sink, encoding, song};
 use crate::error::{Error, Result};
 
+/// The object of a line.
+fn record(lines: &Lines, line: &str) -> Result<Value> {
+    match serde_json::from_str(line) {
+        Ok(record @ Value::Object(_)) => Ok(record),
+        Ok(_) => Err(lines.bad("is JSON, but no object: in JSON Lines each line is one")),
+        Err(error) => Err(lines.bad(&format!("is not JSON ({error}): in JSON Lines each line is one object"))),
+    }
+}
+
 /// An object a line. The field holds the words as one string, or as a list of lines.
 pub(super) fn read_json(lines: &mut Lines, field: &str, sink: &mut Sink) -> Result<()> {
     while let Some(line) = lines.next(LONGEST_RECORD)? {
         if line.trim().is_empty() {
             continue;
         }
-        let record: Value = serde_json::from_str(&line).map_err(|error| lines.bad(&format!("is not JSON: {error}")))?;
+        let record = record(lines, &line)?;
         match record.get(field) {
             Some(Value::String(text)) => song(text, sink)?,
             Some(Value::Array(list)) if list.iter().all(Value::is_string) => {
@@ -52,7 +61,7 @@ pub(super) fn read_triplets(lines: &mut Lines, sink: &mut TripletSink) -> Result
         if line.trim().is_empty() {
             continue;
         }
-        let record: Value = serde_json::from_str(&line).map_err(|error| lines.bad(&format!("is not JSON: {error}")))?;
+        let record = record(lines, &line)?;
         let text = |name: &str| match record.get(name) {
             Some(Value::String(text)) => Ok(Some(text.clone())),
             Some(Value::Array(list)) if list.iter().all(Value::is_string) => {

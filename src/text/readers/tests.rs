@@ -62,6 +62,10 @@ fn lrc_loses_tags_and_times() {
     // A line of several times is sung as often, each in its place.
     let text = "[00:10.00][00:30.00]chorus\n[00:20.00]verse\n[00:25.00]\n";
     assert_eq!(read("a.LRC", text.as_bytes()).unwrap(), ["chorus", "verse", "|", "chorus", "||"]);
+    // What has no time goes with the line before it, wherever that is sung: a translation, and the end of the chorus.
+    let text = "[00:10.00][00:50.00]chorus\nrefrain\n\n[00:20.00]verse\n";
+    let expected = ["chorus", "refrain", "|", "verse", "chorus", "refrain", "||"];
+    assert_eq!(read("a.lrc", text.as_bytes()).unwrap(), expected);
 }
 
 #[test]
@@ -89,7 +93,10 @@ fn chordpro_loses_chords_and_directives() {
 fn records_are_songs() {
     let text = "{\"id\": 1, \"text\": \"a b\\n\\nc\"}\n\n{\"text\": [\"d\", \"\", \"e\"]}\n{\"text\": null}\n{\"text\": \"f\\n\\n\\ng\"}";
     let expected = ["a b", "|", "c", "||", "d", "|", "e", "||", "f", "|", "g", "||"];
-    assert_eq!(read("a.jsonl", text.as_bytes()).unwrap(), expected);
+    for name in ["a.jsonl", "a.ndjson", "a.json", "a.json.gz"] {
+        let bytes = if name.ends_with("gz") { gzip(text.as_bytes()) } else { text.into() };
+        assert_eq!(read(name, &bytes).unwrap(), expected, "{name}");
+    }
     let csv = "id,text\n1,\"a \"\"b\"\"\n\nc\"\n2,d\n";
     assert_eq!(read("a.csv", csv.as_bytes()).unwrap(), ["a \"b\"", "|", "c", "||", "d", "||"]);
     assert_eq!(read("a.tsv", b"\xef\xbb\xbftext\tid\na,b\t1\n").unwrap(), ["a,b", "||"]);
@@ -101,6 +108,8 @@ fn records_are_songs() {
             "line 2 has no field 'text' (but lyrics, id)",
         ),
         ("a.jsonl", b"{\"text\": 3}\n", "line 1 has no text"),
+        ("a.json", b"[{\"text\": \"a\"}]", "line 1 is JSON, but no object"),
+        ("a.json", b"[\n{\"text\": \"a\"}]", "each line is one object"),
         ("a.jsonl", b"{\"text\": \n", "line 1 is not JSON"),
         ("a.jsonl", b"{\"text\": \"caf\xe9\"}\n", "UTF-8"),
         ("a.csv", b"words,id\na,1\n", "no column 'text' (but words, id)"),
@@ -118,6 +127,16 @@ fn latin1_is_told_from_damaged_utf8_and_from_what_is_not_text() {
     // Many umlauts and one broken byte: UTF-8 that was damaged.
     let damaged = ["schöne Grüße\nfür alle\n".as_bytes(), b"\xff\n"].concat();
     assert!(matches!(read("a.txt", &damaged), Err(Error::NotUtf8 { line: 3, .. })));
+    // Words of such bytes alone: Cyrillic in Windows-1251 and KOI8-R, Greek in ISO 8859-7, Chinese in GBK.
+    for bytes in [
+        &b"\xef\xf0\xe8\xe2\xe5\xf2 \xec\xe8\xf0\n"[..],
+        b"\xd0\xd2\xc9\xd7\xc5\xd4 \xcd\xc9\xd2\n",
+        b"\xea\xe1\xeb\xe7\xec\xdd\xf1\xe1\n",
+        b"love \xb0\xae \xc4\xe3\n",
+    ] {
+        assert!(matches!(read("a.txt", bytes), Err(Error::NotUtf8 { line: 1, .. })), "{bytes:?}");
+    }
+    assert_eq!(read("a.txt", b"\xabEl ni\xf1o\xbb \x97 \xc9l\n").unwrap(), ["«El niño» — Él", "||"]);
     assert!(refusal("a.txt", b"\xff\xfea\0b\0").contains("UTF-16"));
     assert!(refusal("a.txt", b"text\n\0\x01binary").contains("line 2 holds the byte 0x00"));
     // A character cut by the end of a chunk of the reader is no error.
@@ -163,7 +182,8 @@ fn compressed_files_are_read_whole_and_damaged_ones_refused() {
 #[test]
 fn folders_are_walked_by_name_and_only_for_known_formats() {
     let folder = tempfile::tempdir().unwrap();
-    for name in ["b/z.lrc", "b/a.txt.gz", "a.csv", "c.pdf", "README", ".hidden.txt", "b/.git/x.txt", "b/c/d.cho"] {
+    let names = ["b/z.lrc", "b/a.txt.gz", "a.csv", "c.pdf", "README", ".hidden.txt", "b/.git/x.txt", "b/c/d.cho"];
+    for name in names.into_iter().chain(["b/data.json", "b/...and more.lrc"]) {
         let path = folder.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, b"x").unwrap();
@@ -173,8 +193,15 @@ fn folders_are_walked_by_name_and_only_for_known_formats() {
     let files = corpus_files(&[folder.path().to_owned()]).unwrap();
     let names: Vec<String> =
         files.iter().map(|file| file.strip_prefix(folder.path()).unwrap().display().to_string()).collect();
-    assert_eq!(names, ["a.csv", "b/a.txt.gz", "b/c/d.cho", "b/z.lrc"]);
-    assert!(corpus_files(&[folder.path().join("none")]).unwrap()[0].ends_with("none"), "named files are kept");
+    assert_eq!(names, ["a.csv", "b/...and more.lrc", "b/a.txt.gz", "b/c/d.cho", "b/z.lrc"]);
+    // Each once, however it is named; of any kind where it is.
+    let named = ["README", "b/data.json", "b/z.lrc", "b", "b/c/d.cho", "README"].map(|name| folder.path().join(name));
+    let files = corpus_files(&named).unwrap();
+    let names: Vec<_> = files.iter().map(|file| file.file_name().unwrap().to_str().unwrap()).collect();
+    assert_eq!(names, ["README", "data.json", "z.lrc", "...and more.lrc", "a.txt.gz", "d.cho", "a.csv"]);
+    assert!(matches!(corpus_files(&[folder.path().join("none")]), Err(Error::Io { .. })));
+    #[cfg(unix)]
+    assert!(corpus_files(&["/dev/null".into()]).unwrap_err().to_string().contains("read twice"));
 }
 
 proptest! {
