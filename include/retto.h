@@ -242,6 +242,11 @@ enum retto_status
      * The driver refused an operation. Every later call on the same retto_gpu answers the same.
      */
     RETTO_GPU_ERROR = 24,
+    /**
+     * Of several devices that train together one could not go on, or they no longer had the same weights. They and their models can be used;
+     * resume the run from a checkpoint with a new trainer.
+     */
+    RETTO_RANK_FAILED = 25,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -1214,7 +1219,8 @@ retto_status retto_trainer_add_lines(const struct retto_trainer *trainer,
 
 /**
  * Adds the lines of a file, or of all files of a folder: .txt, .lrc, ChordPro, .jsonl and .csv (their field `text`), also
- * compressed as .gz or .zst. `line_count`, which may be NULL, gets how many that are. Otherwise as retto_trainer_add_lines.
+ * compressed as .gz or .zst. One that cannot be used is an error, and nothing is added. `line_count`, which may be NULL, gets how many lines
+ * that are. Otherwise as retto_trainer_add_lines.
  * One thread at a time; blocks while files are read.
  */
 retto_status retto_trainer_add_file(const struct retto_trainer *trainer,

@@ -11,12 +11,14 @@ const BLOCK = 1024u; // words of a workgroup
 @group(0) @binding(1) var<storage, read_write> y: array<u32>;
 
 fn bits(value: f32) -> u32 {
-    // From 65520 on the nearest f16 is infinite; NaN is not smaller, either.
-    if abs(value) < 65520.0 {
+    // By its bits: compilers that take all numbers for finite may turn a comparison round, and NaN into a number.
+    let magnitude = bitcast<u32>(value) & 0x7fffffffu;
+    // From 65520 on the nearest f16 is infinite.
+    if magnitude < 0x477ff000u {
         return pack2x16float(vec2<f32>(clamp(value, -65504.0, 65504.0), 0.0)) & 0xffffu;
     }
     let sign = (bitcast<u32>(value) >> 16u) & 0x8000u;
-    return sign | select(0x7e00u, 0x7c00u, abs(value) >= 65520.0);
+    return sign | select(0x7e00u, 0x7c00u, magnitude <= 0x7f800000u);
 }
 
 @compute @workgroup_size(THREADS)

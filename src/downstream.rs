@@ -199,7 +199,8 @@ pub fn downstream(
 
 /// By song, those without a held-out triplet or section left out.
 fn sums(model: &Model, data: &Triplets, options: &TripletEvaluationOptions) -> Result<Vec<Sums>> {
-    let (triplets, queries) = model.score_triplets(data, options)?;
+    let scores = model.score_triplets(data, options, &mut |_, _| ControlFlow::Continue(()))?;
+    let (triplets, queries) = scores.unwrap_or_default();
     let mut sums: std::collections::BTreeMap<usize, Sums> = std::collections::BTreeMap::new();
     for score in &triplets {
         let of = sums.entry(score.group).or_default();

@@ -1,5 +1,6 @@
 //! Sentence and section embeddings.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use serde_json::Value;
@@ -63,17 +64,24 @@ impl Embeddings {
         self.values.chunks_exact(self.dimension)
     }
 
+    /// What [`Embeddings::save`] writes.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for more bytes than the format can hold.
+    pub fn to_safetensors(&self) -> Result<Vec<u8>> {
+        let failed = |error: safetensors::SafeTensorError| Error::InvalidArgument(error.to_string());
+        let (shape, bytes) = (vec![self.len(), self.dimension], bytemuck::cast_slice(&self.values));
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, bytes).map_err(failed)?;
+        safetensors::serialize([("embeddings", view)], None).map_err(failed)
+    }
+
     /// Writes them as one tensor called `embeddings`, f32, \[texts, dimension\].
     ///
     /// # Errors
     /// [`Error::Io`] where the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let bytes = bytemuck::cast_slice(&self.values);
-        let view =
-            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![self.len(), self.dimension], bytes);
-        let failed = |error: safetensors::SafeTensorError| Error::io(path)(std::io::Error::other(error));
-        let written = safetensors::serialize([("embeddings", view.map_err(failed)?)], None).map_err(failed)?;
+        let written = self.to_safetensors()?;
         // A pipe or another device is written to, and so is what a link leads to.
         if path.symlink_metadata().is_ok_and(|there| !there.is_file()) {
             return std::fs::write(path, written).map_err(Error::io(path));
@@ -252,8 +260,8 @@ impl Model {
             }
             encoded.push(ids);
         }
-        let examples = encoded.iter().map(Vec::as_slice);
-        self.embed_encoded(examples, options, truncated)
+        let examples: Vec<&[u32]> = encoded.iter().map(Vec::as_slice).collect();
+        self.embed_all(&examples, options, truncated)
     }
 
     /// [`Model::embed`] for examples that are tokenized already, special tokens included: `do_lower_case` comes too late for
@@ -264,23 +272,24 @@ impl Model {
     /// As [`Model::embed`].
     pub fn embed_dataset(&self, data: &Dataset, options: &EmbedOptions) -> Result<Embeddings> {
         let longest = self.longest_embedded(options, SHORTEST)?;
-        if let Some(tokens) = (0..data.len()).map(|i| data.get(i).len()).find(|&tokens| tokens > longest) {
-            return Err(Error::TooLong { tokens, max: longest });
+        if data.longest() > longest {
+            return Err(Error::TooLong { tokens: data.longest(), max: longest });
         }
         if options.strict && data.truncated() > 0 {
             let reason = format!("{} lines are longer than the longest sequence", data.truncated());
             return Err(Error::InvalidArgument(reason));
         }
         let Some(sections) = data.sections() else {
-            return self.embed_encoded((0..data.len()).map(|i| data.get(i)), options, data.truncated());
+            let examples: Vec<&[u32]> = (0..data.len()).map(|i| data.get(i)).collect();
+            return self.embed_all(&examples, options, data.truncated());
         };
         let longer = sections.iter().filter(|section| section.len() > 1).count();
         if options.strict && longer > 0 {
             let reason = format!("{longer} sections are longer than the longest sequence");
             return Err(Error::InvalidArgument(reason));
         }
-        let firsts = sections.iter().map(|section| data.get(section.start));
-        self.embed_encoded(firsts, options, data.truncated() + longer)
+        let firsts: Vec<&[u32]> = sections.iter().map(|section| data.get(section.start)).collect();
+        self.embed_all(&firsts, options, data.truncated() + longer)
     }
 
     fn longest_embedded(&self, options: &EmbedOptions, shortest: usize) -> Result<usize> {
@@ -297,25 +306,50 @@ impl Model {
         }
     }
 
-    fn embed_encoded<'e>(
+    /// \[examples, hidden\] of these examples of a dataset, whatever sections they are of. `told` hears between passes how many are done,
+    /// of how many; nothing comes of it where that breaks.
+    pub(crate) fn embed_examples(
         &self,
-        examples: impl Iterator<Item = &'e [u32]>,
+        data: &Dataset,
+        examples: &[usize],
         options: &EmbedOptions,
-        truncated: usize,
-    ) -> Result<Embeddings> {
-        let mut embeddings = Embeddings { values: Vec::new(), dimension: self.config().hidden_size, truncated };
-        let mut batch = PackedBatch::default();
-        for ids in examples {
-            if batch.tokens() > 0 && batch.tokens() + ids.len() > TOKENS_PER_PASS {
-                embeddings.values.extend(self.embed_batch(&batch, options)?);
-                batch = PackedBatch::default();
+        told: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Option<Vec<f32>>> {
+        let max = self.longest_embedded(options, SHORTEST)?;
+        let examples: Vec<&[u32]> = examples.iter().map(|&example| data.get(example)).collect();
+        if let Some(tokens) = examples.iter().map(|ids| ids.len()).find(|&tokens| tokens > max) {
+            return Err(Error::TooLong { tokens, max });
+        }
+        self.embed_encoded(&examples, options, told)
+    }
+
+    fn embed_all(&self, examples: &[&[u32]], options: &EmbedOptions, truncated: usize) -> Result<Embeddings> {
+        let values = self.embed_encoded(examples, options, &mut |_, _| ControlFlow::Continue(()))?;
+        Ok(Embeddings { values: values.unwrap_or_default(), dimension: self.config().hidden_size, truncated })
+    }
+
+    fn embed_encoded(
+        &self,
+        examples: &[&[u32]],
+        options: &EmbedOptions,
+        told: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Option<Vec<f32>>> {
+        let (mut values, mut done) = (Vec::new(), 0);
+        while done < examples.len() {
+            if done > 0 && told(done, examples.len()).is_break() {
+                return Ok(None);
             }
-            batch.push(ids);
+            let mut batch = PackedBatch::default();
+            for ids in &examples[done..] {
+                if batch.tokens() > 0 && batch.tokens() + ids.len() > TOKENS_PER_PASS {
+                    break;
+                }
+                batch.push(ids);
+            }
+            done += batch.sequences();
+            values.extend(self.embed_batch(&batch, options)?);
         }
-        if batch.sequences() > 0 {
-            embeddings.values.extend(self.embed_batch(&batch, options)?);
-        }
-        Ok(embeddings)
+        Ok(Some(values))
     }
 
     fn embed_batch(&self, batch: &PackedBatch, options: &EmbedOptions) -> Result<Vec<f32>> {

@@ -129,6 +129,69 @@ fn an_evaluation_that_was_cut_off_still_counts() {
 }
 
 #[test]
+fn what_decides_about_a_run_does_not_fall_away_nor_does_its_best_model() {
+    let (base, folder) = (model(), tempfile::tempdir().unwrap());
+    let judged = || TrainingArguments {
+        eval_steps: Some(5),
+        load_best_model_at_end: true,
+        early_stopping_patience: Some(9),
+        save_steps: Some(100),
+        ..arguments(folder.path())
+    };
+    let held_out = ["you and town", "the river and you and the town"].map(str::to_owned);
+    let run = |trainer: &mut Trainer, stop_at: u64| {
+        trainer.train(&lines(), &held_out, |event| match event {
+            TrainEvent::Step(report) if report.step == stop_at => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        })
+    };
+    // What an earlier run of another kind left there is not taken for this one's best.
+    let kept = folder.path().join("checkpoint-best");
+    fs::create_dir(&kept).unwrap();
+    fs::write(kept.join("adapter_config.json"), "{}").unwrap();
+    assert!(run(&mut Trainer::new(&base, judged()).unwrap(), 7).unwrap().cancelled);
+    assert!(kept.join("model.safetensors").exists() && !kept.join("adapter_config.json").exists());
+
+    let resumed = |arguments: TrainingArguments| {
+        let mut trainer = Trainer::new(&base, arguments).unwrap();
+        trainer.resume_from_checkpoint().unwrap();
+        run(&mut trainer, 8).map_err(|error| error.to_string())
+    };
+    let plain = TrainingArguments { early_stopping_patience: None, load_best_model_at_end: false, ..judged() };
+    assert!(resumed(plain).unwrap_err().contains("early_stopping_patience was 9"));
+    fs::rename(&kept, folder.path().join("away")).unwrap();
+    let error = resumed(judged()).unwrap_err();
+    assert!(error.contains("checkpoint-best is missing, the best model so far, of step 5"), "{error}");
+    fs::rename(folder.path().join("away"), &kept).unwrap();
+    assert!(resumed(judged()).unwrap().cancelled);
+}
+
+/// On the GPU that a checkpoint was made on it can be read again.
+#[test]
+fn resuming_takes_no_more_memory_than_training() {
+    let (base, folder) = (model(), tempfile::tempdir().unwrap());
+    train(&mut Trainer::new(&base, arguments(folder.path())).unwrap(), 3).unwrap();
+    let fresh = retto::Gpu::open(&gpu().adapter().index.to_string()).unwrap();
+    let base = Model::open(&fresh, fixtures().join("fillmask")).unwrap();
+    let mut trainer = Trainer::new(&base, arguments(folder.path())).unwrap();
+    let before = fresh.memory_in_use();
+    assert_eq!(trainer.resume_from_checkpoint().unwrap(), Some(3));
+    assert_eq!(fresh.memory_in_use(), before);
+    // What is refused has changed nothing.
+    let bits = parameters(trainer.model());
+    let checkpoint = folder.path().join("checkpoint-3");
+    let moments = fs::read(checkpoint.join("optimizer.safetensors")).unwrap();
+    let renamed = String::from_utf8_lossy(&moments[..200]).into_owned();
+    let at = renamed.find("exp_avg").unwrap();
+    let mut other = moments.clone();
+    other[at] = b'E';
+    fs::write(checkpoint.join("optimizer.safetensors"), other).unwrap();
+    fs::write(checkpoint.join("model.safetensors"), "short").unwrap();
+    assert!(matches!(trainer.resume_from_checkpoint(), Err(Error::BadCheckpoint { .. })));
+    assert_eq!(parameters(trainer.model()), bits);
+}
+
+#[test]
 fn a_run_is_not_continued_from_another_model() {
     let folder = tempfile::tempdir().unwrap();
     let base = model();

@@ -60,6 +60,9 @@ pub enum retto_status {
     RETTO_DIVERGED = 23,
     /// The driver refused an operation. Every later call on the same retto_gpu answers the same.
     RETTO_GPU_ERROR = 24,
+    /// Of several devices that train together one could not go on, or they no longer had the same weights. They and their models can be used;
+    /// resume the run from a checkpoint with a new trainer.
+    RETTO_RANK_FAILED = 25,
 }
 
 use retto_status::*;
@@ -70,7 +73,8 @@ impl From<&Error> for retto_status {
             Error::NoAdapter | Error::AdapterNotFound { .. } => RETTO_NO_ADAPTER,
             Error::DeviceLimit { .. } => RETTO_DEVICE_LIMIT,
             Error::OutOfMemory { .. } | Error::WouldNotFit { .. } => RETTO_GPU_OUT_OF_MEMORY,
-            Error::DeviceLost(_) | Error::RankFailed(_) => RETTO_DEVICE_LOST,
+            Error::DeviceLost(_) => RETTO_DEVICE_LOST,
+            Error::RankFailed(_) => RETTO_RANK_FAILED,
             Error::Gpu(_) => RETTO_GPU_ERROR,
             Error::Io { .. } => RETTO_IO,
             Error::BadCheckpoint { .. } => RETTO_BAD_CHECKPOINT,

@@ -215,7 +215,8 @@ fn add(trainer: &Shared, split: u32, lines: impl Iterator<Item = String>) -> Res
 }
 
 /// Adds the lines of a file, or of all files of a folder: .txt, .lrc, ChordPro, .jsonl and .csv (their field `text`), also
-/// compressed as .gz or .zst. `line_count`, which may be NULL, gets how many that are. Otherwise as retto_trainer_add_lines.
+/// compressed as .gz or .zst. One that cannot be used is an error, and nothing is added. `line_count`, which may be NULL, gets how many lines
+/// that are. Otherwise as retto_trainer_add_lines.
 /// One thread at a time; blocks while files are read.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_trainer_add_file(
@@ -321,7 +322,16 @@ pub unsafe extern "C" fn retto_trainer_step(
         let _over = running.advance(trainer, &mut |event: &TrainEvent| {
             let of_event = progress::of_event(event, std::ptr::null());
             match event {
-                TrainEvent::Step(_) => told = of_event,
+                // An evaluation that was put off came before the step.
+                TrainEvent::Step(_) => {
+                    told = retto_progress {
+                        eval_loss: told.eval_loss,
+                        eval_top1_accuracy: told.eval_top1_accuracy,
+                        eval_top10_accuracy: told.eval_top10_accuracy,
+                        eval_masked_tokens: told.eval_masked_tokens,
+                        ..of_event
+                    }
+                }
                 TrainEvent::Evaluated { .. } => {
                     told = retto_progress {
                         eval_loss: of_event.eval_loss,
@@ -403,7 +413,9 @@ pub unsafe extern "C" fn retto_trainer_checkpoint(
         let shared = handle::get(trainer)?;
         let mut inner = shared.lock()?;
         let Inner { trainer, run, .. } = &mut *inner;
-        let running = run.as_ref().ok_or_else(|| wrong_state("no step has been done yet"))?;
+        // A run that failed in its first step is begun, too.
+        let running = run.as_ref().filter(|running| running.run.state.global_step > 0);
+        let running = running.ok_or_else(|| wrong_state("no step has been done yet"))?;
         trainer.align_all()?;
         trainer.checkpoint(&running.run)?;
         Ok(())

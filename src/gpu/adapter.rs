@@ -112,10 +112,10 @@ impl GpuOptions {
         }
     }
 
-    /// The adapter these options choose.
-    pub(super) fn choose(&self) -> Result<(wgpu::Adapter, Adapter)> {
+    /// The adapters these options choose, the best first.
+    pub(super) fn choose(&self) -> Result<Vec<(wgpu::Adapter, Adapter)>> {
         match (&self.name, self.adapter) {
-            (Some(name), None) => return named(name),
+            (Some(name), None) => return Ok(vec![named(name)?]),
             (Some(_), Some(_)) => {
                 let reason = "an adapter is named by its index or by its name, not by both";
                 return Err(Error::InvalidArgument(reason.into()));
@@ -125,18 +125,22 @@ impl GpuOptions {
         let adapters = enumerate();
         let Some(index) = self.adapter else {
             let ranked = adapters.into_iter().filter_map(|adapter| Some((self.rank(&adapter.1)?, adapter)));
-            return ranked.min_by_key(|(rank, _)| *rank).map(|(_, adapter)| adapter).ok_or(Error::NoAdapter);
+            let mut ranked: Vec<_> = ranked.collect();
+            ranked.sort_by_key(|(rank, _)| *rank);
+            return Ok(ranked.into_iter().map(|(_, adapter)| adapter).collect());
         };
-        find(adapters, &index.to_string(), |adapter| adapter.index == index)
+        Ok(vec![find(adapters, &index.to_string(), |adapter| adapter.index == index)?])
     }
 }
 
 /// The adapter with this index, or the one whose name contains this text.
 pub(super) fn named(wanted: &str) -> Result<(wgpu::Adapter, Adapter)> {
-    let index: Option<usize> = wanted.trim().parse().ok();
+    let adapters = enumerate();
+    // `4090` is a part of a name, where there are not so many adapters.
+    let index: Option<usize> = wanted.trim().parse().ok().filter(|&index| index < adapters.len());
     let name = wanted.trim().to_lowercase();
     let matches = |a: &Adapter| index.map_or(a.name.to_lowercase().contains(&name), |index| a.index == index);
-    find(enumerate(), wanted, |adapter| !name.is_empty() && matches(adapter))
+    find(adapters, wanted, |adapter| !name.is_empty() && matches(adapter))
 }
 
 fn find(

@@ -133,7 +133,9 @@ impl Gpu {
         let source = kernel.in_words.filter(|_| style.in_words).unwrap_or(kernel.source);
         let constants: Vec<_> = constants.iter().copied().chain(narrowed).collect();
         let label = format!("{}::{}", kernel.file, kernel.entry);
-        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        // All that may go wrong in a compiler: where one refuses, another kernel is taken, and this device is as it was.
+        let filters = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation];
+        let scopes = filters.map(|filter| device.push_error_scope(filter));
         let descriptor =
             wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(source.into()) };
         // SAFETY: the shaders are this crate's own constants. Every index they form is guarded by the sizes passed with
@@ -151,7 +153,9 @@ impl Gpu {
             },
             cache: self.inner.cache.as_ref().map(PipelineCache::used),
         });
-        match pollster::block_on(scope.pop()) {
+        // The innermost first.
+        let errors = scopes.into_iter().rev().filter_map(|scope| pollster::block_on(scope.pop()));
+        match errors.collect::<Vec<_>>().first() {
             Some(error) => Err(self.failed(format!("{label} {constants:?}: {error}"))),
             None => self.check().map(|()| pipeline),
         }

@@ -10,6 +10,7 @@ mod pass;
 #[cfg(feature = "bench")]
 pub mod profile;
 mod tensor;
+mod waiting;
 mod workspaces;
 
 pub use adapter::{Adapter, GpuOptions, PowerPreference};
@@ -22,6 +23,7 @@ pub(crate) use kernel::{Constants, Kernel};
 pub(crate) use pass::GUARD;
 pub(crate) use pass::{Download, Pass, spread};
 pub(crate) use tensor::{Packing, Tensor, Upload};
+pub(crate) use waiting::Patience;
 
 /// The adapter of the unit tests, which fail without one: `RETTO_DEVICE` names it, else it is the default.
 #[cfg(test)]

@@ -21,6 +21,13 @@ pub(crate) struct Pass<'g> {
     staging: Vec<Staging>,
     /// Set when it is submitted, for its downloads to wait for.
     submission: Arc<OnceLock<wgpu::SubmissionIndex>>,
+    /// What is written behind the values of each download, last of all: see [`Download::wait`].
+    seal: u32,
+    /// Buffers of downloads, and where their values end.
+    downloads: Vec<(wgpu::Buffer, u64)>,
+    /// Floating-point operations of GEMMs so far, and how many of them are submitted by themselves; `None` for all.
+    work: u64,
+    pub(crate) part_after: Option<u64>,
     /// Whether linear layers multiply in f16.
     pub(crate) half: bool,
     /// How its kernels are compiled: the adapter's, but in tests.
@@ -34,6 +41,8 @@ pub(crate) struct Pass<'g> {
     #[cfg(test)]
     pub(crate) differing: Style,
 }
+
+const SEAL_BYTES: u64 = 4;
 
 /// What unit tests put into the unused end of a workspace: no kernel may change it.
 #[cfg(test)]
@@ -62,11 +71,18 @@ impl Staging {
 /// Bytes of such a buffer, at least: what a query of a hundred tokens uploads.
 const STAGED: usize = 16 << 10;
 
+/// Floating-point operations after which a GPU is handed what was recorded. Systems take one for hung that is busy with one submission for
+/// two seconds or more (Windows), and a slow one may do a tenth of a million million in a second; on a fast one that many take ten milliseconds.
+const PART: u64 = 200_000_000_000;
+
 /// Values on their way back to the host.
 pub(crate) struct Download {
     buffer: wgpu::Buffer,
     submission: Arc<OnceLock<wgpu::SubmissionIndex>>,
+    seal: u32,
     len: usize,
+    /// Where the seal is: an empty tensor has bytes, too.
+    end: usize,
 }
 
 impl<'g> Pass<'g> {
@@ -78,6 +94,10 @@ impl<'g> Pass<'g> {
             encoder,
             staging: Vec::new(),
             submission: Arc::default(),
+            seal: gpu.next_seal(),
+            downloads: Vec::new(),
+            work: 0,
+            part_after: (!gpu.is_software()).then_some(PART),
             half: false,
             style: gpu.style(),
             workspaces: Workspaces::new(gpu),
@@ -94,12 +114,19 @@ impl<'g> Pass<'g> {
             workspaces: Arc::clone(&self.workspaces),
             half: self.half,
             style: self.style,
+            part_after: self.part_after,
             ..Self::new(self.gpu)
         };
         #[cfg(test)]
         next.handed_out.append(&mut self.handed_out);
         std::mem::swap(self, &mut next);
         next.hand_over()
+    }
+
+    /// Counts what was recorded, and submits it as a part where it has become so much.
+    pub(crate) fn worked(&mut self, operations: u64) -> Result<()> {
+        self.work += operations;
+        if self.part_after.is_some_and(|limit| self.work >= limit) { self.part() } else { Ok(()) }
     }
 
     pub(crate) fn gpu(&self) -> &'g Gpu {
@@ -306,12 +333,28 @@ impl<'g> Pass<'g> {
         self.compute = None;
         let buffer = self.gpu.create_buffer(&wgpu::BufferDescriptor {
             label: None,
-            size: tensor.bytes(),
+            size: tensor.bytes() + SEAL_BYTES,
             usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
             mapped_at_creation: false,
         })?;
         self.encoder.copy_buffer_to_buffer(&tensor.buffer().buffer, tensor.offset(), &buffer, 0, tensor.bytes());
-        Ok(Download { buffer, submission: self.submission.clone(), len: tensor.len() })
+        self.downloads.push((buffer.clone(), tensor.bytes()));
+        let (submission, end) = (self.submission.clone(), tensor.bytes() as usize);
+        Ok(Download { buffer, submission, seal: self.seal, len: tensor.len(), end })
+    }
+
+    /// The last commands: whoever finds the seal knows that all before them were carried out.
+    fn seal_downloads(&mut self) -> Result<()> {
+        if self.downloads.is_empty() {
+            return Ok(());
+        }
+        let at = self.stage(&self.seal.to_ne_bytes())?;
+        self.compute = None;
+        let Staging { buffer: from, .. } = &self.staging[self.staging.len() - 1];
+        for (buffer, end) in &self.downloads {
+            self.encoder.copy_buffer_to_buffer(from, at, buffer, *end, SEAL_BYTES);
+        }
+        Ok(())
     }
 
     /// Hands everything recorded to the GPU. Does not wait.
@@ -322,7 +365,8 @@ impl<'g> Pass<'g> {
         Ok(())
     }
 
-    fn hand_over(self) -> Result<()> {
+    fn hand_over(mut self) -> Result<()> {
+        self.seal_downloads()?;
         let Self { gpu, compute, encoder, staging, submission, .. } = self;
         drop(compute);
         staging.into_iter().try_for_each(|staging| staging.leave(gpu))?;
@@ -335,6 +379,10 @@ impl<'g> Pass<'g> {
 impl Download {
     /// Waits for the values, and for nothing that was submitted after them: a query is not kept waiting by a training
     /// step that another thread has queued behind it.
+    ///
+    /// Not every driver's refusal to carry out what it was handed is told: Metal's, which ends what takes too long, wgpu takes for the end of
+    /// the work (<https://github.com/gfx-rs/wgpu/issues/9545>). The values would be zeros, or what was there before; so the seal of this
+    /// pass has to be found behind them.
     pub(crate) fn wait<T: bytemuck::Pod>(self, gpu: &Gpu) -> Result<Vec<T>> {
         let (sender, receiver) = std::sync::mpsc::channel();
         self.buffer.map_async(wgpu::MapMode::Read, .., move |result| {
@@ -347,6 +395,9 @@ impl Download {
             Err(_) => return Err(gpu.failed("a read from the GPU was dropped")),
         }
         let view = self.buffer.get_mapped_range(..).map_err(|error| gpu.failed(error))?;
+        if view[self.end..] != self.seal.to_ne_bytes() {
+            return Err(gpu.lost("its driver did not carry out what it was given"));
+        }
         Ok(bytemuck::pod_collect_to_vec(&view[..self.len * 4]))
     }
 }
@@ -371,6 +422,46 @@ pub(crate) fn spread(groups: usize) -> [usize; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::linear::{Forward, forward};
+
+    #[test]
+    fn values_that_were_not_computed_are_no_answer() {
+        let gpu = Gpu::open(&crate::gpu::test_gpu().adapter().index.to_string()).unwrap();
+        let read = |seal: fn(u32) -> u32| {
+            let mut pass = Pass::new(&gpu);
+            let tensor = pass.upload(&[4], &[1f32; 4]).unwrap();
+            let mut downloads = [pass.download(&tensor).unwrap(), pass.download(&tensor).unwrap()];
+            pass.submit().unwrap();
+            downloads[1].seal = seal(downloads[1].seal);
+            downloads.map(|download| download.wait::<f32>(&gpu))
+        };
+        assert!(read(|seal| seal).iter().all(|values| values.as_ref().unwrap() == &[1.0; 4]));
+        // As an earlier pass left it.
+        let [first, second] = read(|seal| seal - 1);
+        assert!(first.is_ok() && matches!(second, Err(Error::DeviceLost(_))), "{second:?}");
+        assert!(matches!(gpu.wait(), Err(Error::DeviceLost(_))));
+    }
+
+    #[test]
+    fn what_is_submitted_in_parts_comes_to_the_same_bits() {
+        let gpu = crate::gpu::test_gpu();
+        let run = |part_after| {
+            let mut pass = Pass::new(&gpu);
+            pass.part_after = part_after;
+            let values: Vec<f32> = (0..64).map(|i| (i % 7) as f32 - 3.0).collect();
+            let mut x = pass.upload(&[8, 8], &values).unwrap();
+            let (weight, bias) = (pass.upload(&[8, 8], &values).unwrap(), pass.upload(&[8], &[0.5f32; 8]).unwrap());
+            for _ in 0..5 {
+                let layer = Forward { x: &x, weight: &weight, bias: &bias, activation: None };
+                x = forward(&mut pass, layer).unwrap();
+            }
+            let download = pass.download(&x).unwrap();
+            pass.submit().unwrap();
+            download.wait::<f32>(&gpu).unwrap()
+        };
+        assert_eq!(run(Some(1)), run(None));
+        assert!(run(None).iter().any(|value| *value != 0.0));
+    }
 
     /// A pass that was recorded earlier and is submitted between two parts of another leaves these their workspaces.
     #[test]

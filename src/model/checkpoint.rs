@@ -146,6 +146,11 @@ impl Checkpoint {
         upload.finish()
     }
 
+    /// Whether there is a tensor by this canonical key, of this shape.
+    pub(crate) fn has(&self, key: &str, shape: &[usize]) -> bool {
+        self.find(key).is_some_and(|stored| stored.shape == shape)
+    }
+
     /// The tensors' names in the files.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.places.keys().map(String::as_str)

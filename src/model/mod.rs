@@ -32,4 +32,4 @@ pub(crate) use open::TOKENS_PER_PASS;
 pub use open::{Model, NamedValues};
 pub(crate) use parameters::{Gradients, Parameter, in_memory_order, zeros_like};
 pub use pooling::Pooling;
-pub(crate) use save::{names, staging_in, sync_folder, usual_permissions, write_tensors};
+pub(crate) use save::{FolderLock, names, rename, staging_in, sync_folder, usual_permissions, write_tensors};

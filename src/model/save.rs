@@ -148,7 +148,7 @@ fn save(model: &Model, folder: &Path) -> Result<()> {
     let staging = staging_in(parent)?;
     write_files(model, staging.path())?;
     usual_folder_permissions(staging.path())?;
-    match fs::rename(staging.path(), folder) {
+    match rename(staging.path(), folder) {
         Ok(()) => {
             let _ = staging.keep();
             sync_folder(parent);
@@ -159,7 +159,7 @@ fn save(model: &Model, folder: &Path) -> Result<()> {
             let inside = staging_in(folder)?;
             for file in entries(staging.path())? {
                 let name = file.file_name().unwrap_or_default();
-                fs::rename(&file, inside.path().join(name)).map_err(Error::io(&file))?;
+                rename(&file, &inside.path().join(name)).map_err(Error::io(&file))?;
             }
             commit(inside.path(), folder)
         }
@@ -308,10 +308,10 @@ pub(crate) fn commit(staging: &Path, folder: &Path) -> Result<()> {
     let layout = Layout::of(&names(staging)?);
     if only_weights_differ(staging, folder, layout)? {
         // The usual case of saving again: one rename.
-        fs::rename(staging.join(layout.weights), folder.join(layout.weights)).map_err(Error::io(folder))?;
+        rename(&staging.join(layout.weights), &folder.join(layout.weights)).map_err(Error::io(folder))?;
     } else {
         let committed = folder.join(COMMITTED);
-        fs::rename(staging, &committed).map_err(Error::io(&committed))?;
+        rename(staging, &committed).map_err(Error::io(&committed))?;
         sync_folder(folder);
         finish(folder)?;
     }
@@ -325,9 +325,14 @@ fn finish(folder: &Path) -> Result<()> {
     if !committed.is_dir() {
         return Ok(());
     }
-    let rename = |name: &str| {
+    // Where folders cannot be locked, another process may be about the same: what is gone it has moved.
+    let unless_gone = |done: std::io::Result<()>, path: &Path| match done {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        done => done.map_err(Error::io(path)),
+    };
+    let move_out = |name: &str| {
         let target = folder.join(name);
-        fs::rename(committed.join(name), &target).map_err(Error::io(target))
+        unless_gone(rename(&committed.join(name), &target), &target)
     };
     let staged = names(&committed)?;
     let layout = Layout::of(&staged);
@@ -337,17 +342,37 @@ fn finish(folder: &Path) -> Result<()> {
         let mut old: Vec<String> = names(folder)?.into_iter().filter(|name| (layout.owns)(name)).collect();
         old.sort_by_key(|name| name != layout.config);
         for path in old.iter().map(|name| folder.join(name)) {
-            fs::remove_file(&path).map_err(Error::io(&path))?;
+            unless_gone(fs::remove_file(&path), &path)?;
         }
-        rename(layout.weights)?;
+        move_out(layout.weights)?;
     }
     for name in staged.iter().filter(|name| *name != layout.weights && *name != layout.config) {
-        rename(name)?;
+        move_out(name)?;
     }
     if staged.iter().any(|name| name == layout.config) {
-        rename(layout.config)?;
+        move_out(layout.config)?;
     }
-    fs::remove_dir(&committed).map_err(Error::io(&committed))
+    unless_gone(fs::remove_dir(&committed), &committed)
+}
+
+/// Renames; again for some seconds where Windows says that something is in use, as scanners have files that were just written.
+pub(crate) fn rename(from: &Path, to: &Path) -> std::io::Result<()> {
+    const SHARING_VIOLATION: i32 = 32;
+    let mut pause = Duration::from_millis(10);
+    loop {
+        match fs::rename(from, to) {
+            Err(error)
+                if cfg!(windows)
+                    && pause < Duration::from_secs(3)
+                    && (error.kind() == std::io::ErrorKind::PermissionDenied
+                        || error.raw_os_error() == Some(SHARING_VIOLATION)) =>
+            {
+                std::thread::sleep(pause);
+                pause *= 2;
+            }
+            done => return done,
+        }
+    }
 }
 
 pub(crate) fn names(folder: &Path) -> Result<Vec<String>> {

@@ -107,7 +107,8 @@ pub(crate) fn gemm_with(
     let grid = [(sizes.n as usize).div_ceil(tiling.columns), (sizes.m as usize).div_ceil(tiling.rows), 1];
     // Without a bias its binding is not read; any read-only tensor serves.
     let bias = bias.unwrap_or(b);
-    pass.dispatch(kernel, tiling.first_variant + form as usize, &[a, b, bias, c], sizes, grid)
+    pass.dispatch(kernel, tiling.first_variant + form as usize, &[a, b, bias, c], sizes, grid)?;
+    pass.worked(2 * u64::from(sizes.m) * u64::from(sizes.n) * u64::from(sizes.k))
 }
 
 /// Makes a kernel's pipeline ahead of its use. Software on the CPU compiles no sooner than when a pipeline is first used, whatever for: where

@@ -104,7 +104,18 @@ impl<'d> Data<'d> {
             Self::Examples(data) => ("examples", data.hash()),
             Self::Triplets(triplets, _) => ("triplets", triplets.hash()),
         };
-        format!("{} {what}, hash {hash:016x}", self.len())
+        format!("{} {what}, hash {hash:016x}{}", self.len(), self.static_masks())
+    }
+
+    /// Masks that are stored are a function of these, which the hash of the tokens does not know.
+    fn static_masks(self) -> String {
+        let Self::Examples(data) = self else { return String::new() };
+        if !data.has_static_masks() {
+            return String::new();
+        }
+        let names = ["mlm_probability", "mask_replace_prob", "random_replace_prob", "whole_word_mask", "seed"];
+        let each = names.map(|name| format!("{name} {}", data.metadata().get(name).map_or("unknown", String::as_str)));
+        format!(", masked with {}", each.join(", "))
     }
 }
 

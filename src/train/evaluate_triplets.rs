@@ -1,6 +1,9 @@
 //! How well embeddings tell what belongs together, in texts they were not trained on.
 
-use crate::embed::{EmbedOptions, Embeddings};
+use std::collections::{BTreeSet, HashMap};
+use std::ops::ControlFlow;
+
+use crate::embed::EmbedOptions;
 use crate::error::{Error, Result};
 use crate::model::{DistanceMetric, EmbeddingLoss, EmbeddingObjective, Model};
 use crate::text::{Triplet, Triplets};
@@ -76,41 +79,32 @@ impl Model {
     /// [`Error::InvalidArgument`] for options out of range, and for pairs without negatives where the loss takes them;
     /// [`Error::TooLong`] for texts prepared for a longer model; GPU errors.
     pub fn evaluate_triplets(&self, data: &Triplets, options: &TripletEvaluationOptions) -> Result<TripletEvaluation> {
-        let (scores, queries) = self.score_triplets(data, options)?;
-        let mean = |of: &dyn Fn(&TripletScore) -> f64| scores.iter().map(of).sum::<f64>() / scores.len() as f64;
-        let retrieval = queries.map(|queries| {
-            let mean = |of: &dyn Fn(usize) -> f64| {
-                queries.iter().map(|query| of(query.rank)).sum::<f64>() / queries.len() as f64
-            };
-            Retrieval {
-                recall_at_1: mean(&|rank| f64::from(rank == 1)),
-                recall_at_10: mean(&|rank| f64::from(rank <= 10)),
-                mrr: mean(&|rank| 1.0 / rank as f64),
-                queries: queries.len(),
-            }
-        });
-        Ok(TripletEvaluation {
-            loss: mean(&|score| score.loss),
-            accuracy: mean(&|score| f64::from(score.right)),
-            triplets: scores.len(),
-            retrieval,
-        })
+        let scores = self.score_triplets(data, options, &mut |_, _| ControlFlow::Continue(()))?;
+        Ok(TripletEvaluation::new(&scores.unwrap_or_default()))
     }
 
-    /// The scores behind [`Model::evaluate_triplets`], one by one.
+    /// The scores behind [`Model::evaluate_triplets`], one by one. `told` hears between passes how many texts are embedded, of how many;
+    /// nothing comes of it where that breaks.
     pub(crate) fn score_triplets(
         &self,
         data: &Triplets,
         options: &TripletEvaluationOptions,
-    ) -> Result<(Vec<TripletScore>, Option<Vec<QueryScore>>)> {
+        told: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Option<TripletScores>> {
         let EmbeddingObjective { loss, pooling, normalize } = options.objective;
         loss.check_measured(data)?;
         if options.per_device_eval_batch_size == 0 {
             return Err(Error::InvalidArgument("per_device_eval_batch_size is 0; it must be at least 1".into()));
         }
-        let embed = EmbedOptions { pooling, normalize, ..EmbedOptions::default() };
-        let vectors = Vectors::new(self.embed_dataset(data.texts(), &embed)?, loss.distance_metric())?;
         let triplets = data.held_out(options.seed);
+        let songs: Option<Vec<&[usize]>> =
+            if options.retrieval { data.sections_by_song().map(Iterator::collect) } else { None };
+        let texts = triplets.iter().flat_map(|it| [Some(it.anchor), Some(it.positive), it.negative]).flatten();
+        let texts: BTreeSet<usize> = texts.chain(songs.iter().flatten().copied().flatten().copied()).collect();
+        let texts: Vec<usize> = texts.into_iter().collect();
+        let embed = EmbedOptions { pooling, normalize, ..EmbedOptions::default() };
+        let Some(values) = self.embed_examples(data.texts(), &texts, &embed, told)? else { return Ok(None) };
+        let vectors = Vectors::new(values, self.config().hidden_size, &texts, loss.distance_metric())?;
         let scores = match loss {
             EmbeddingLoss::Triplet { triplet_margin, .. } => {
                 triplets.iter().map(|triplet| vectors.triplet(triplet, triplet_margin)).collect()
@@ -123,8 +117,33 @@ impl Model {
                 batches.flat_map(|batch| vectors.ranking(batch, scale, data.songs().is_none())).collect()
             }
         };
-        let songs = if options.retrieval { data.sections_by_song() } else { None };
-        Ok((scores, songs.map(|songs| vectors.queries(&songs.collect::<Vec<_>>()))))
+        Ok(Some((scores, songs.map(|songs| vectors.queries(&songs)))))
+    }
+}
+
+/// Of each triplet, and of each section that was searched for.
+pub(crate) type TripletScores = (Vec<TripletScore>, Option<Vec<QueryScore>>);
+
+impl TripletEvaluation {
+    pub(super) fn new((scores, queries): &TripletScores) -> Self {
+        let mean = |of: &dyn Fn(&TripletScore) -> f64| scores.iter().map(of).sum::<f64>() / scores.len() as f64;
+        let retrieval = queries.as_ref().map(|queries| {
+            let mean = |of: &dyn Fn(usize) -> f64| {
+                queries.iter().map(|query| of(query.rank)).sum::<f64>() / queries.len() as f64
+            };
+            Retrieval {
+                recall_at_1: mean(&|rank| f64::from(rank == 1)),
+                recall_at_10: mean(&|rank| f64::from(rank <= 10)),
+                mrr: mean(&|rank| 1.0 / rank as f64),
+                queries: queries.len(),
+            }
+        });
+        Self {
+            loss: mean(&|score| score.loss),
+            accuracy: mean(&|score| f64::from(score.right)),
+            triplets: scores.len(),
+            retrieval,
+        }
     }
 }
 
@@ -132,17 +151,17 @@ impl Model {
 struct Vectors {
     values: Vec<f32>,
     dimension: usize,
+    /// Of a text, its row.
+    rows: HashMap<usize, usize>,
     metric: DistanceMetric,
 }
 
 impl Vectors {
     /// Scaled to length 1 where cosines are taken.
-    fn new(embeddings: Embeddings, metric: DistanceMetric) -> Result<Self> {
-        let dimension = embeddings.dimension();
-        let mut values = embeddings.values().to_vec();
+    fn new(mut values: Vec<f32>, dimension: usize, texts: &[usize], metric: DistanceMetric) -> Result<Self> {
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            let reason =
-                format!("the vector of text {} is not finite: the model's weights are too large", at / dimension);
+            let text = texts[at / dimension];
+            let reason = format!("the vector of text {text} is not finite: the model's weights are too large");
             return Err(Error::InvalidArgument(reason));
         }
         if metric == DistanceMetric::Cosine {
@@ -151,11 +170,13 @@ impl Vectors {
                 row.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
             }
         }
-        Ok(Self { values, dimension, metric })
+        let rows = texts.iter().enumerate().map(|(row, &text)| (text, row)).collect();
+        Ok(Self { values, dimension, rows, metric })
     }
 
     fn of(&self, text: usize) -> &[f32] {
-        &self.values[text * self.dimension..(text + 1) * self.dimension]
+        let row = self.rows[&text];
+        &self.values[row * self.dimension..(row + 1) * self.dimension]
     }
 
     fn cosine(&self, a: usize, b: usize) -> f64 {
@@ -230,7 +251,7 @@ mod tests {
     use super::*;
 
     fn vectors(rows: &[[f32; 2]], metric: DistanceMetric) -> Vectors {
-        Vectors { values: rows.concat(), dimension: 2, metric }
+        Vectors { values: rows.concat(), dimension: 2, rows: (0..rows.len()).map(|i| (i, i)).collect(), metric }
     }
 
     #[test]

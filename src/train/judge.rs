@@ -6,9 +6,9 @@ use std::time::Instant;
 use super::arguments::{Objective, TrainingArguments};
 use super::data::Data;
 use super::evaluate::{Evaluation, EvaluationOptions};
-use super::evaluate_triplets::TripletEvaluationOptions;
+use super::evaluate_triplets::{TripletEvaluation, TripletEvaluationOptions};
 use super::events::TrainEvent;
-use super::resume::{self, Best};
+use super::resume::{self, Best, State};
 use super::run::{Run, join};
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
@@ -35,29 +35,36 @@ impl Trainer {
         let started = Instant::now();
         let (epoch, step) = (f64::from_bits(run.state.passes), run.state.global_step);
         let mut meanwhile = ControlFlow::Continue(());
-        let (loss, event) = match validation {
+        let mut told = |done, total| {
+            meanwhile = join(meanwhile, observe(&TrainEvent::Evaluating { done, total, step }));
+            // The other ranks would wait for this one.
+            if self.ranks.is_some() { ControlFlow::Continue(()) } else { meanwhile }
+        };
+        let evaluated = match validation {
             Data::Examples(data) => {
-                let mut told = |done, total| {
-                    meanwhile = join(meanwhile, observe(&TrainEvent::Evaluating { done, total, step }));
-                    // The other ranks would wait for this one.
-                    if self.ranks.is_some() { ControlFlow::Continue(()) } else { meanwhile }
-                };
-                let Some(evaluation) = self.evaluate_on_ranks(data, &run.arguments.evaluation_options(), &mut told)?
-                else {
-                    run.evaluating += started.elapsed();
-                    return Ok(ControlFlow::Break(()));
-                };
-                let runtime = started.elapsed();
-                (evaluation.loss, TrainEvent::Evaluated { evaluation, epoch, step, runtime })
+                let evaluation = self.evaluate_on_ranks(data, &run.arguments.evaluation_options(), &mut told)?;
+                evaluation.map(|evaluation| {
+                    let runtime = started.elapsed();
+                    (evaluation.loss, TrainEvent::Evaluated { evaluation, epoch, step, runtime })
+                })
             }
             Data::Triplets(triplets, _) => {
                 let options = run.arguments.triplet_evaluation_options();
-                let evaluation = self.model.evaluate_triplets(triplets, &options)?;
-                // Every rank has its own, which on another adapter is rounded in another way; one decides for all.
-                let loss = self.loss_of_first(evaluation.loss)?;
-                let runtime = started.elapsed();
-                (loss, TrainEvent::EvaluatedTriplets { evaluation, epoch, step, runtime })
+                match self.model.score_triplets(triplets, &options, &mut told)? {
+                    None => None,
+                    Some(scores) => {
+                        let evaluation = TripletEvaluation::new(&scores);
+                        // Every rank has its own, which on another adapter is rounded in another way; one decides for all.
+                        let loss = self.loss_of_first(evaluation.loss)?;
+                        let runtime = started.elapsed();
+                        Some((loss, TrainEvent::EvaluatedTriplets { evaluation, epoch, step, runtime }))
+                    }
+                }
             }
+        };
+        let Some((loss, event)) = evaluated else {
+            run.evaluating += started.elapsed();
+            return Ok(ControlFlow::Break(()));
         };
         run.evaluating += started.elapsed();
         let verdict = self.judge(run, loss)?;
@@ -101,10 +108,30 @@ impl Trainer {
         if let (true, true, Some(folder)) =
             (self.is_first(), run.arguments.load_best_model_at_end, &run.arguments.output_dir)
         {
+            let kept = folder.join(BEST);
+            if run.state.best.is_none() && kept.is_dir() {
+                // An earlier run's, which may be of another kind, and have other files.
+                std::fs::remove_dir_all(&kept).map_err(Error::io(&kept))?;
+            }
             std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-            resume::save_model(&self.model, &folder.join(BEST))?;
+            resume::save_model(&self.model, &kept)?;
         }
         Ok(Verdict { evaluations_without_improvement, best: Some(Best::new(loss, run.state.global_step)) })
+    }
+
+    /// Refuses to go on with a run whose best model is gone, which would be found out at its end.
+    pub(super) fn check_best(&self, state: &State) -> Result<()> {
+        if let (true, Some(folder), Some(best)) =
+            (self.arguments.load_best_model_at_end, &self.arguments.output_dir, &state.best)
+            && best.step != state.global_step
+            && !folder.join(BEST).is_dir()
+        {
+            let (folder, step) = (folder.join(BEST), best.step);
+            let reason =
+                format!("cannot resume: {} is missing, the best model so far, of step {step}", folder.display());
+            return Err(Error::InvalidArgument(reason));
+        }
+        Ok(())
     }
 
     /// Goes back to the best weights, where they are not the present ones.

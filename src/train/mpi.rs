@@ -94,7 +94,7 @@ impl Trainer {
         let patience = Duration::from_secs(arguments.ddp_timeout);
         let mut trainer = Self::new(model, arguments)?;
         if mpi.size > 1 {
-            model.gpu.set_patience(patience);
+            trainer.patience.limit(&model.gpu, patience);
             let world: Box<dyn Communicator> = Box::new(World { rank: mpi.rank, size: mpi.size, patience });
             // As checkpoints record them: another adapter has other kernels.
             trainer.kernels = text(world.broadcast(trainer.kernels.into_bytes())?);

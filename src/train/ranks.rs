@@ -36,13 +36,13 @@ impl Trainer {
         let patience = Duration::from_secs(arguments.ddp_timeout);
         let mut first = Self::new(model, arguments.clone())?;
         for gpu in others {
-            gpu.set_patience(patience);
+            first.patience.limit(gpu, patience);
             let mut peer = Self::new(&model.on(gpu)?, arguments.clone())?;
             peer.kernels.clone_from(&first.kernels);
             first.peers.push(peer);
         }
         if !others.is_empty() {
-            model.gpu.set_patience(patience);
+            first.patience.limit(&model.gpu, patience);
             let mut group = Threads::group(1 + others.len(), patience)
                 .into_iter()
                 .map(|rank| Box::new(rank) as Box<dyn Communicator>);
@@ -116,7 +116,7 @@ impl Trainer {
     pub(super) fn check_sure(&self) -> Result<()> {
         match self.unsure.load(Ordering::Relaxed) {
             true => Err(Error::RankFailed(
-                "an earlier step ended before all devices had made it: resume from a checkpoint, or begin anew".into(),
+                "an earlier step, or the reading of a checkpoint, ended half done: resume from a checkpoint, or begin anew".into(),
             )),
             false => Ok(()),
         }

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::arguments::{CommHook, Objective, TrainingArguments};
 use super::data::Data;
 use crate::error::{Error, Result};
 use crate::gpu::Tensor;
-use crate::model::{Checkpoint, Model, names, staging_in, sync_folder, usual_permissions, write_tensors, zeros_like};
+use crate::model::{
+    Checkpoint, FolderLock, Model, names, rename, staging_in, sync_folder, usual_permissions, write_tensors, zeros_like,
+};
 
 const STATE_FILE: &str = "trainer_state.json";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
@@ -197,8 +200,9 @@ pub(crate) fn run_of(
 
 /// Refuses to continue a run as another one.
 pub(crate) fn check_same_run(was: &BTreeMap<String, String>, is: &BTreeMap<String, String>) -> Result<()> {
-    // Recorded only where they are used.
-    for name in ["objective", "ddp_comm_hook"] {
+    // Recorded only where they are used: what decides about the run's end and its model does not fall away either.
+    let judged = ["early_stopping_patience", "load_best_model_at_end", "the validation data"];
+    for name in ["objective", "ddp_comm_hook"].into_iter().chain(judged) {
         if let (Some(before), None) = (was.get(name), is.get(name)) {
             let reason = format!("cannot resume: {name} was {before}; give what the run began with");
             return Err(Error::InvalidArgument(reason));
@@ -254,7 +258,7 @@ pub(crate) fn save(
     }
     sync_folder(&inside);
     let target = folder.join(format!("checkpoint-{}", state.global_step));
-    fs::rename(&inside, &target).map_err(Error::io(&target))?;
+    rename(&inside, &target).map_err(Error::io(&target))?;
     sync_folder(folder);
     let kept = checkpoints(folder)?;
     let surplus = kept.len().saturating_sub(limit.unwrap_or(usize::MAX).max(1));
@@ -275,31 +279,60 @@ pub(crate) fn save_model(model: &Model, folder: &Path) -> Result<()> {
     }
 }
 
-/// Reads what [`save_model`] wrote, for the run of `like`.
-pub(crate) fn load_model(folder: &Path, like: &Model, arguments: &TrainingArguments) -> Result<Model> {
+/// What [`save_model`] wrote, found to fit a run's model.
+pub(crate) enum Saved {
+    /// An adapter's: the weights beside it are shared.
+    Factors(Box<Model>),
+    Weights(Checkpoint, FolderLock),
+}
+
+/// Looks into what [`save_model`] wrote.
+pub(crate) fn open_model(folder: &Path, model: &Model, arguments: &TrainingArguments) -> Result<Saved> {
     if arguments.lora.is_some() != Model::is_adapter(folder) {
         let kinds = ["a whole model", "a low-rank adapter"];
         let [was, is] = if arguments.lora.is_some() { kinds } else { [kinds[1], kinds[0]] };
         return Err(Error::checkpoint(folder, format!("the run trained {was}, and this one would train {is}")));
     }
-    let model = match arguments.lora {
-        Some(_) => like.without_lora()?.with_unmerged_adapter(folder)?,
-        // Frozen weights are read again, too: they take the memory of those they replace.
-        None => Model::open(&like.gpu, folder)?.duplicate(&|key| arguments.is_trainable(key))?,
-    };
-    // A run of embeddings leaves the head behind, and with it a decoder of its own.
-    let shapes = |model: &Model| {
-        let all = model.parameter_shapes().into_iter();
-        all.filter(|(key, _)| arguments.objective == Objective::MaskedLm || key.starts_with("bert."))
-            .collect::<Vec<_>>()
-    };
-    if shapes(&model) != shapes(like) || model.lora != like.lora {
-        return Err(Error::checkpoint(
-            folder,
-            "the run began with a model or an adapter of another shape: give that one",
-        ));
+    let other =
+        || Error::checkpoint(folder, "the run began with a model or an adapter of another shape: give that one");
+    if arguments.lora.is_some() {
+        // Its weights are shared, and the factors small.
+        let read = model.without_lora()?.with_unmerged_adapter(folder)?;
+        if read.parameter_shapes() != model.parameter_shapes() || read.lora != model.lora {
+            return Err(other());
+        }
+        return Ok(Saved::Factors(Box::new(read)));
     }
-    Ok(model)
+    let unchanged = FolderLock::shared(folder)?;
+    let checkpoint = Checkpoint::open(folder)?;
+    // A run of embeddings leaves the head behind, and with it a decoder of its own.
+    let has_head = arguments.objective == Objective::MaskedLm;
+    let shapes = model.parameter_shapes();
+    let mut wanted = shapes.iter().filter(|(key, _)| has_head || key.starts_with("bert."));
+    let decoders_differ = has_head && checkpoint.is_untied(model.config()) == model.config().tie_word_embeddings;
+    if decoders_differ
+        || checkpoint.check_layers(model.config()).is_err()
+        || !wanted.all(|(key, shape)| checkpoint.has(key, shape))
+    {
+        return Err(other());
+    }
+    Ok(Saved::Weights(checkpoint, unchanged))
+}
+
+impl Saved {
+    /// Reads it into the model that it was found to fit: with a second one beside it, a run might not come back to the GPU that it was
+    /// made on. What training leaves as it is is not read. A failure leaves the model changed in part.
+    pub(crate) fn load_into(self, model: &mut Model) -> Result<()> {
+        match self {
+            Self::Factors(read) => *model = *read,
+            Self::Weights(checkpoint, _unchanged) => {
+                for parameter in model.bert.trained_parameters() {
+                    checkpoint.load_into(&model.gpu, &parameter.value, parameter, "")?;
+                }
+            }
+        }
+        model.gpu.flush()
+    }
 }
 
 pub(crate) fn read_state(checkpoint: &Path) -> Result<State> {
@@ -308,15 +341,39 @@ pub(crate) fn read_state(checkpoint: &Path) -> Result<State> {
     serde_json::from_slice(&json).map_err(|error| Error::checkpoint(&path, format!("not the state of a run: {error}")))
 }
 
-/// Reads what [`save`] wrote, for the run of `like`.
-pub(crate) fn load(checkpoint: &Path, like: &Model, arguments: &TrainingArguments) -> Result<(Model, Moments, State)> {
+/// Reads what [`save`] wrote into a run's model and optimizer. Where it does not fit, both are as they were; `begun` is set where a failure
+/// may have left them changed in part.
+pub(crate) fn load(
+    checkpoint: &Path,
+    model: &mut Model,
+    moments: &mut Moments,
+    arguments: &TrainingArguments,
+    begun: &AtomicBool,
+) -> Result<State> {
     let state = read_state(checkpoint)?;
-    let model = load_model(checkpoint, like, arguments)?;
-    let optimizer = Checkpoint::open_file(checkpoint.join(OPTIMIZER_FILE))?;
-    let moments = fresh_moments(&model)?;
-    for (parameter, (m, v)) in model.bert.trained_parameters().into_iter().zip(&moments) {
-        optimizer.load_into(&like.gpu, m, parameter, MOMENTS[0])?;
-        optimizer.load_into(&like.gpu, v, parameter, MOMENTS[1])?;
+    let path = checkpoint.join(OPTIMIZER_FILE);
+    let optimizer = Checkpoint::open_file(path.clone())?;
+    for parameter in model.bert.trained_parameters() {
+        for ((key, shape), moment) in
+            parameter.parts().into_iter().flat_map(|part| MOMENTS.map(|it| (part.clone(), it)))
+        {
+            if !optimizer.has(&format!("{moment}{key}"), &shape) {
+                let reason = format!("{moment}{key} is missing, or has another shape than {shape:?}");
+                return Err(Error::checkpoint(&path, reason));
+            }
+        }
     }
-    Ok((model, moments, state))
+    let saved = open_model(checkpoint, model, arguments)?;
+    begun.store(true, Ordering::Relaxed);
+    saved.load_into(model)?;
+    if arguments.lora.is_some() {
+        *moments = fresh_moments(model)?;
+    }
+    for (parameter, (m, v)) in model.bert.trained_parameters().into_iter().zip(&*moments) {
+        optimizer.load_into(&model.gpu, m, parameter, MOMENTS[0])?;
+        optimizer.load_into(&model.gpu, v, parameter, MOMENTS[1])?;
+    }
+    model.gpu.flush()?;
+    begun.store(false, Ordering::Relaxed);
+    Ok(state)
 }

@@ -79,7 +79,18 @@ impl Trainer {
     ) -> Result<TrainOutput> {
         let mut run = self.begin(train, validation)?;
         while self.advance(&mut run, train, validation, &mut observe)?.is_continue() {}
-        self.finish(&run)
+        self.finish(&run).inspect_err(|_| self.keep(&run))
+    }
+
+    /// A run that is over and whose end failed can be taken up there, as far as that can be had.
+    fn keep(&self, run: &Run) {
+        if run.arguments.save_steps.is_none() || !self.is_first() {
+            return;
+        }
+        match self.checkpoint(run) {
+            Ok(path) => log::warn!("what was trained is kept in {}", path.display()),
+            Err(error) => log::warn!("what was trained could not be kept: {error}"),
+        }
     }
 
     /// The longest sequence of a run, in tokens.
@@ -105,6 +116,7 @@ impl Trainer {
         let depends_on = resume::run_of(&arguments, &self.base, &self.kernels, train, validation);
         if let Some(state) = &self.resumed {
             resume::check_same_run(&state.run, &depends_on)?;
+            self.check_best(state)?;
         }
         let start = match self.resumed.take() {
             Some(state) => state,
@@ -173,9 +185,8 @@ impl Trainer {
             run.agreed = true;
         }
         if run.lock.is_none() && run.arguments.writes_meanwhile() {
-            self.lock_output_dir()?;
+            run.lock = self.new_lock()?;
         }
-        run.lock = run.lock.take().or(self.lock.take());
         let flow = self.advance_untimed(run, train, validation, observe);
         run.running += run.since.elapsed();
         if !matches!(flow, Ok(ControlFlow::Continue(()))) {
@@ -278,9 +289,12 @@ impl Trainer {
     ) -> Result<ControlFlow<()>> {
         if let (Some(validation), true, true) = (validation, run.state.owes_evaluation, flow.is_continue()) {
             flow = self.evaluate_run(run, validation, observe)?;
-            if let (true, Some(report)) = (run.exhausted(), run.closing.take()) {
-                let loss = run.state.since_log.mean();
-                flow = join(flow, observe(&TrainEvent::Log { report, loss }));
+            if run.exhausted() {
+                if let Some(report) = run.closing.take() {
+                    let loss = run.state.since_log.mean();
+                    flow = join(flow, observe(&TrainEvent::Log { report, loss }));
+                }
+                // Also where this rank has told of the step before, as the first has that was cancelled there: the others have not.
                 flow = self.agree(flow)?;
             }
         }

@@ -14,7 +14,7 @@ use super::parallel::Communicator;
 use super::ranks::Leaving;
 use super::resume::{self, LossScale, Moments, State};
 use crate::error::{Error, Result};
-use crate::gpu::{Pass, Tensor};
+use crate::gpu::{Pass, Patience, Tensor};
 use crate::model::{Done, Gradients, Model, Parameter, TrainOptions, in_memory_order, stats_of};
 use crate::ops::adamw::{self, AdamW};
 use crate::ops::fingerprint::fingerprint;
@@ -65,6 +65,8 @@ pub struct Trainer {
     pub(super) unsure: AtomicBool,
     /// Until a run takes it.
     pub(super) lock: Option<OutputLock>,
+    /// With devices that others wait for.
+    pub(super) patience: Patience,
 }
 
 impl Trainer {
@@ -120,19 +122,26 @@ impl Trainer {
             speed: 0.0,
             unsure: AtomicBool::new(false),
             lock: None,
+            patience: Patience::default(),
         })
     }
 
-    /// Keeps other runs out of `output_dir`, until this trainer's next run is over or it is dropped. A run that writes checkpoints does so
-    /// itself while it goes on: this is for who writes other files of the run there before.
+    /// Keeps other runs out of `output_dir` until this trainer is dropped. A run that writes checkpoints does so itself while it goes on:
+    /// this is for who writes other files of the run there before or after.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] where another run is going on there; [`Error::Io`] for a folder that cannot be made.
     pub fn lock_output_dir(&mut self) -> Result<()> {
-        if let (None, true, Some(folder)) = (&self.lock, self.is_first(), &self.arguments.output_dir) {
-            self.lock = OutputLock::take(folder)?;
-        }
+        self.lock = self.lock.take().or(self.new_lock()?);
         Ok(())
+    }
+
+    /// Of the output, where this trainer does not have it already.
+    pub(super) fn new_lock(&self) -> Result<Option<OutputLock>> {
+        match (&self.lock, self.is_first(), &self.arguments.output_dir) {
+            (None, true, Some(folder)) => OutputLock::take(folder),
+            _ => Ok(None),
+        }
     }
 
     /// Takes up the latest checkpoint in `output_dir`: the next [`Trainer::train`], given the same lines and arguments, goes
@@ -147,12 +156,11 @@ impl Trainer {
             return Err(Error::InvalidArgument("resuming takes an output_dir with checkpoints".into()));
         };
         let Some((_, latest)) = resume::checkpoints(folder)?.pop() else { return Ok(None) };
-        let (model, moments, state) = resume::load(&latest, &self.model, &self.arguments)?;
+        let (model, moments) = (&mut self.model, &mut self.moments);
+        // Whatever was half done before is replaced as well.
+        let state = resume::load(&latest, model, moments, &self.arguments, &self.unsure)?;
         let step = state.global_step;
-        // Whatever was half done before.
-        self.unsure.store(false, Ordering::Relaxed);
-        (self.model, self.moments, self.step) = (model, moments, state.optimizer_step);
-        self.loss_scale = state.loss_scale;
+        (self.step, self.loss_scale) = (state.optimizer_step, state.loss_scale);
         self.resumed = Some(state);
         for peer in &mut self.peers {
             peer.resume_from_checkpoint()?;
@@ -277,7 +285,10 @@ impl Trainer {
 
     /// Takes the weights of a folder, and leaves the optimizer as it is.
     pub(super) fn load_weights(&mut self, folder: &Path) -> Result<()> {
-        self.model = resume::load_model(folder, &self.model, &self.arguments)?;
+        let saved = resume::open_model(folder, &self.model, &self.arguments)?;
+        self.unsure.store(true, Ordering::Relaxed);
+        saved.load_into(&mut self.model)?;
+        self.unsure.store(false, Ordering::Relaxed);
         Ok(())
     }
 
