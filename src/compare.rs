@@ -1,5 +1,7 @@
 //! Two models on the same blanks.
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 use crate::fill::Fill;
 use crate::interval::{Interval, RESAMPLES};
@@ -94,13 +96,42 @@ pub struct Showcase {
     pub adapted: Shown,
 }
 
+/// What is not independent within: intervals are resampled over these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum GroupKind {
+    /// Songs.
+    Songs,
+    /// Verses and choruses, where there is one song.
+    Sections,
+    /// Examples, where there is one section, or the data know none.
+    Lines,
+    /// Blanks, where there is one example.
+    Blanks,
+}
+
+impl GroupKind {
+    /// Their name: `songs`, `sections`, `lines`, `blanks`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Songs => "songs",
+            Self::Sections => "sections",
+            Self::Lines => "lines",
+            Self::Blanks => "blanks",
+        }
+    }
+}
+
 /// What [`compare`] found.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Comparison {
     /// Blanks asked about.
     pub blanks: usize,
-    /// Songs they are from (or lines, where the data know no songs); intervals are over these.
+    /// What intervals are over: songs, or parts of the one there is.
+    pub group_kind: GroupKind,
+    /// How many of these the blanks are from. Of few, intervals come out too narrow.
     pub groups: usize,
     /// Words passed over because they are several tokens, which no single answer fills.
     pub words_of_several_tokens: usize,
@@ -122,8 +153,6 @@ struct Blank {
     /// Its place in the example.
     at: usize,
     gold: u32,
-    /// The song, or the example, it is from.
-    group: usize,
 }
 
 /// Loss and rank (from 1) of a blank's word.
@@ -132,7 +161,8 @@ type Answer = (f64, usize);
 /// Sequences asked about in one pass.
 const TOGETHER: usize = 64;
 /// Takes words out of held-out examples, one at a time and the same for both models, and compares what they put there.
-/// Intervals are of a paired bootstrap over songs: blanks of one song are not independent of each other.
+/// Intervals are of a paired bootstrap over songs: blanks of one song are not independent of each other. Of a single song they are over its
+/// sections, and so on: see [`GroupKind`].
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] for models of different tokenizers, options out of range, or data in which no word is taken;
@@ -160,14 +190,7 @@ pub fn compare(base: &Model, adapted: &Model, data: &Dataset, options: &CompareO
     }
     let (of_base, of_adapted) = (ask(base, data, &blanks)?, ask(adapted, data, &blanks)?);
 
-    // Blanks of a group are one after another.
-    let mut groups: Vec<std::ops::Range<usize>> = Vec::new();
-    for (index, blank) in blanks.iter().enumerate() {
-        match groups.last_mut() {
-            Some(last) if blanks[last.start].group == blank.group => last.end = index + 1,
-            _ => groups.push(index..index + 1),
-        }
-    }
+    let (group_kind, groups) = groups(data, &blanks);
     let [base_scores, adapted_scores, difference] = scores(&of_base, &of_adapted, &groups, options.seed);
     let (mut kinds, mut of_kind) = (Kinds::default(), [const { Vec::new() }; 4]);
     for index in 0..blanks.len() {
@@ -201,6 +224,7 @@ pub fn compare(base: &Model, adapted: &Model, data: &Dataset, options: &CompareO
     }
     Ok(Comparison {
         blanks: blanks.len(),
+        group_kind,
         groups: groups.len(),
         words_of_several_tokens,
         base: base_scores,
@@ -215,11 +239,9 @@ pub fn compare(base: &Model, adapted: &Model, data: &Dataset, options: &CompareO
 fn blanks(tokenizer: &Tokenizer, data: &Dataset, options: &CompareOptions) -> (Vec<Blank>, usize) {
     // Without marks of word boundaries every token is a word.
     let continues = |id: u32| tokenizer.continuations().is_some_and(|of| of.get(id as usize) == Some(&true));
-    let starts = data.song_boundaries();
     let (mut blanks, mut passed_over) = (Vec::new(), 0);
     for example in 0..data.len() {
         let ids = data.get(example);
-        let group = starts.map_or(example, |starts| starts.partition_point(|&start| start <= example as u64));
         let mut random = random::Stream::new(Purpose::Blanks, options.seed, 0, example as u64);
         for (at, &gold) in ids.iter().enumerate() {
             let chosen = random.uniform() < options.mlm_probability;
@@ -232,7 +254,7 @@ fn blanks(tokenizer: &Tokenizer, data: &Dataset, options: &CompareOptions) -> (V
             let next = ids.get(at + 1);
             match next.is_some_and(|&next| continues(next) && !tokenizer.is_special(next)) {
                 true => passed_over += 1,
-                false => blanks.push(Blank { example, at, gold, group }),
+                false => blanks.push(Blank { example, at, gold }),
             }
         }
     }
@@ -249,6 +271,36 @@ fn blanks(tokenizer: &Tokenizer, data: &Dataset, options: &CompareOptions) -> (V
         });
     }
     (blanks, passed_over)
+}
+
+/// The largest groups of which there are at least two: one alone, resampled, would be certain of everything.
+fn groups(data: &Dataset, blanks: &[Blank]) -> (GroupKind, Vec<Range<usize>>) {
+    let within = |starts: &[u64], blank: &Blank| starts.partition_point(|&start| start <= blank.example as u64);
+    let by = |kind: GroupKind| -> Option<Vec<Range<usize>>> {
+        let of: Vec<usize> = match kind {
+            GroupKind::Songs => {
+                let starts = data.song_boundaries()?;
+                blanks.iter().map(|blank| within(starts, blank)).collect()
+            }
+            GroupKind::Sections => {
+                let starts = data.section_boundaries()?;
+                blanks.iter().map(|blank| within(starts, blank)).collect()
+            }
+            GroupKind::Lines => blanks.iter().map(|blank| blank.example).collect(),
+            GroupKind::Blanks => (0..blanks.len()).collect(),
+        };
+        // Blanks of a group are one after another.
+        let mut end = 0;
+        let ranges = of.chunk_by(|a, b| a == b).map(|group| {
+            let start = end;
+            end += group.len();
+            start..end
+        });
+        Some(ranges.collect())
+    };
+    let larger = [GroupKind::Songs, GroupKind::Sections, GroupKind::Lines].into_iter();
+    let of_several = larger.filter_map(|kind| Some((kind, by(kind)?))).find(|(_, groups)| groups.len() > 1);
+    of_several.unwrap_or_else(|| (GroupKind::Blanks, by(GroupKind::Blanks).unwrap_or_default()))
 }
 
 fn masked(model: &Model, data: &Dataset, blank: &Blank) -> Result<Vec<u32>> {
@@ -299,7 +351,7 @@ fn figures(&(loss, rank): &Answer) -> [f64; 4] {
 }
 
 /// Of the base model, of the adapted one, and of their difference.
-fn scores(base: &[Answer], adapted: &[Answer], groups: &[std::ops::Range<usize>], seed: u64) -> [Scores; 3] {
+fn scores(base: &[Answer], adapted: &[Answer], groups: &[Range<usize>], seed: u64) -> [Scores; 3] {
     // Sums by group: base, adapted, difference; and the number of blanks.
     let sums: Vec<([[f64; 4]; 3], f64)> = groups
         .iter()
@@ -345,6 +397,28 @@ fn scores(base: &[Answer], adapted: &[Answer], groups: &[std::ops::Range<usize>]
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn intervals_are_over_the_largest_groups_of_which_there_are_several() {
+        let tokenizer = Tokenizer::open("tests/reference/fixtures/fillmask").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let of = |text: &str| {
+            let (path, cache) = (folder.path().join("a.txt"), folder.path().join("cache"));
+            std::fs::write(&path, text).unwrap();
+            let options = crate::PrepareOptions::new(16);
+            crate::prepare(&tokenizer, &[path], &cache, None, &options, |_| {}).unwrap();
+            let data = Dataset::open(&cache, &tokenizer).unwrap();
+            let blanks: Vec<Blank> = (0..data.len())
+                .flat_map(|example| [1, 2].map(|at| Blank { example, at, gold: data.get(example)[at] }))
+                .collect();
+            groups(&data, &blanks)
+        };
+        let two = "the rain\nyou and\n\nthe town\n";
+        assert_eq!(of(&format!("{two}\n\n{two}")), (GroupKind::Songs, vec![0..6, 6..12]));
+        assert_eq!(of(two), (GroupKind::Sections, vec![0..4, 4..6]));
+        assert_eq!(of("the rain\nyou and\n"), (GroupKind::Lines, vec![0..2, 2..4]));
+        assert_eq!(of("the rain\n"), (GroupKind::Blanks, vec![0..1, 1..2]));
+    }
 
     #[test]
     fn intervals_hold_the_figure_and_pair_the_models() {

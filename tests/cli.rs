@@ -361,6 +361,27 @@ fn embed_prints_and_writes_vectors() {
     let said = stdout(&run(&["embed", "--model", &base, "the rain", "you", "--output", text(&file)]));
     assert!(said.starts_with(text(&file)) && said.trim_end().ends_with(" x 16"), "{said}");
     assert!(stdout(&run(&["embed", "--model", &base, "the rain"])).trim_end().ends_with("...  the rain"));
+    // What goes to stdout is alone there, into a pipe or behind what a file holds already.
+    #[cfg(unix)]
+    {
+        let output = run(&["embed", "--model", &base, "the rain", "you", "--output", "/dev/stdout"]);
+        assert!(output.status.success() && output.stdout == std::fs::read(&file).unwrap());
+        assert!(String::from_utf8_lossy(&output.stderr).contains(" x 16"));
+        let log = folder.path().join("log");
+        std::fs::write(&log, "before ").unwrap();
+        let behind = std::fs::File::options().append(true).open(&log).unwrap();
+        let mut command = retto(&["embed", "--model", &base, "the rain", "you", "--output", "/dev/stdout"]);
+        assert!(command.stdout(behind).status().unwrap().success());
+        assert_eq!(std::fs::read(&log).unwrap(), [b"before ", &std::fs::read(&file).unwrap()[..]].concat());
+    }
+    fails(&["embed", "--model", &base, "the rain", "--output", "no/such/folder/v"], &["no/such/folder"]);
+    // Lines that the vocabulary knows nothing of have no vector, and that is said.
+    let odd = folder.path().join("odd.txt");
+    std::fs::write(&odd, "the rain\n\u{2667}\u{2667}\nyou\n").unwrap();
+    let output = run(&["embed", "--json", "--model", &base, "--data", text(&odd)]);
+    assert_eq!(serde_json::from_str::<Value>(&stdout(&output)).unwrap().as_array().unwrap().len(), 2);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("1 lines hold nothing that the vocabulary knows"));
+    fails(&["embed", "--model", &base, "--data", text(&odd), "--strict"], &["1 lines hold nothing"]);
     // What an adapted model was made of says how it embeds.
     let (encoder, adapted) = (copy_fixture("fillmask"), folder.path().join("adapted"));
     let options = retto::EmbedOptions { pooling: retto::Pooling::Cls, normalize: true, ..Default::default() };

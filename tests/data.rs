@@ -56,6 +56,30 @@ fn a_folder_of_songs_becomes_caches_that_adapt_and_eval_take() {
     let last: serde_json::Value = serde_json::from_str(last).unwrap();
     assert!((eval["loss"].as_f64().unwrap() - last["eval_loss"].as_f64().unwrap()).abs() < 1e-5, "{eval} {last}");
 
+    // Masked again with another seed, it is another run.
+    let (again, cache) = (path("again"), path("cache"));
+    let masked = |seed: &str| {
+        let args = ["prepare", "--model", &model, "--data", &songs, "--output", &cache, "--static-mask"];
+        stdout(&run(&[&args[..], &["--seed", seed]].concat()));
+    };
+    masked("1");
+    let train_again = format!("{cache}/train.safetensors");
+    let args = ["adapt", "--model", &model, "--train", &train_again, "--static-mask", "--output", &again];
+    let more = ["--max-steps", "2", "--save-steps", "1", "--resume"];
+    stdout(&run(&[&args[..], &more].concat()));
+    stdout(&run(&[&args[..], &more].concat()));
+    masked("2");
+    fails(&[&args[..], &more].concat(), &["cannot resume", "the training data was", "seed 1"]);
+    // Songs held out before would be in a new cache of all.
+    fails(&["prepare", "--model", &model, "--data", &songs, "--output", &caches], &["validation.safetensors", "split"]);
+    let options: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(format!("{output}/training_args.json")).unwrap()).unwrap();
+    assert_eq!(options["train"], serde_json::json!([train]));
+    assert_eq!(
+        (&options["unit"], &options["dedup"], &options["text_field"]),
+        (&"line".into(), &false.into(), &"text".into())
+    );
+
     // Straight from the songs, held out on the way.
     let from_text =
         ["adapt", "--model", &model, "--train", &songs, "--validation-split", "0.1", "--output", &path("direct")];

@@ -208,6 +208,36 @@ fn accumulated_batches_are_as_one_and_checkpointing_changes_nothing() {
 }
 
 #[test]
+fn a_held_out_section_longer_than_the_longest_example_is_judged_by_its_beginning() {
+    let model = fresh_model();
+    let folder = tempfile::tempdir().unwrap();
+    let of = |name: &str, songs: &str| {
+        let (path, cache) = (folder.path().join(name), folder.path().join(format!("{name}.cache")));
+        fs::write(&path, songs).unwrap();
+        let options = PrepareOptions { unit: Unit::Section, ..PrepareOptions::new(12) };
+        prepare(model.tokenizer(), &[path], &cache, None, &options, |_| {}).unwrap();
+        Triplets::from_sections(Dataset::open(&cache, model.tokenizer()).unwrap()).unwrap()
+    };
+    // A first verse that takes three examples, and one that ends the last song.
+    let long = "the rain in the town and you\nyou and the river again and again\nriver and rain in the town you\n";
+    let rest = "you and rain\n\n\nthe town again\n\nagain you\n\n\nin the river\n\n";
+    let whole = of("whole.txt", &format!("{long}\n{rest}{long}again"));
+    let first = long.lines().next().unwrap();
+    let cut = of("cut.txt", &format!("{first}\n\n{rest}{first} again"));
+    // The last verse begins as the first does, so it came before.
+    assert_eq!((whole.truncated(), whole.songs(), cut.songs()), (1, Some((3, 1)), Some((3, 0))));
+    let cut = of("alone.txt", &format!("{first}\n\n{rest}{first}"));
+    assert_eq!((cut.truncated(), cut.songs(), whole.len()), (0, Some((3, 1)), 2));
+    for loss in [triplet_loss(false), RANKING] {
+        let options = TripletEvaluationOptions { objective: objective(loss), ..Default::default() };
+        let (whole, cut) =
+            (model.evaluate_triplets(&whole, &options).unwrap(), model.evaluate_triplets(&cut, &options).unwrap());
+        assert_eq!(whole, cut);
+        assert_eq!((whole.triplets, whole.retrieval.unwrap().queries), (8, 4));
+    }
+}
+
+#[test]
 fn what_does_not_go_together_is_refused_by_name() {
     let base = fresh_model();
     let (songs, given) = (songs(&base, 6), given(&base));
@@ -427,9 +457,28 @@ fn two_models_are_compared_by_a_task_built_on_both() {
         ["downstream", "--base", &base, "--adapted", &base, "--data", &songs, "--max-steps", "2", "--seeds", "1"];
     assert_eq!(json(&[&same[..], &["--json"]].concat())["results"]["after"]["difference"]["loss"]["value"], 0.0);
 
+    // The songs that the adaptation held out are held out here; others it has been trained on.
+    assert_eq!(printed["settings"]["seen_by_adapted"], false);
+    let short = ["--max-steps", "1", "--seeds", "1"];
+    let told = |data: &[&str]| {
+        let args = ["downstream", "--base", &base, "--adapted", &adapted];
+        let output = run(&[&args[..], &short, data].concat());
+        stdout(&output);
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let seen = "so it looks better here than it is";
+    assert!(!told(&["--data", &songs, "--validation-split", "0.2"]).contains(seen));
+    assert!(told(&["--data", &songs]).contains("held out --validation-split 0.2 with --seed 42"));
+    assert!(told(&["--data", &songs, "--validation-split", "0.2", "--seed", "7"]).contains(seen));
+    assert!(told(&["--data", &songs, "--validation", &songs]).contains(seen));
+    let other = tempfile::tempdir().unwrap();
+    let other = text(&write_songs(other.path(), 12)).to_owned();
+    assert!(!told(&["--data", &songs, "--validation", &other]).contains(seen));
+
     let report = path("report.html");
     let compare = ["compare", "--base", &base, "--adapted", &adapted, "--data", &songs];
     stdout(&run(&[&compare[..], &["--html", &report, "--downstream", &results]].concat()));
+    assert!(!fs::read_to_string(&page).unwrap().contains(seen) && fs::read_to_string(&report).unwrap().contains(seen));
     for page in [page, report] {
         let page = fs::read_to_string(page).unwrap();
         for stage in ["before", "after"] {
@@ -447,7 +496,8 @@ fn two_models_are_compared_by_a_task_built_on_both() {
     let output = stdout(&run(&[&given[..], &["--max-steps", "1", "--seeds", "1", "--html", &odd]].concat()));
     assert!(output.contains("4 held-out triplets; 1 trainings") && output.contains("over triplets\n"), "{output}");
     let page = fs::read_to_string(&odd).unwrap();
-    assert!(page.contains("triplets they had not seen") && !page.contains("resampled over songs"), "{page}");
+    assert!(page.contains("4 held-out triplets") && !page.contains("resampled over songs"), "{page}");
+    assert!(page.contains("4 are few") && !page.contains("n good") && !page.contains("n bad"), "{page}");
     fails(&["downstream", "--adapted", &adapted, "--data", &songs], &["different tokenizers"]);
     // The model that was trained on is as it was.
     let opened = Model::open(gpu(), &base).unwrap();
@@ -492,6 +542,16 @@ fn what_embedding_takes_is_carried_over() {
     stdout(&run(&[&args[..], &["--max-steps", "1", "--per-device-train-batch-size", "1"]].concat()));
     assert_eq!(std::fs::read_to_string(base.path().join("config_sentence_transformers.json")).unwrap(), prompts);
     assert_eq!(EmbedOptions::open(base.path()).unwrap().max_seq_length, Some(24));
+    // But not from the model that was there before: a plain one, written over it, embeds by its mean.
+    let (plain, output) = (folder.path().join("plain"), folder.path().join("finetune"));
+    fresh_model().save(&plain).unwrap();
+    for command in ["finetune", "adapt"] {
+        let args = [command, "--model", text(&plain), "--train", text(&songs), "--output", text(&output)];
+        stdout(&run(&[&args[..], &["--max-steps", "1", "--per-device-train-batch-size", "1"]].concat()));
+        assert!(!output.join("config_sentence_transformers.json").exists(), "{command}");
+        let options = EmbedOptions::open(&output).unwrap();
+        assert_eq!((options.pooling, output.join("modules.json").exists()), (Pooling::Mean, command == "finetune"));
+    }
     let output = folder.path().join("judged");
     let no_text = ["adapt", "--train", text(&songs), "--output", text(&output), "--eval-steps", "1"];
     fails(&[&no_text[..], &["--model", text(base.path())]].concat(), &["--eval-steps", "--validation"]);

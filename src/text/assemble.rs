@@ -26,6 +26,8 @@ pub(super) struct Corpus<'t> {
     /// Their bytes.
     held: usize,
     pub(super) splits: Vec<Assembler<'t>>,
+    /// Lines of which the vocabulary knows nothing.
+    pub(super) unknown: u64,
     /// Songs that have begun.
     pub(super) song: u64,
     /// Which split the present song belongs to, once a word of it came.
@@ -42,6 +44,7 @@ impl<'t> Corpus<'t> {
             pieces: Vec::new(),
             held: 0,
             splits,
+            unknown: 0,
             song: 0,
             in_song: None,
             seen: options.dedup.then(HashSet::new),
@@ -74,7 +77,7 @@ impl<'t> Corpus<'t> {
         for (line, song_end) in tokenized.collect::<Result<Vec<_>>>()? {
             match line {
                 // Characters the vocabulary drops altogether.
-                Some(ids) if ids.iter().all(|&id| self.tokenizer.is_special(id)) => {}
+                Some(ids) if ids.iter().all(|&id| self.tokenizer.is_special(id)) => self.unknown += 1,
                 Some(ids) => {
                     let split = match self.in_song {
                         Some(split) => split,
@@ -199,6 +202,8 @@ impl<'t> Assembler<'t> {
                 self.body.extend(line);
                 while self.body.len() > self.room {
                     let mut rest = self.body.split_off(self.room);
+                    // The template ends with one.
+                    self.body.pop_if(|last| *last == separator);
                     self.example(&mut None)?;
                     if rest.first() == Some(&separator) {
                         // It is at the end of the example already.

@@ -129,6 +129,8 @@ pub struct Prepared {
     pub validation: Counts,
     /// Examples (or, for windows, lines) that came before and were left out.
     pub duplicates: u64,
+    /// Lines left out because the vocabulary knows nothing in them, of which nothing can be learnt.
+    pub unknown: u64,
 }
 
 /// What is in a token cache.
@@ -225,12 +227,15 @@ pub fn prepare(
             return Err(Error::InvalidArgument(reason));
         }
     }
+    prepared.unknown = corpus.unknown;
     prepared.duplicates = corpus.splits.iter().map(|split| split.duplicates).sum();
     let counts: Vec<Counts> = corpus.splits.iter().map(Assembler::counts).collect();
     prepared.train = counts[0].clone();
     prepared.validation = counts.get(1).cloned().unwrap_or_default();
     for (split, name) in corpus.splits.into_iter().zip(["train", "validation"]) {
-        let metadata = split.metadata(tokenizer, options, &sources, name);
+        let mut metadata = split.metadata(tokenizer, options, &sources, name);
+        // Of all songs: where nothing is known a song may not have begun.
+        metadata.insert("unknown".into(), prepared.unknown.to_string());
         split.writer.finish(metadata)?;
     }
     Ok(prepared)

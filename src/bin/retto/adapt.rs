@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use retto::{EmbedOptions, Gpu, LoraConfig, Model, TrainingArguments};
 
 use crate::data::{self, MaskArgs, UnitArgs};
+use crate::files::carry_embedding;
 use crate::ranks::Ranks;
 use crate::training::{TrainArgs, announce, devices_of_run};
-use crate::{Result, carry_embedding, open_model, output};
+use crate::{Result, open_model, output};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -106,7 +107,8 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
     if !ranks.is_first() {
         return Ok(());
     }
-    let model = trainer.into_model();
+    // While the trainer is there, its output is locked.
+    let model = trainer.model();
     match args.lora_r {
         Some(_) => model.save_adapter(&training.output, &training.base_name())?,
         None => {
@@ -114,5 +116,5 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
             carry_embedding(training.model.as_deref(), model.config(), &training.output)?;
         }
     }
-    training.finish(gpu, metrics, &trained, &arguments, &args.train)
+    training.finish(gpu, metrics, &trained, &arguments, &args.train, (&args.unit.read, Some(&args.unit)))
 }

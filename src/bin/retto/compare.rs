@@ -6,10 +6,9 @@ use retto::{CompareOptions, Comparison, Fill, GoldRank, Gpu, Interval, Kind, MET
 
 use crate::data::{self, UnitArgs};
 use crate::downstream_report;
+use crate::files::{check_writable, write_whole};
 use crate::report::{self, Context};
-use crate::{
-    Result, TRAINING_ARGUMENTS_FILE, check_writable, curve, display, open_adapted, open_model, output, write_whole,
-};
+use crate::{Result, curve, display, open_adapted, open_model, output, provenance};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -124,21 +123,25 @@ fn on_data(gpu: &Gpu, base: &Model, adapted: &Model, args: &Args) -> Result<()> 
     };
     let longest = base.config().max_position_embeddings.min(adapted.config().max_position_embeddings);
     let (data, _) = data::load(base.tokenizer(), &args.data, &args.unit.options(longest, 0.0, args.seed))?;
+    let seen = provenance::has_seen(&args.adapted, &args.data, None) == Some(true);
+    if seen {
+        provenance::note(&args.adapted, &args.data);
+    }
     let comparison = retto::compare(base, adapted, &data, &options)?;
     if let Some(path) = &args.html {
-        let training = std::fs::read(args.adapted.join(TRAINING_ARGUMENTS_FILE)).ok();
         let context = Context {
             base: args.base.as_ref().map_or("the bundled model".into(), |path| path.display().to_string()),
             adapted: args.adapted.display().to_string(),
             data: display(&args.data),
             adapter: gpu.to_string(),
             options: serde_json::to_value(&options)?,
-            training: training.and_then(|json| serde_json::from_slice(&json).ok()),
+            training: provenance::training_arguments(&args.adapted),
+            seen,
             // A model that was not adapted here has no log.
             curve: curve::draw(&args.adapted.join(METRICS_FILE)).ok().flatten(),
             downstream,
         };
-        write_whole(path, &report::page(&comparison, &context))?;
+        write_whole(path, report::page(&comparison, &context).as_bytes())?;
     }
     if args.json {
         return output::json(&comparison);
@@ -151,8 +154,12 @@ fn on_data(gpu: &Gpu, base: &Model, adapted: &Model, args: &Args) -> Result<()> 
 }
 
 fn print_comparison(comparison: &Comparison) -> Result<()> {
-    let Comparison { blanks, groups, base, adapted, difference, kinds, showcases, .. } = comparison;
-    output::line(format!("{blanks} blanks from {groups} songs; 95 % confidence intervals over songs\n"))?;
+    let Comparison { blanks, groups, group_kind, base, adapted, difference, kinds, showcases, .. } = comparison;
+    let of = group_kind.name();
+    output::line(format!("{blanks} blanks from {groups} {of}; 95 % confidence intervals over {of}\n"))?;
+    if *groups < output::FEW {
+        output::note(output::few(*groups, of));
+    }
     output::line(format!("{:8}{:<24}{:<24}adapted - base", "", "base", "adapted"))?;
     type Pick = fn(&Scores) -> Interval;
     let rows: [(&str, Pick); 4] =

@@ -61,6 +61,13 @@ pub(crate) enum UnitName {
     Window,
 }
 
+impl UnitName {
+    /// As it is given.
+    pub(crate) fn name(self) -> String {
+        clap::ValueEnum::to_possible_value(&self).map_or(String::new(), |value| value.get_name().to_owned())
+    }
+}
+
 impl ReadArgs {
     /// Of sections to compare.
     pub(crate) fn sections(&self, max_seq_length: usize, validation_split: f64, seed: u64) -> PrepareOptions {

@@ -10,9 +10,11 @@ use retto::{
 };
 use serde_json::json;
 
+use crate::files::{check_writable, write_whole};
 use crate::finetune::{self, Task, TaskArgs};
+use crate::provenance::{self, Split};
 use crate::training::{OptimizerArgs, interruption};
-use crate::{Result, check_writable, display, downstream_report, open_adapted, open_model, output, write_whole};
+use crate::{Result, display, downstream_report, open_adapted, open_model, output};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -70,6 +72,16 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
         None if args.validation.is_empty() => return Err("there is nothing to judge by: give --validation".into()),
         None => open("held-out ", &args.validation, 0.0)?.0,
     };
+    let (judged, split) = match args.validation.is_empty() {
+        true => (&args.data, Some(args.validation_split)),
+        false => (&args.validation, None),
+    };
+    let text_field = args.task.read.text_field.as_str();
+    let split = split.map(|share| Split { share, seed: args.optimizer.seed, text_field });
+    let seen = provenance::has_seen(&args.adapted, judged, split);
+    if seen == Some(true) {
+        provenance::note(&args.adapted, judged);
+    }
     let options = DownstreamOptions { arguments, seeds: args.seeds };
     output::note(format!("training both models {} times on {} triplets an epoch with {gpu}", args.seeds, train.len()));
     let (progress, interrupted) = (Progress::new(), interruption()?);
@@ -98,12 +110,13 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     let split = if args.validation.is_empty() { args.validation_split } else { 0.0 };
     settings["validation_split"] = split.into();
     settings["seeds"] = args.seeds.into();
+    settings["seen_by_adapted"] = seen.into();
     let results = json!({ "results": found, "settings": settings });
     if let Some(path) = &args.output {
-        write_whole(path, &format!("{results:#}\n"))?;
+        write_whole(path, format!("{results:#}\n").as_bytes())?;
     }
     if let Some(path) = &args.html {
-        write_whole(path, &downstream_report::page(&results))?;
+        write_whole(path, downstream_report::page(&results).as_bytes())?;
     }
     if args.json { output::json(&results) } else { print(&found) }
 }
@@ -119,6 +132,9 @@ fn print(found: &Downstream) -> Result<()> {
         "{triplets} held-out triplets{of}; {} trainings of each model; 95 % confidence intervals over {over}{seeds}",
         runs.len()
     ))?;
+    if *groups < output::FEW {
+        output::note(output::few(*groups, over));
+    }
     type Pick = fn(&DownstreamFigures) -> Option<Interval>;
     let rows: [(&str, Pick); 5] = [
         ("loss", |f| Some(f.loss)),

@@ -7,6 +7,7 @@ use retto::Interval;
 use serde_json::Value;
 
 use crate::Result;
+use crate::output::FEW;
 use crate::report::{frame, settings, table};
 
 /// The figures by their names in JSON, and whether more is better.
@@ -33,18 +34,19 @@ fn interval(value: &Value) -> Option<Interval> {
     Some(Interval { value: number("value")?, low: number("low")?, high: number("high")? })
 }
 
-fn stage(id: &str, stage: &Value) -> Markup {
+fn stage(id: &str, stage: &Value, enough: bool) -> Markup {
     let rows = ROWS.into_iter().filter_map(|(name, figure, more_is_better)| {
         let of = |side: &str| interval(&stage[side][figure]);
         Some((name, [of("base")?, of("adapted")?, of("difference")?], more_is_better))
     });
-    table(id, rows)
+    table(id, rows, enough)
 }
 
 pub(crate) fn section(results: &Value) -> Markup {
     let found = &results["results"];
     let runs = found["runs"].as_array().map_or(&[][..], Vec::as_slice);
     let given = found["queries"] == 0;
+    let enough = found["groups"].as_u64().is_none_or(|groups| groups >= FEW as u64);
     let text = |name: &str| results["settings"][name].as_str().unwrap_or_default().to_owned();
     html! {
         h2 { "A task built on both" }
@@ -52,20 +54,24 @@ pub(crate) fn section(results: &Value) -> Markup {
             "Base: " (text("base")) ". Adapted: " (text("adapted")) ". "
             @if given {
                 "Both were trained to tell what belongs together, " (runs.len()) " times each, with the same seeds and the same "
-                (found["train_triplets"]) " triplets an epoch; then asked about " (found["triplets"]) " triplets they had not seen."
+                (found["train_triplets"]) " triplets an epoch; then asked about " (found["triplets"]) " held-out triplets."
             } @else {
                 "Both were trained to tell sections of one song from those of others, " (runs.len()) " times each, with the same seeds \
                  and the same " (found["train_triplets"]) " triplets an epoch; then asked about " (found["triplets"]) " triplets and "
-                (found["queries"]) " sections of " (found["groups"]) " songs they had not seen."
+                (found["queries"]) " sections of " (found["groups"]) " held-out songs."
+            }
+            @if results["settings"]["seen_by_adapted"] == true {
+                " The adapted model had been trained on these data before, so it looks better here than it is."
             }
         }
         h3 { "Before that training" }
-        div.wide { (stage("before", &found["before"])) }
+        div.wide { (stage("before", &found["before"], enough)) }
         h3 { "After it" }
-        div.wide { (stage("after", &found["after"])) }
+        div.wide { (stage("after", &found["after"], enough)) }
         p.soft {
             "In brackets: 95 % confidence intervals, resampled over " @if given { "triplets" } @else { "songs" }
             @if runs.len() > 1 { " and, after the training, over seeds" } "; those of the difference are paired."
+            @if !enough { " " (found["groups"]) " are few: the intervals are too narrow to rely on." }
         }
         details {
             summary { "Each seed" }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use retto::{Dtype, EmbedOptions, Embeddings, Gpu, Pooling};
 
 use crate::data::{self, UnitArgs};
+use crate::files::{check_writable, write_whole};
 use crate::{Result, open_model_with_dtype, output};
 
 #[derive(clap::Args)]
@@ -77,6 +78,9 @@ impl VectorArgs {
 }
 
 pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
+    if let Some(path) = &args.output {
+        check_writable(path)?;
+    }
     let model = open_model_with_dtype(gpu, args.model.as_deref(), args.adapter.as_deref(), args.dtype)?;
     let mut options = args.vectors.options(args.model.as_deref())?;
     options.strict = args.unit.read.strict;
@@ -95,6 +99,21 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
         // Checked against the model below, in the words of that option.
         let length = options.max_seq_length.unwrap_or(longest).min(longest);
         let (data, _) = data::load(model.tokenizer(), &args.data, &args.unit.options(length, 0.0, 0))?;
+        if data.longest() > length {
+            let tokens = data.longest();
+            let reason =
+                format!("an example of {tokens} tokens, but {length} are read: prepare with --max-seq-length {length}");
+            return Err(reason.into());
+        }
+        let unknown = data.metadata().get("unknown").map_or("0", String::as_str);
+        if unknown != "0" {
+            let reason =
+                format!("{unknown} lines hold nothing that the vocabulary knows, and have no vector of their own");
+            match options.strict {
+                true => return Err(reason.into()),
+                false => output::note(format!("note: {reason}")),
+            }
+        }
         told = data.truncated();
         model.embed_dataset(&data, &options)?
     };
@@ -106,7 +125,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
 
 fn show(embeddings: &Embeddings, args: &Args) -> Result<()> {
     if let Some(path) = &args.output {
-        embeddings.save(path)?;
+        write_whole(path, &embeddings.to_safetensors()?)?;
         return output::line(format!("{}: {} x {}", path.display(), embeddings.len(), embeddings.dimension()));
     }
     if args.json {

@@ -9,9 +9,10 @@ use retto::{
 
 use crate::data::{self, ReadArgs};
 use crate::embed::VectorArgs;
+use crate::files::carry_prompts;
 use crate::ranks::Ranks;
 use crate::training::{TrainArgs, announce, devices_of_run};
-use crate::{Result, carry_prompts, open_model, output};
+use crate::{Result, open_model, output};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -220,10 +221,9 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
     if !ranks.is_first() {
         return Ok(());
     }
-    trainer.into_model().save(&training.output)?;
+    // While the trainer is there, its output is locked.
+    trainer.model().save(&training.output)?;
     task.options.save(&training.output, &config)?;
-    if let Some(base) = &training.model {
-        carry_prompts(base, &training.output)?;
-    }
-    training.finish(gpu, metrics, &trained, &arguments, &args.train)
+    carry_prompts(training.model.as_deref(), &training.output)?;
+    training.finish(gpu, metrics, &trained, &arguments, &args.train, (&args.task.read, None))
 }

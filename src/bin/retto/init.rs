@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use retto::{BertConfig, Gpu, Model, Tokenizer, WordPieceOptions};
 
+use crate::files::check_folder;
 use crate::{Result, display, output};
 
 #[derive(clap::Args)]
@@ -51,6 +52,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     config.max_position_embeddings = args.max_position_embeddings;
     // Before a vocabulary is learnt, which may take minutes.
     config.validate()?;
+    check_folder(&args.output)?;
     let tokenizer = match &args.tokenizer {
         Some(folder) => Tokenizer::open(Model::encoder_folder(folder)?)?,
         None => {

@@ -10,12 +10,14 @@ mod downstream;
 mod downstream_report;
 mod embed;
 mod eval;
+mod files;
 mod fill;
 mod finetune;
 mod init;
 mod merge;
 mod output;
 mod prepare;
+mod provenance;
 mod ranks;
 mod report;
 mod training;
@@ -26,7 +28,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ranks::Ranks;
-use retto::{Adapter, BertConfig, Dtype, EmbedOptions, Gpu, GpuOptions, Model};
+use retto::{Adapter, Dtype, Gpu, GpuOptions, Model};
 
 /// Fill blanks with BERT, and adapt it to the words of one domain, on any GPU.
 #[derive(Parser)]
@@ -195,69 +197,6 @@ fn open_adapted(base: &Model, folder: &Path) -> Result<Model> {
 /// Whether a folder holds an adapter, and no model that it might be meant for.
 fn is_only_adapter(folder: &Path) -> bool {
     !folder.join("config.json").exists() && Model::is_adapter(folder)
-}
-
-/// Writes beside a model made of another what says how that one embeds texts, where anything does.
-fn carry_embedding(base: Option<&Path>, config: &BertConfig, output: &Path) -> Result<()> {
-    let Some(base) = base.filter(|base| base.join("modules.json").exists()) else { return Ok(()) };
-    match EmbedOptions::open(base) {
-        Ok(options) => {
-            options.save(output, config)?;
-            carry_prompts(base, output)?;
-        }
-        Err(error) => output::note(format!("note: how {} embeds texts is not carried over: {error}", base.display())),
-    }
-    Ok(())
-}
-
-/// What sentence-transformers puts before texts when asked for it by name, and how it compares vectors: nothing that this program does, but
-/// the same for a model made of another.
-fn carry_prompts(base: &Path, output: &Path) -> Result<()> {
-    let name = "config_sentence_transformers.json";
-    let (from, to) = (base.join(name), output.join(name));
-    if !from.is_file() {
-        return Ok(());
-    }
-    // Not copied: the two may be one file.
-    let text = std::fs::read_to_string(&from).map_err(|error| format!("{}: {error}", from.display()))?;
-    write_whole(&to, &text)
-}
-
-/// Whether a file can be written: found out before the work, not after it. Nothing is left behind.
-fn check_writable(path: &Path) -> Result<()> {
-    let is_new = !path.exists();
-    let opened = std::fs::File::options().create(true).truncate(false).write(true).open(path);
-    opened.map_err(|error| format!("{}: {error}", path.display()))?;
-    if is_new {
-        std::fs::remove_file(path)?;
-    }
-    if is_replaceable(path) {
-        staging_beside(path)?;
-    }
-    Ok(())
-}
-
-/// Whether a file may be put in its place: not where it is a pipe, a terminal or another device, or leads to one.
-fn is_replaceable(path: &Path) -> bool {
-    path.symlink_metadata().map_or(true, |there| there.is_file())
-}
-
-fn staging_beside(path: &Path) -> Result<tempfile::TempDir> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let staged = tempfile::Builder::new().prefix(".retto-").tempdir_in(folder);
-    Ok(staged.map_err(|error| format!("{}: {error}", folder.display()))?)
-}
-
-/// Writes beside a file and then in its place.
-fn write_whole(path: &Path, text: &str) -> Result<()> {
-    let named = |error: std::io::Error| format!("{}: {error}", path.display());
-    if !is_replaceable(path) {
-        return Ok(std::fs::write(path, text).map_err(named)?);
-    }
-    let staged = staging_beside(path)?;
-    let beside = staged.path().join("file");
-    std::fs::write(&beside, text).map_err(named)?;
-    Ok(std::fs::rename(&beside, path).map_err(named)?)
 }
 
 /// The options of a training run, beside the model it made.

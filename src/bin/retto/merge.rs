@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use retto::Gpu;
 
-use crate::{Result, carry_embedding, open_model, output};
+use crate::files::carry_embedding;
+use crate::{Result, open_model, output};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

@@ -11,6 +11,14 @@ use crate::Result;
 /// Whether it is another process that tells.
 static SILENT: AtomicBool = AtomicBool::new(false);
 
+/// Whether stdout is a file that was asked for.
+static GIVEN_AWAY: AtomicBool = AtomicBool::new(false);
+
+/// From now on what would be printed there is told on stderr.
+pub(crate) fn give_away_stdout() {
+    GIVEN_AWAY.store(true, Ordering::Relaxed);
+}
+
 /// Leaves all telling to another process.
 #[cfg_attr(not(feature = "mpi"), allow(dead_code, reason = "there is no other"))]
 pub(crate) fn silence() {
@@ -24,6 +32,10 @@ pub(crate) fn is_silent() -> bool {
 /// Writes a line to stdout.
 pub(crate) fn line(text: impl std::fmt::Display) -> Result<()> {
     if is_silent() {
+        return Ok(());
+    }
+    if GIVEN_AWAY.load(Ordering::Relaxed) {
+        note(text);
         return Ok(());
     }
     Ok(writeln!(io::stdout().lock(), "{text}")?)
@@ -50,6 +62,14 @@ pub(crate) fn one_line(error: &dyn Error) -> String {
 pub(crate) fn interval(interval: Interval, signed: bool) -> String {
     let Interval { value, low, high } = interval;
     if signed { format!("{value:+.3} [{low:+.3}, {high:+.3}]") } else { format!("{value:.3} [{low:.3}, {high:.3}]") }
+}
+
+/// Fewer groups than these say too little for an interval.
+pub(crate) const FEW: usize = 10;
+
+/// What is to be said then.
+pub(crate) fn few(groups: usize, kind: &str) -> String {
+    format!("note: {groups} {kind} are few: the intervals are too narrow to rely on")
 }
 
 /// A figure of the base model, of the adapted one, and their difference, in columns.

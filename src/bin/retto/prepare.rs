@@ -64,6 +64,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     });
     let (train, validation) = (args.output.join("train.safetensors"), args.output.join("validation.safetensors"));
     let split = args.validation_split > 0.0;
+    if !split && validation.exists() {
+        let reason = "is of an earlier split, and the songs in it would be in the new train.safetensors too: remove it, or give \
+                      --validation-split";
+        return Err(format!("{} {reason}", validation.display()).into());
+    }
     let prepared = data::prepare(&tokenizer, &args.data, &train, split.then_some(&validation), &options)?;
     if args.json {
         return output::json(&prepared);

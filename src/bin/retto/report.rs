@@ -5,7 +5,7 @@ use retto::{Comparison, Fill, Interval, Kind, Scores, Showcase};
 use serde_json::Value;
 
 use crate::downstream_report;
-use crate::output::interval;
+use crate::output::{FEW, interval};
 
 /// What the page shows beside the comparison.
 pub(crate) struct Context {
@@ -17,6 +17,8 @@ pub(crate) struct Context {
     pub(crate) options: Value,
     /// Of the run that made the adapted model, where it left them.
     pub(crate) training: Option<Value>,
+    /// Whether that was trained on the data.
+    pub(crate) seen: bool,
     /// Its losses as SVG.
     pub(crate) curve: Option<String>,
     /// What `retto downstream` wrote of the two.
@@ -41,17 +43,24 @@ table { border-collapse: collapse; width: 100% } th, td { padding: .3rem .6rem; 
 ";
 
 pub(crate) fn page(comparison: &Comparison, context: &Context) -> String {
-    let Comparison { blanks, groups, words_of_several_tokens, kinds, .. } = comparison;
+    let Comparison { blanks, groups, group_kind, words_of_several_tokens, kinds, .. } = comparison;
+    let of = group_kind.name();
     let body = html! {
         h1 { "Base and adapted model compared" }
         p.soft {
             "Base: " (context.base) ". Adapted: " (context.adapted) ". Held-out text: " (context.data) ". "
-            (blanks) " blanks from " (groups) " songs, one word at a time; the same for both models. "
+            (blanks) " blanks from " (groups) " " (of) ", one word at a time; the same for both models. "
             (words_of_several_tokens) " words of several tokens were passed over."
+            @if context.seen {
+                " The adapted model was trained on these data, or a part of them, so it looks better here than it is."
+            }
         }
         h2 { "In figures" }
         div.wide { (figures(comparison)) }
-        p.soft { "In brackets: 95 % confidence intervals, resampled over songs; those of the difference are paired." }
+        p.soft {
+            "In brackets: 95 % confidence intervals, resampled over " (of) "; those of the difference are paired."
+            @if *groups < FEW { " " (groups) " are few: the intervals are too narrow to rely on." }
+        }
         h2 { "How the blanks divide" }
         div.wide {
             table #kinds {
@@ -114,7 +123,7 @@ pub(crate) fn frame(title: &str, body: Markup) -> String {
 }
 
 fn figures(comparison: &Comparison) -> Markup {
-    let Comparison { base, adapted, difference, .. } = comparison;
+    let Comparison { groups, base, adapted, difference, .. } = comparison;
     type Pick = fn(&Scores) -> Interval;
     let rows: [(&str, Pick, bool); 4] = [
         ("Word first", |s| s.top1, true),
@@ -125,17 +134,21 @@ fn figures(comparison: &Comparison) -> Markup {
     let row = |(name, pick, more_is_better): (&'static str, Pick, bool)| {
         (name, [base, adapted, difference].map(pick), more_is_better)
     };
-    table("figures", rows.map(row))
+    table("figures", rows.map(row), *groups >= FEW)
 }
 
-/// Figures of base, adapted and their difference, and whether more is better.
-pub(crate) fn table(id: &str, rows: impl IntoIterator<Item = (&'static str, [Interval; 3], bool)>) -> Markup {
+/// Figures of base, adapted and their difference, and whether more is better. Differences are marked where their intervals are `enough` to tell.
+pub(crate) fn table(
+    id: &str,
+    rows: impl IntoIterator<Item = (&'static str, [Interval; 3], bool)>,
+    enough: bool,
+) -> Markup {
     html! {
         table id=(id) {
             thead { tr { th {} th.n { "Base" } th.n { "Adapted" } th.n { "Difference" } } }
             tbody {
                 @for (name, [base, adapted, change], more_is_better) in rows {
-                    @let certain = change.low > 0.0 || change.high < 0.0;
+                    @let certain = enough && (change.low > 0.0 || change.high < 0.0);
                     @let class = match (certain, (change.value > 0.0) == more_is_better) {
                         (false, _) => "n",
                         (true, true) => "n good",
@@ -190,7 +203,13 @@ fn answers(side: &str, answers: &[Fill], rank: usize, gold: &str) -> Markup {
 }
 
 pub(crate) fn settings(title: &str, values: &Value) -> Markup {
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    fn text(value: &Value) -> String {
+        match value {
+            Value::String(text) => text.clone(),
+            Value::Array(list) => list.iter().map(text).collect::<Vec<_>>().join(", "),
+            other => other.to_string(),
+        }
+    }
     html! {
         details {
             summary { (title) }

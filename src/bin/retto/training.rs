@@ -13,8 +13,9 @@ use retto::{
     TrainingArguments,
 };
 
+use crate::data::{ReadArgs, UnitArgs};
 use crate::ranks::Ranks;
-use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, display, output};
+use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, output};
 
 /// How a training goes about it.
 #[derive(clap::Args)]
@@ -288,14 +289,24 @@ impl TrainArgs {
         trained: &TrainOutput,
         arguments: &TrainingArguments,
         train: &[PathBuf],
+        read: (&ReadArgs, Option<&UnitArgs>),
     ) -> Result<()> {
         if let Some(metrics) = metrics {
             metrics.finish(trained)?;
         }
         let mut values = serde_json::to_value(arguments)?;
         values["model"] = self.base_name().into();
-        values["train"] = display(train).into();
-        values["validation"] = display(&self.validation).into();
+        let list = |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+        values["train"] = list(train).into();
+        values["validation"] = list(&self.validation).into();
+        values["validation_split"] = self.validation_split.into();
+        let (read, unit) = read;
+        values["text_field"] = read.text_field.clone().into();
+        values["strict"] = read.strict.into();
+        if let Some(unit) = unit {
+            values["unit"] = unit.unit.name().into();
+            values["dedup"] = unit.dedup.into();
+        }
         values["adapter"] = gpu.to_string().into();
         if self.save_steps.is_none() {
             values["save_steps"] = serde_json::Value::Null;

@@ -1,0 +1,122 @@
+//! Files that the command writes.
+
+use std::io::Write;
+use std::path::Path;
+
+use retto::{BertConfig, EmbedOptions};
+
+use crate::{Result, output};
+
+/// Files of sentence-transformers' layout that say how a model embeds texts.
+const EMBEDDING_FILES: [&str; 3] = ["modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"];
+const PROMPTS: &str = EMBEDDING_FILES[2];
+
+/// Writes beside a model made of another what says how that one embeds texts, where anything does.
+pub(crate) fn carry_embedding(base: Option<&Path>, config: &BertConfig, output: &Path) -> Result<()> {
+    let carried = match base.filter(|base| base.join("modules.json").exists()) {
+        None => false,
+        Some(base) => match EmbedOptions::open(base) {
+            Ok(options) => {
+                options.save(output, config)?;
+                carry_prompts(Some(base), output)?;
+                true
+            }
+            Err(error) => {
+                output::note(format!("note: how {} embeds texts is not carried over: {error}", base.display()));
+                false
+            }
+        },
+    };
+    // Those of a model that was there before would be taken for this one's.
+    if !carried && base.is_none_or(|base| !is_same(base, output)) {
+        EMBEDDING_FILES.iter().try_for_each(|name| remove(&output.join(name)))?;
+    }
+    Ok(())
+}
+
+/// What sentence-transformers puts before texts when asked for it by name, and how it compares vectors: nothing that this program does, but
+/// the same for a model made of another.
+pub(crate) fn carry_prompts(base: Option<&Path>, output: &Path) -> Result<()> {
+    let to = output.join(PROMPTS);
+    let Some(from) = base.map(|base| base.join(PROMPTS)).filter(|from| from.is_file()) else { return remove(&to) };
+    // Not copied: the two may be one file.
+    let text = std::fs::read_to_string(&from).map_err(|error| format!("{}: {error}", from.display()))?;
+    write_whole(&to, text.as_bytes())
+}
+
+fn is_same(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("{}: {error}", path.display()).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a file can be written: found out before the work, not after it. Nothing is left behind.
+pub(crate) fn check_writable(path: &Path) -> Result<()> {
+    let is_new = !path.exists();
+    let opened = std::fs::File::options().create(true).truncate(false).write(true).open(path);
+    opened.map_err(|error| format!("{}: {error}", path.display()))?;
+    if is_new {
+        std::fs::remove_file(path)?;
+    }
+    if is_replaceable(path) {
+        staging_beside(path)?;
+    }
+    Ok(())
+}
+
+/// The same of a folder, which may have to be made.
+pub(crate) fn check_folder(path: &Path) -> Result<()> {
+    let path = std::path::absolute(path)?;
+    let there = path.ancestors().find(|folder| folder.exists()).unwrap_or(&path);
+    staging_beside(&there.join("a file")).map(|_| ())
+}
+
+/// Whether a file may be put in its place: not where it is a pipe, a terminal or another device, or leads to one.
+fn is_replaceable(path: &Path) -> bool {
+    path.symlink_metadata().map_or(true, |there| there.is_file())
+}
+
+/// Whether a path leads to where this program's stdout goes.
+#[cfg(unix)]
+fn is_stdout(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+
+    let place = |path: &Path| std::fs::metadata(path).map(|it| (it.dev(), it.ino())).ok();
+    !is_replaceable(path) && place(path).is_some_and(|at| Some(at) == place(Path::new("/dev/stdout")))
+}
+
+#[cfg(not(unix))]
+fn is_stdout(_: &Path) -> bool {
+    false
+}
+
+fn staging_beside(path: &Path) -> Result<tempfile::TempDir> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let staged = tempfile::Builder::new().prefix(".retto-").tempdir_in(folder);
+    Ok(staged.map_err(|error| format!("{}: {error}", folder.display()))?)
+}
+
+/// Writes beside a file and then in its place. What goes to stdout is alone there: what would be printed is told on stderr.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let named = |error: std::io::Error| format!("{}: {error}", path.display());
+    if is_stdout(path) {
+        output::give_away_stdout();
+        let mut stdout = std::io::stdout().lock();
+        // As such an error, which a reader that has seen enough is none of.
+        return Ok(stdout.write_all(bytes).and_then(|()| stdout.flush())?);
+    }
+    if !is_replaceable(path) {
+        return Ok(std::fs::write(path, bytes).map_err(named)?);
+    }
+    let staged = staging_beside(path)?;
+    let beside = staged.path().join("file");
+    std::fs::write(&beside, bytes).map_err(named)?;
+    Ok(std::fs::rename(&beside, path).map_err(named)?)
+}
