@@ -2,6 +2,12 @@
 
 @group(0) @binding(1) var<storage, read> b: array<Long>;
 
+const LINE = 512u / BITS;
+
+fn word_of_b(k: u32, column: u32) -> u32 {
+    return low(b[min(column, sizes.n - 1u) * pairs_of_a_row() + k * BITS / 64u]);
+}
+
 // Two words each.
 fn pairs_of_a_row() -> u32 {
     return words_of_a_row(sizes.k) / 2u;

@@ -5,12 +5,13 @@
 // KiB as a rule; with 8 columns and 16 products it is 55 KiB, and fewer of its bytes are executed a nanosecond. Eight products of a
 // sum, one waiting for the other, also leave more room for those of other sums in what a CPU looks ahead.
 //
-// gemm_c.wgsl, gemm_c_later.wgsl, gemm_vectors_block.wgsl and gemm_vectors_rows.wgsl come before this file, and what loads B:
+// gemm_c.wgsl, gemm_c_later.wgsl, gemm_touch.wgsl, gemm_vectors_block.wgsl and gemm_vectors_rows.wgsl come before this file, and what loads B:
 // gemm_sixes_pairs.wgsl or gemm_sixes_packed.wgsl.
 
 override ROWS: u32; // at most 32, and even
 
 const COLUMNS = 6u; // of a lane
+const ROWS_OF_B = 8u; // in a round
 
 fn add(sum: vec2<f32>, x: Row, b: Two) -> vec2<f32> {
     let s = fma(x.x3.xy, b.y3, fma(x.x2.xy, b.y2, fma(x.x1.xy, b.y1, fma(x.x0.xy, b.y0, sum))));
@@ -24,7 +25,7 @@ fn gemm(
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let row = group.y * ROWS;
-    let column = group.x * 48u + thread * 6u;
+    var column = group.x * 48u + thread * 6u;
     // Arrays of more than 32 are not taken apart into registers.
     var first: array<vec2<f32>, 32>;
     var second: array<vec2<f32>, 32>;
@@ -34,7 +35,9 @@ fn gemm(
         second[i] = vec2<f32>();
         third[i] = vec2<f32>();
     }
+    var touched = 0u;
     for (var k = 0u; k < sizes.k; k += 8u) {
+        touched |= touch(k, group.x * 48u, column, lane & 7u);
         let y = load_two(k, column);
         let z = load_two(k, column + 2u);
         let w = load_two(k, column + 4u);
@@ -48,6 +51,7 @@ fn gemm(
             third[i + 1u] = add(third[i + 1u], x.odd, w);
         }
     }
+    column += nothing_of(touched);
     for (var i = 0u; i < ROWS; i++) {
         for (var j = 0u; j < 2u; j++) {
             store_sum(row + i, column + j, first[i][j]);

@@ -4,6 +4,14 @@
 @group(0) @binding(0) var<storage, read> a: array<Element>; // f32 or f16, as the host says
 @group(0) @binding(1) var<storage, read> b: array<vec4<Element>>;
 
+const LINE = 32u; // of f16
+
+fn word_of_b(k: u32, column: u32) -> u32 {
+    let r = min(k, sizes.k - 1u);
+    let s = min(column, sizes.n - 1u);
+    return bitcast<u32>(f32(b[select(r * sizes.n + s, s * sizes.k + r, TRANS_B) / 4u].x));
+}
+
 fn load_blocks(k: u32, column: u32) -> Blocks {
     return Blocks(load_block(k, column), load_block(k + 8u, column));
 }

@@ -267,6 +267,7 @@ macro_rules! pairs {
                 shader!("unscaled"),
                 shader!("c"),
                 shader!("c_later"),
+                shader!("touch"),
                 shader!("vectors_block"),
                 shader!("vectors_rows"),
                 shader!($b)
@@ -285,6 +286,7 @@ macro_rules! packed_pairs {
                 include_str!("../../shaders/packed.wgsl"),
                 shader!("c"),
                 shader!("c_later"),
+                shader!("touch"),
                 shader!("packed_pairs"),
                 shader!("vectors_block"),
                 shader!("vectors_rows"),
@@ -312,6 +314,7 @@ pub(super) static VECTOR_F16: Kernel = kernel!(
         shader!("unscaled"),
         shader!("c"),
         shader!("c_later"),
+        shader!("touch"),
         shader!("vectors_block"),
         shader!("vectors_single")
     ),
