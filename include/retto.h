@@ -727,7 +727,8 @@ typedef struct retto_training_options {
     const struct retto_gpu *const *devices;
     size_t devices_count;
     /**
-     * Seconds after which a device that another one does not answer gives up, with RETTO_DEVICE_LOST. Default 1800, as with 0.
+     * Seconds after which a device that another one does not answer gives up, with RETTO_RANK_FAILED; RETTO_DEVICE_LOST where it is its
+     * driver that does not answer. Default 1800, as with 0.
      */
     uint64_t ddp_timeout;
 } retto_training_options;
@@ -1236,9 +1237,9 @@ retto_status retto_trainer_add_file(const struct retto_trainer *trainer,
  *
  * RETTO_CANCELLED where the callback or retto_trainer_cancel ended it; `output` is then filled as well, and what was trained is
  * kept. RETTO_WRONG_STATE for a run that is over. After any other failure the trainer stands where it was before the step
- * that failed; if it was the evaluation or the checkpoint after a step, the next call begins with that. Only after
- * RETTO_DEVICE_LOST nothing can be read from it any more: resume from a checkpoint. One thread at a time; blocks for the whole
- * run, so call it from a thread of its own.
+ * that failed; if it was the evaluation or the checkpoint after a step, the next call begins with that. But after RETTO_DEVICE_LOST,
+ * RETTO_GPU_ERROR and RETTO_PANIC nothing can be read from it any more, and after RETTO_RANK_FAILED it does not go on: resume from a
+ * checkpoint with a new trainer. One thread at a time; blocks for the whole run, so call it from a thread of its own.
  */
 retto_status retto_trainer_run(const struct retto_trainer *trainer,
                                retto_progress_callback progress,

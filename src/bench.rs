@@ -31,6 +31,8 @@ pub fn chosen(gpu: &Gpu, m: u32, n: u32, k: u32) -> &'static str {
 fn repeated(gpu: &Gpu, budget: Duration, mut record: impl FnMut(&mut Pass) -> Result<()>) -> Result<Vec<f64>> {
     let mut run = |count: usize| -> Result<f64> {
         let mut pass = Pass::new(gpu);
+        // Nothing begins before the clock.
+        pass.part_after = None;
         for _ in 0..count {
             record(&mut pass)?;
         }

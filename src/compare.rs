@@ -13,7 +13,7 @@ use crate::text::{Dataset, PackedBatch, Purpose, Tokenizer, random};
 pub struct CompareOptions {
     /// The share of words that become blanks, one at a time.
     pub mlm_probability: f64,
-    /// At most so many blanks, picked evenly from all.
+    /// At most so many blanks, drawn by lot from all.
     pub max_blanks: usize,
     /// Showcases of each kind.
     pub showcases: usize,

@@ -69,7 +69,7 @@ impl Room {
         let (one, other) = (open(one), open(other));
         for (key, _) in one.parameter_shapes().iter().filter(|(key, _)| !key.ends_with("key.bias")) {
             let pairs = one.parameter(key).unwrap().into_iter().zip(other.parameter(key).unwrap());
-            let far = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let far = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, common::worse);
             assert!(far < 2e-4, "{key} differs by {far}");
         }
     }

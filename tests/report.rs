@@ -138,7 +138,9 @@ fn the_page_renders_in_a_browser_and_holds_the_figures() {
         serde_json::from_slice(&std::fs::read(format!("{adapted}/training_args.json")).unwrap()).unwrap();
     assert_eq!((&settings["max_steps"], &settings["dropout"]), (&24.into(), &false.into()));
     let source = std::fs::read_to_string(&page).unwrap();
-    assert!(!source.contains("http://") || !source.contains("src="), "nothing is fetched");
+    for fetches in ["src=\"http", "src=\"//", "href=\"http", "href=\"//", "url(", "@import", "<link", "<script"] {
+        assert!(!source.contains(fetches), "nothing is fetched: {fetches}");
+    }
 
     if std::env::var("RETTO_NO_BROWSER").as_deref() == Ok("1") {
         eprintln!("RETTO_NO_BROWSER=1: the page was not opened");

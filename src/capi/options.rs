@@ -107,7 +107,8 @@ pub struct retto_training_options {
     /// one. The trainer keeps what it needs of them. Default none.
     pub devices: *const *const retto_gpu,
     pub devices_count: usize,
-    /// Seconds after which a device that another one does not answer gives up, with RETTO_DEVICE_LOST. Default 1800, as with 0.
+    /// Seconds after which a device that another one does not answer gives up, with RETTO_RANK_FAILED; RETTO_DEVICE_LOST where it is its
+    /// driver that does not answer. Default 1800, as with 0.
     pub ddp_timeout: u64,
 }
 versioned!(retto_training_options, |zero| {

@@ -93,7 +93,7 @@ impl From<&Error> for retto_status {
 }
 
 /// Every status with its name, in the order of their numbers.
-const NAMES: [(retto_status, &CStr); 25] = [
+const NAMES: [(retto_status, &CStr); 26] = [
     (RETTO_OK, c"RETTO_OK"),
     (RETTO_INVALID_ARGUMENT, c"RETTO_INVALID_ARGUMENT"),
     (RETTO_IO, c"RETTO_IO"),
@@ -119,6 +119,7 @@ const NAMES: [(retto_status, &CStr); 25] = [
     (RETTO_BAD_DATA, c"RETTO_BAD_DATA"),
     (RETTO_DIVERGED, c"RETTO_DIVERGED"),
     (RETTO_GPU_ERROR, c"RETTO_GPU_ERROR"),
+    (RETTO_RANK_FAILED, c"RETTO_RANK_FAILED"),
 ];
 
 /// The name of a status, for example "RETTO_NO_MASK", or "unknown" for a number that is none. Static; never NULL. Any thread.
@@ -137,6 +138,17 @@ mod tests {
         for (number, (status, name)) in NAMES.iter().enumerate() {
             assert_eq!(*status as usize, number);
             assert_eq!(format!("{status:?}"), name.to_str().unwrap());
+        }
+        // All that the header has.
+        let header = include_str!("../../include/retto.h");
+        let statuses = header.split("enum retto_status").nth(1).and_then(|rest| rest.split('}').next()).unwrap();
+        let in_header = statuses.lines().filter_map(|line| line.trim().strip_suffix(',')?.split_once(" = "));
+        let in_header: Vec<(&str, i32)> = in_header.map(|(name, number)| (name, number.parse().unwrap())).collect();
+        assert!(in_header.len() > 25 && in_header.len() == NAMES.len(), "{in_header:?}");
+        for (name, number) in in_header {
+            // SAFETY: a static string.
+            let said = unsafe { CStr::from_ptr(retto_status_name(number)) };
+            assert_eq!(said.to_str().unwrap(), name);
         }
     }
 }

@@ -48,8 +48,8 @@ pub(super) struct Inner {
     choices: Option<Choices>,
     /// Kernels that were seen to compute something else here than others do; empty until that was looked at.
     refused: OnceLock<Vec<&'static str>>,
-    /// Milliseconds after which a driver that does not answer counts as lost; 0 for never.
-    pub(super) patience: AtomicU64,
+    /// Milliseconds after which a driver that does not answer counts as lost, for each that waits so.
+    pub(super) patience: Mutex<Vec<u64>>,
     pub(super) fault: Arc<Mutex<Option<Fault>>>,
     /// Which attempts to make a buffer are to fail.
     #[cfg(test)]
@@ -193,7 +193,7 @@ impl Gpu {
             memory_in_use: AtomicU64::new(0),
             next_buffer_id: AtomicU64::new(0),
             next_seal: AtomicU32::new(1),
-            patience: AtomicU64::new(0),
+            patience: Mutex::default(),
             fault,
             #[cfg(test)]
             scarce: Mutex::default(),

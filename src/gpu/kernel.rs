@@ -133,7 +133,7 @@ impl Gpu {
         let source = kernel.in_words.filter(|_| style.in_words).unwrap_or(kernel.source);
         let constants: Vec<_> = constants.iter().copied().chain(narrowed).collect();
         let label = format!("{}::{}", kernel.file, kernel.entry);
-        // All that may go wrong in a compiler: where one refuses, another kernel is taken, and this device is as it was.
+        // All that a compiler may refuse: another kernel is taken then, and this device is as it was.
         let filters = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation];
         let scopes = filters.map(|filter| device.push_error_scope(filter));
         let descriptor =

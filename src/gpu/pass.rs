@@ -1,4 +1,4 @@
-//! Records dispatches and copies, then submits them once.
+//! Records dispatches and copies, then submits them: once, or in parts.
 
 use std::sync::{Arc, OnceLock};
 
@@ -25,6 +25,8 @@ pub(crate) struct Pass<'g> {
     seal: u32,
     /// Buffers of downloads, and where their values end.
     downloads: Vec<(wgpu::Buffer, u64)>,
+    /// Of the parts before this one.
+    chain: Option<Chain>,
     /// Floating-point operations of GEMMs so far, and how many of them are submitted by themselves; `None` for all.
     work: u64,
     pub(crate) part_after: Option<u64>,
@@ -72,16 +74,28 @@ impl Staging {
 const STAGED: usize = 16 << 10;
 
 /// Floating-point operations after which a GPU is handed what was recorded. Systems take one for hung that is busy with one submission for
-/// two seconds or more (Windows), and a slow one may do a tenth of a million million in a second; on a fast one that many take ten milliseconds.
-const PART: u64 = 200_000_000_000;
+/// two seconds or more (Windows), and a slow one may do a tenth of a million million in a second; on a fast one that many take a few
+/// milliseconds. Only GEMMs are counted, which are most of it.
+const PART: u64 = 50_000_000_000;
+
+/// Parts of a pass, at most.
+const PARTS: usize = 4096;
+
+/// What the parts of a pass leave behind as they are carried out.
+struct Chain {
+    /// \[PARTS\]: the seal of each.
+    buffer: wgpu::Buffer,
+    seals: Vec<u32>,
+}
 
 /// Values on their way back to the host.
 pub(crate) struct Download {
     buffer: wgpu::Buffer,
     submission: Arc<OnceLock<wgpu::SubmissionIndex>>,
-    seal: u32,
+    /// Of all parts up to that which it is in.
+    seals: Vec<u32>,
     len: usize,
-    /// Where the seal is: an empty tensor has bytes, too.
+    /// Where the seals begin: an empty tensor has bytes, too.
     end: usize,
 }
 
@@ -96,6 +110,7 @@ impl<'g> Pass<'g> {
             submission: Arc::default(),
             seal: gpu.next_seal(),
             downloads: Vec::new(),
+            chain: None,
             work: 0,
             part_after: (!gpu.is_software()).then_some(PART),
             half: false,
@@ -110,7 +125,22 @@ impl<'g> Pass<'g> {
 
     /// Submits what is recorded, and goes on with a further part, which may read what this one left in workspaces.
     pub(crate) fn part(&mut self) -> Result<()> {
+        if self.chain.is_none() {
+            let buffer = self.gpu.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size: PARTS as u64 * SEAL_BYTES,
+                usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: false,
+            })?;
+            self.chain = Some(Chain { buffer, seals: Vec::new() });
+        }
+        self.seal_downloads(true)?;
+        let chain = self.chain.take().map(|mut chain| {
+            chain.seals.push(self.seal);
+            chain
+        });
         let mut next = Self {
+            chain,
             workspaces: Arc::clone(&self.workspaces),
             half: self.half,
             style: self.style,
@@ -126,7 +156,8 @@ impl<'g> Pass<'g> {
     /// Counts what was recorded, and submits it as a part where it has become so much.
     pub(crate) fn worked(&mut self, operations: u64) -> Result<()> {
         self.work += operations;
-        if self.part_after.is_some_and(|limit| self.work >= limit) { self.part() } else { Ok(()) }
+        let full = self.chain.as_ref().is_some_and(|chain| chain.seals.len() + 1 >= PARTS);
+        if self.part_after.is_some_and(|limit| self.work >= limit) && !full { self.part() } else { Ok(()) }
     }
 
     pub(crate) fn gpu(&self) -> &'g Gpu {
@@ -331,28 +362,37 @@ impl<'g> Pass<'g> {
     pub(crate) fn download(&mut self, tensor: &Tensor) -> Result<Download> {
         refuse_packed(tensor)?;
         self.compute = None;
+        let before = self.chain.as_ref().map_or(&[][..], |chain| &chain.seals);
+        let seals = [before, &[self.seal]].concat();
         let buffer = self.gpu.create_buffer(&wgpu::BufferDescriptor {
             label: None,
-            size: tensor.bytes() + SEAL_BYTES,
+            size: tensor.bytes() + seals.len() as u64 * SEAL_BYTES,
             usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
             mapped_at_creation: false,
         })?;
         self.encoder.copy_buffer_to_buffer(&tensor.buffer().buffer, tensor.offset(), &buffer, 0, tensor.bytes());
         self.downloads.push((buffer.clone(), tensor.bytes()));
         let (submission, end) = (self.submission.clone(), tensor.bytes() as usize);
-        Ok(Download { buffer, submission, seal: self.seal, len: tensor.len(), end })
+        Ok(Download { buffer, submission, seals, len: tensor.len(), end })
     }
 
-    /// The last commands: whoever finds the seal knows that all before them were carried out.
-    fn seal_downloads(&mut self) -> Result<()> {
-        if self.downloads.is_empty() {
+    /// The last commands: whoever finds the seals of a pass' parts knows that all before them were carried out.
+    fn seal_downloads(&mut self, goes_on: bool) -> Result<()> {
+        if self.downloads.is_empty() && !goes_on {
             return Ok(());
         }
         let at = self.stage(&self.seal.to_ne_bytes())?;
         self.compute = None;
         let Staging { buffer: from, .. } = &self.staging[self.staging.len() - 1];
-        for (buffer, end) in &self.downloads {
-            self.encoder.copy_buffer_to_buffer(from, at, buffer, *end, SEAL_BYTES);
+        let before = self.chain.as_ref().map_or(0, |chain| chain.seals.len() as u64 * SEAL_BYTES);
+        for (buffer, end) in self.downloads.drain(..) {
+            if let (Some(chain), true) = (&self.chain, before > 0) {
+                self.encoder.copy_buffer_to_buffer(&chain.buffer, 0, &buffer, end, before);
+            }
+            self.encoder.copy_buffer_to_buffer(from, at, &buffer, end + before, SEAL_BYTES);
+        }
+        if let (Some(chain), true) = (&self.chain, goes_on) {
+            self.encoder.copy_buffer_to_buffer(from, at, &chain.buffer, before, SEAL_BYTES);
         }
         Ok(())
     }
@@ -366,7 +406,7 @@ impl<'g> Pass<'g> {
     }
 
     fn hand_over(mut self) -> Result<()> {
-        self.seal_downloads()?;
+        self.seal_downloads(false)?;
         let Self { gpu, compute, encoder, staging, submission, .. } = self;
         drop(compute);
         staging.into_iter().try_for_each(|staging| staging.leave(gpu))?;
@@ -381,8 +421,8 @@ impl Download {
     /// step that another thread has queued behind it.
     ///
     /// Not every driver's refusal to carry out what it was handed is told: Metal's, which ends what takes too long, wgpu takes for the end of
-    /// the work (<https://github.com/gfx-rs/wgpu/issues/9545>). The values would be zeros, or what was there before; so the seal of this
-    /// pass has to be found behind them.
+    /// the work (<https://github.com/gfx-rs/wgpu/issues/9545>). The values would be zeros, or what was there before; so the seals of this
+    /// pass' parts have to be found behind them.
     pub(crate) fn wait<T: bytemuck::Pod>(self, gpu: &Gpu) -> Result<Vec<T>> {
         let (sender, receiver) = std::sync::mpsc::channel();
         self.buffer.map_async(wgpu::MapMode::Read, .., move |result| {
@@ -395,7 +435,7 @@ impl Download {
             Err(_) => return Err(gpu.failed("a read from the GPU was dropped")),
         }
         let view = self.buffer.get_mapped_range(..).map_err(|error| gpu.failed(error))?;
-        if view[self.end..] != self.seal.to_ne_bytes() {
+        if view[self.end..] != *bytemuck::cast_slice::<u32, u8>(&self.seals) {
             return Err(gpu.lost("its driver did not carry out what it was given"));
         }
         Ok(bytemuck::pod_collect_to_vec(&view[..self.len * 4]))
@@ -415,7 +455,8 @@ fn refuse_packed(tensor: &Tensor) -> Result<()> {
 /// A grid of `groups` workgroups folded into two dimensions, so that it stays under 65,535 in each. The shader forms
 /// its index as `y * num_workgroups.x + x` and stops beyond the end.
 pub(crate) fn spread(groups: usize) -> [usize; 3] {
-    let x = groups.min(32_768);
+    // In unit tests so that all shaders are seen to find their place.
+    let x = groups.min(if cfg!(test) { 3 } else { 32_768 });
     [x, groups.div_ceil(x.max(1)), 1]
 }
 
@@ -426,20 +467,33 @@ mod tests {
 
     #[test]
     fn values_that_were_not_computed_are_no_answer() {
-        let gpu = Gpu::open(&crate::gpu::test_gpu().adapter().index.to_string()).unwrap();
-        let read = |seal: fn(u32) -> u32| {
-            let mut pass = Pass::new(&gpu);
+        let open = || Gpu::open(&crate::gpu::test_gpu().adapter().index.to_string()).unwrap();
+        let read = |gpu: &Gpu, parts: usize| {
+            let mut pass = Pass::new(gpu);
             let tensor = pass.upload(&[4], &[1f32; 4]).unwrap();
-            let mut downloads = [pass.download(&tensor).unwrap(), pass.download(&tensor).unwrap()];
+            let first = pass.download(&tensor).unwrap();
+            (0..parts).for_each(|_| pass.part().unwrap());
+            let second = pass.download(&tensor).unwrap();
             pass.submit().unwrap();
-            downloads[1].seal = seal(downloads[1].seal);
-            downloads.map(|download| download.wait::<f32>(&gpu))
+            [first, second]
         };
-        assert!(read(|seal| seal).iter().all(|values| values.as_ref().unwrap() == &[1.0; 4]));
-        // As an earlier pass left it.
-        let [first, second] = read(|seal| seal - 1);
-        assert!(first.is_ok() && matches!(second, Err(Error::DeviceLost(_))), "{second:?}");
-        assert!(matches!(gpu.wait(), Err(Error::DeviceLost(_))));
+        let gpu = open();
+        for parts in [0, 1, 2, 5] {
+            for (download, seals) in read(&gpu, parts).into_iter().zip([1, parts + 1]) {
+                assert_eq!(download.seals.len(), seals);
+                assert_eq!(download.wait::<f32>(&gpu).unwrap(), [1.0; 4]);
+            }
+        }
+        // As an earlier pass left it: that of the last part, or of one before.
+        for wrong in [2, 1] {
+            let gpu = open();
+            let [first, mut second] = read(&gpu, 2);
+            second.seals[wrong] -= 1;
+            assert!(first.wait::<f32>(&gpu).is_ok());
+            let answer = second.wait::<f32>(&gpu);
+            assert!(matches!(answer, Err(Error::DeviceLost(_))), "{answer:?}");
+            assert!(matches!(gpu.wait(), Err(Error::DeviceLost(_))));
+        }
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::device::{Gpu, lock};
@@ -50,7 +49,7 @@ impl Gpu {
     fn poll(&self, how: wgpu::PollType) -> Option<std::result::Result<wgpu::PollStatus, wgpu::PollError>> {
         let polled = catch_unwind(AssertUnwindSafe(|| {
             #[cfg(test)]
-            assert!(!self.inner.fails_to_wait.load(Ordering::Relaxed), "as wgpu does");
+            assert!(!self.inner.fails_to_wait.load(std::sync::atomic::Ordering::Relaxed), "as wgpu does");
             self.inner.device.poll(how)
         }));
         if polled.is_err() {
@@ -73,11 +72,12 @@ impl Gpu {
 
     /// Waits until this submission is done; `None` is the latest.
     pub(super) fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
-        let patience = self.inner.patience.load(Ordering::Relaxed);
-        let timeout = (patience > 0).then(|| Duration::from_millis(patience));
+        // Of several that wait, the one with the least.
+        let patience = lock(&self.inner.patience).iter().min().copied();
+        let timeout = patience.map(Duration::from_millis);
         let polled = self.poll(wgpu::PollType::Wait { submission_index, timeout });
         if matches!(polled, Some(Err(wgpu::PollError::Timeout))) {
-            let message = format!("its driver did not answer within {patience} ms");
+            let message = format!("its driver did not answer within {} ms", patience.unwrap_or_default());
             lock(&self.inner.fault).get_or_insert(Fault::Lost(message));
         }
         self.check()?;
@@ -88,7 +88,7 @@ impl Gpu {
     }
 }
 
-/// How long devices are waited for while others wait for them, and how long before.
+/// How long devices are waited for while others wait for them.
 #[derive(Default)]
 pub(crate) struct Patience(Vec<(Gpu, u64)>);
 
@@ -96,21 +96,26 @@ impl Patience {
     /// A driver that does not answer for so long counts as lost, for all clones of this device, until this is dropped.
     pub(crate) fn limit(&mut self, gpu: &Gpu, patience: Duration) {
         let patience = patience.as_millis().try_into().unwrap_or(u64::MAX);
-        self.0.push((gpu.clone(), gpu.inner.patience.swap(patience, Ordering::Relaxed)));
+        lock(&gpu.inner.patience).push(patience);
+        self.0.push((gpu.clone(), patience));
     }
 }
 
 impl Drop for Patience {
     fn drop(&mut self) {
-        // The latest first: one device may be there twice.
-        while let Some((gpu, before)) = self.0.pop() {
-            gpu.inner.patience.store(before, Ordering::Relaxed);
+        for (gpu, patience) in self.0.drain(..) {
+            let mut limits = lock(&gpu.inner.patience);
+            if let Some(at) = limits.iter().position(|limit| *limit == patience) {
+                limits.swap_remove(at);
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
     use crate::gpu::{Pass, Tensor, spread};
     use crate::ops::scale::{SCALE, scale};
@@ -169,6 +174,6 @@ mod tests {
             assert!(matches!(&error, Error::DeviceLost(why) if why.contains("within 1 ms")), "{error}");
         }
         drop(patience);
-        assert_eq!(gpu.inner.patience.load(Ordering::Relaxed), 0);
+        assert!(lock(&gpu.inner.patience).is_empty());
     }
 }

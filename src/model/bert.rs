@@ -407,6 +407,17 @@ pub(super) mod tests {
         Model::init(&gpu, config, tokenizer, 7).unwrap()
     }
 
+    #[test]
+    fn biases_and_layer_norms_do_not_decay() {
+        for tied in [true, false] {
+            let model = random_model(|config| config.tie_word_embeddings = tied);
+            for parameter in model.bert.parameters() {
+                let spared = parameter.keys.iter().all(|key| key.ends_with("bias") || key.contains("LayerNorm"));
+                assert_eq!(parameter.decay, !spared, "{:?}", parameter.keys);
+            }
+        }
+    }
+
     /// Along its gradient a loss rises as fast as the gradient is long. Returns the loss and the gradient's square.
     pub(crate) fn assert_rises_along_gradient(
         model: &Model,

@@ -130,18 +130,21 @@ mod tests {
         let gpu = crate::gpu::test_gpu();
         for lengths in [vec![1], vec![37, 16_384, 16_385], vec![70_000, 3]] {
             let gradients: Vec<Vec<f32>> = lengths.iter().enumerate().map(|(i, &n)| random(n, i as u64)).collect();
-            for max_norm in [0.0, 0.5, 1e6] {
+            for (max_norm, scale) in [(0.0, 1.0), (0.5, 1.0), (1e6, 1.0), (0.0, 1024.0), (0.5, 1024.0), (1e-3, 1024.0)]
+            {
                 let got = run(&gpu, |pass| {
                     let mut tensors = Vec::new();
                     for gradient in &gradients {
                         tensors.push(pass.upload(&[gradient.len()], gradient)?);
                     }
-                    Ok(vec![clip(pass, &tensors, max_norm, 1.0)?])
+                    Ok(vec![clip(pass, &tensors, max_norm, scale)?])
                 });
-                let norm = norm(&gradients);
+                // As torch's GradScaler does it: the gradients first become as large as they should be.
+                let norm = norm(&gradients) / f64::from(scale);
                 let limit = f64::from(max_norm);
                 let coefficient = if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 };
-                assert_close(&format!("{lengths:?}, {max_norm}"), &got[0], &[norm, coefficient], 1e-5);
+                let got = [got[0][0], got[0][1] * scale];
+                assert_close(&format!("{lengths:?}, {max_norm}, {scale}"), &got, &[norm, coefficient], 1e-5);
             }
         }
     }

@@ -26,8 +26,8 @@ pub(super) struct Corpus<'t> {
     /// Their bytes.
     held: usize,
     pub(super) splits: Vec<Assembler<'t>>,
-    /// Lines of which the vocabulary knows nothing.
-    pub(super) unknown: u64,
+    /// Lines of which the vocabulary knows nothing, before the first word of a song.
+    unknown: u64,
     /// Songs that have begun.
     pub(super) song: u64,
     /// Which split the present song belongs to, once a word of it came.
@@ -77,13 +77,17 @@ impl<'t> Corpus<'t> {
         for (line, song_end) in tokenized.collect::<Result<Vec<_>>>()? {
             match line {
                 // Characters the vocabulary drops altogether.
-                Some(ids) if ids.iter().all(|&id| self.tokenizer.is_special(id)) => self.unknown += 1,
+                Some(ids) if ids.iter().all(|&id| self.tokenizer.is_special(id)) => match self.in_song {
+                    Some(split) => self.splits[split].unknown += 1,
+                    None => self.unknown += 1,
+                },
                 Some(ids) => {
                     let split = match self.in_song {
                         Some(split) => split,
                         None => {
                             let split = usize::from(is_held_out(self.song, self.share, self.seed));
                             self.splits[split].begin(true)?;
+                            self.splits[split].unknown += std::mem::take(&mut self.unknown);
                             self.song += 1;
                             *self.in_song.insert(split)
                         }
@@ -101,6 +105,14 @@ impl<'t> Corpus<'t> {
             }
         }
         Ok(())
+    }
+}
+
+impl Corpus<'_> {
+    /// After the last song.
+    pub(super) fn end(&mut self) -> Result<()> {
+        self.splits[0].unknown += std::mem::take(&mut self.unknown);
+        self.splits.iter_mut().try_for_each(Assembler::end)
     }
 }
 
@@ -133,6 +145,8 @@ pub(super) struct Assembler<'t> {
     sections: u64,
     truncated: u64,
     pub(super) duplicates: u64,
+    /// Lines of which the vocabulary knows nothing.
+    pub(super) unknown: u64,
 }
 
 impl<'t> Assembler<'t> {
@@ -156,6 +170,7 @@ impl<'t> Assembler<'t> {
             sections: 0,
             truncated: 0,
             duplicates: 0,
+            unknown: 0,
         })
     }
 
@@ -282,6 +297,7 @@ impl<'t> Assembler<'t> {
         set("seed", options.seed.to_string());
         set("truncated", self.truncated.to_string());
         set("duplicates", self.duplicates.to_string());
+        set("unknown", self.unknown.to_string());
         if let Some(mask) = &options.static_mask {
             set("mlm_probability", mask.mlm_probability.to_string());
             set("mask_replace_prob", mask.mask_replace_prob.to_string());

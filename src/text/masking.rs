@@ -160,6 +160,16 @@ mod tests {
         assert!((labels.len() as f64 / 1e5 - 0.15).abs() < 0.005, "{}", labels.len());
         assert!((share(count(&|id| id == mask)) - 0.8).abs() < 0.015);
         assert!((share(count(&|id| id == word)) - 0.1).abs() < 0.015);
+        // The rest are any tokens, special ones among them as in transformers, and all about as often.
+        let mut seen = vec![0; tokenizer.vocab_size()];
+        let replaced = labels.iter().map(|(row, _)| masked[*row as usize]).filter(|&id| id != mask && id != word);
+        replaced.for_each(|id| seen[id as usize] += 1);
+        let others = seen.iter().enumerate().filter(|(id, _)| ![mask, word].contains(&(*id as u32)));
+        let expected = 0.1 * labels.len() as f64 / tokenizer.vocab_size() as f64;
+        for (id, &count) in others {
+            let far = (f64::from(count) - expected).abs();
+            assert!(far < 6.0 * expected.sqrt(), "{id} came {count} times, and should about {expected:.0}");
+        }
         let chosen: Vec<u32> = labels.iter().map(|(row, _)| *row).collect();
         let unchosen = (0..ids.len() as u32).filter(|row| chosen.binary_search(row).is_err());
         assert!(unchosen.into_iter().all(|row| masked[row as usize] == ids[row as usize]));

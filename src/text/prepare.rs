@@ -151,8 +151,9 @@ pub struct Counts {
 
 /// Reads songs from files and folders, and writes token caches: `train`, and `validation` where songs are held out.
 ///
-/// Formats go by the file's extension: plain text (`txt`, and any other that is named and not found in a folder), `lrc`,
-/// ChordPro (`cho crd pro chopro chordpro`), JSON Lines (`jsonl ndjson`), `csv`, `tsv`; each of them also as `gz` or `zst`.
+/// Formats go by the file's extension: plain text (`txt text`, and any other that is named and not found in a folder), `lrc`,
+/// ChordPro (`cho crd pro chopro chordpro`), JSON Lines (`jsonl ndjson`, and `json` where it is named), `csv`, `tsv`; each of them also as
+/// `gz`, `gzip`, `zst` or `zstd`.
 /// Memory stays flat however large the corpus, but for `dedup`, which takes about a dozen bytes for every example.
 ///
 /// # Errors
@@ -212,7 +213,7 @@ pub fn prepare(
     });
     let sources = read?;
     corpus.flush()?;
-    corpus.splits.iter_mut().try_for_each(Assembler::end)?;
+    corpus.end()?;
 
     if corpus.splits.iter().all(|split| split.writer.examples() == 0) {
         return Err(Error::EmptyCorpus { paths: shown(paths) });
@@ -227,15 +228,13 @@ pub fn prepare(
             return Err(Error::InvalidArgument(reason));
         }
     }
-    prepared.unknown = corpus.unknown;
+    prepared.unknown = corpus.splits.iter().map(|split| split.unknown).sum();
     prepared.duplicates = corpus.splits.iter().map(|split| split.duplicates).sum();
     let counts: Vec<Counts> = corpus.splits.iter().map(Assembler::counts).collect();
     prepared.train = counts[0].clone();
     prepared.validation = counts.get(1).cloned().unwrap_or_default();
     for (split, name) in corpus.splits.into_iter().zip(["train", "validation"]) {
-        let mut metadata = split.metadata(tokenizer, options, &sources, name);
-        // Of all songs: where nothing is known a song may not have begun.
-        metadata.insert("unknown".into(), prepared.unknown.to_string());
+        let metadata = split.metadata(tokenizer, options, &sources, name);
         split.writer.finish(metadata)?;
     }
     Ok(prepared)

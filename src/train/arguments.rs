@@ -348,6 +348,9 @@ mod tests {
         let cosine = [0.0, 0.5, 1.0, 0.853_553_390_593, 0.5, 0.146_446_609_407, 0.0];
         let got = schedule(SchedulerType::Cosine);
         assert!(got.iter().zip(cosine).all(|(got, want)| (got - want).abs() < 1e-11), "{got:?}");
+        // math.ceil(10 * 0.25) steps of warm-up.
+        let part = TrainingArguments { learning_rate: 1.0, warmup_ratio: 0.25, ..Default::default() };
+        assert_eq!([1, 2, 3, 4].map(|done| part.learning_rate_at(done, 10)), [1.0 / 3.0, 2.0 / 3.0, 1.0, 6.0 / 7.0]);
         let only_warmup = TrainingArguments { learning_rate: 1.0, warmup_ratio: 1.0, ..Default::default() };
         assert_eq!(only_warmup.learning_rate_at(3, 4), 0.75);
     }

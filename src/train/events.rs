@@ -51,9 +51,9 @@ pub enum TrainEvent {
     /// A batch of the validation data was evaluated, and there are more. Breaking puts the evaluation off until the run goes on; of
     /// several devices it is done first.
     Evaluating {
-        /// Batches so far; of several devices, the first one's.
+        /// Batches so far; of several devices, the first one's. Of triplets, their texts.
         done: usize,
-        /// Batches in all, likewise.
+        /// How many there are in all.
         total: usize,
         /// Steps so far.
         step: u64,

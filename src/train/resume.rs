@@ -201,9 +201,9 @@ pub(crate) fn run_of(
 /// Refuses to continue a run as another one.
 pub(crate) fn check_same_run(was: &BTreeMap<String, String>, is: &BTreeMap<String, String>) -> Result<()> {
     // Recorded only where they are used: what decides about the run's end and its model does not fall away either.
-    let judged = ["early_stopping_patience", "load_best_model_at_end", "the validation data"];
+    let judged = ["early_stopping_patience", "load_best_model_at_end"];
     for name in ["objective", "ddp_comm_hook"].into_iter().chain(judged) {
-        if let (Some(before), None) = (was.get(name), is.get(name)) {
+        if let (Some(before), None) = (was.get(name).filter(|it| *it != "none" && *it != "false"), is.get(name)) {
             let reason = format!("cannot resume: {name} was {before}; give what the run began with");
             return Err(Error::InvalidArgument(reason));
         }
@@ -329,6 +329,8 @@ impl Saved {
                 for parameter in model.bert.trained_parameters() {
                     checkpoint.load_into(&model.gpu, &parameter.value, parameter, "")?;
                 }
+                // Trained, or left behind.
+                model.has_mlm_head = checkpoint.has_mlm_head();
             }
         }
         model.gpu.flush()
@@ -351,6 +353,7 @@ pub(crate) fn load(
     begun: &AtomicBool,
 ) -> Result<State> {
     let state = read_state(checkpoint)?;
+    let saved = open_model(checkpoint, model, arguments)?;
     let path = checkpoint.join(OPTIMIZER_FILE);
     let optimizer = Checkpoint::open_file(path.clone())?;
     for parameter in model.bert.trained_parameters() {
@@ -363,7 +366,6 @@ pub(crate) fn load(
             }
         }
     }
-    let saved = open_model(checkpoint, model, arguments)?;
     begun.store(true, Ordering::Relaxed);
     saved.load_into(model)?;
     if arguments.lora.is_some() {

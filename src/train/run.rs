@@ -338,10 +338,11 @@ impl Trainer {
     /// What the run came to. The trainer then has the run's best weights, where they were asked for.
     pub(crate) fn finish(&mut self, run: &Run) -> Result<TrainOutput> {
         if !run.cancelled {
-            self.take_best(run)?;
+            // The first one last: until then it has the weights of the last step, should any fail.
             for (peer, run) in self.peers.iter_mut().zip(&run.peers) {
                 peer.take_best(run)?;
             }
+            self.take_best(run)?;
         }
         Ok(run.output())
     }

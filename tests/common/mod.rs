@@ -35,6 +35,16 @@ pub fn fresh_model() -> Model {
     Model::init(gpu(), config, tokenizer, 7).unwrap()
 }
 
+/// The encoder of a fixture, with its vocabulary.
+pub fn encoder_without_head() -> Model {
+    let folder = copy_fixture("base");
+    let path = folder.path().join("model.safetensors");
+    let mut tensors = Tensors::read(&path);
+    tensors.tensors.retain(|name, _| !name.starts_with("cls."));
+    tensors.write(&path);
+    Model::open(gpu(), folder.path()).unwrap()
+}
+
 /// The repository.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -141,6 +151,11 @@ impl Tensors {
         let tensor = self.tensors.remove(from).unwrap_or_else(|| panic!("no tensor {from}"));
         self.tensors.insert(to.to_owned(), tensor);
     }
+}
+
+/// The larger of two differences, of which one that is no number is the largest.
+pub fn worse(worst: f32, next: f32) -> f32 {
+    if next.is_nan() { f32::INFINITY } else { worst.max(next) }
 }
 
 /// The largest absolute difference, and the largest absolute value of `want`.

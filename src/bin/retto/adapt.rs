@@ -33,8 +33,8 @@ pub(crate) struct Args {
     /// The adapter's update is multiplied with this over the rank
     #[arg(long, default_value_t = 8.0, value_name = "ALPHA", requires = "lora_r")]
     lora_alpha: f64,
-    /// The linear layers it updates: query, key, value, dense, or longer ends of their names
-    #[arg(long, value_delimiter = ',', default_values = ["query", "value"], value_name = "NAMES", requires = "lora_r")]
+    /// The linear layers it updates, separated by commas: query, key, value, dense, or longer ends of their names
+    #[arg(long, value_delimiter = ',', default_value = "query,value", value_name = "NAMES", requires = "lora_r")]
     lora_target_modules: Vec<String>,
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct Args {
     /// Share of the words of --data that are taken out, one at a time
     #[arg(long, default_value_t = 0.15, value_name = "P")]
     mlm_probability: f64,
-    /// At most so many blanks, picked evenly from all
+    /// At most so many blanks, drawn by lot
     #[arg(long, default_value_t = 2000, value_name = "N")]
     max_blanks: usize,
     /// Examples of each kind: both right, both wrong, and one right where the other misses its first ten

@@ -21,7 +21,7 @@ pub(crate) struct Args {
     /// The model before its adaptation [default: the bundled model]
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
-    /// The model after it
+    /// The model after it, or a low-rank adapter of it
     #[arg(long, value_name = "DIR")]
     adapted: PathBuf,
     /// Songs, or triplets, as `finetune --train` takes them

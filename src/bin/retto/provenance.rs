@@ -24,11 +24,15 @@ pub(crate) struct Split<'a> {
 pub(crate) fn has_seen(model: &Path, data: &[PathBuf], split: Option<Split>) -> Option<bool> {
     let arguments = training_arguments(model)?;
     let paths = arguments["train"].as_array()?.iter().filter_map(Value::as_str).map(PathBuf::from);
-    let places = |paths: &mut dyn Iterator<Item = PathBuf>| -> Vec<PathBuf> {
-        paths.filter_map(|path| path.canonicalize().ok()).collect()
-    };
-    let (trained, judged) = (places(&mut paths.into_iter()), places(&mut data.iter().cloned()));
-    let overlap = judged.iter().any(|data| trained.iter().any(|of| data.starts_with(of) || of.starts_with(data)));
+    // What has moved, or was made of songs that may be anywhere, cannot be compared.
+    let is_cache = |path: &PathBuf| path.extension().is_some_and(|it| it.eq_ignore_ascii_case("safetensors"));
+    let known = |path: PathBuf| path.canonicalize().ok().filter(|_| path.is_absolute());
+    let trained: Vec<Option<PathBuf>> = paths.map(known).collect();
+    let judged: Vec<PathBuf> = data.iter().filter_map(|path| path.canonicalize().ok()).collect();
+    let mut pairs = judged.iter().flat_map(|data| trained.iter().flatten().map(move |of| (data, of)));
+    let overlap = pairs.any(|(data, of)| data.starts_with(of) || of.starts_with(data));
+    let is_known = trained.iter().all(Option::is_some) && !trained.iter().flatten().chain(&judged).any(is_cache);
+    let trained: Vec<PathBuf> = trained.into_iter().flatten().collect();
     // The same songs of the same files are held out by the same share and seed.
     let held_out_then = split.is_some_and(|split| {
         trained == judged
@@ -36,7 +40,10 @@ pub(crate) fn has_seen(model: &Path, data: &[PathBuf], split: Option<Split>) -> 
             && arguments["seed"].as_u64() == Some(split.seed)
             && arguments["text_field"].as_str() == Some(split.text_field)
     });
-    Some(overlap && !held_out_then)
+    if held_out_then || overlap {
+        return Some(!held_out_then);
+    }
+    is_known.then_some(false)
 }
 
 /// Notes that a model was trained on what it is judged by.

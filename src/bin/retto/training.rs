@@ -53,7 +53,7 @@ pub(crate) struct OptimizerArgs {
     /// Longest example in tokens; longer lines are cut [default: the model's longest]
     #[arg(long, value_name = "N")]
     pub(crate) max_seq_length: Option<usize>,
-    /// Layers that are not trained: numbers from 0, or ranges like 0-5
+    /// Layers that are not trained, separated by commas: numbers from 0, or ranges like 0-5
     #[arg(long, value_delimiter = ',', value_parser = layers, value_name = "LAYERS")]
     freeze_layers: Vec<std::ops::RangeInclusive<usize>>,
     /// Do not train the embeddings, nor a decoder that is tied to them
@@ -79,7 +79,7 @@ pub(crate) struct TrainArgs {
     /// The model to start from [default: the bundled model]
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<PathBuf>,
-    /// Train on several devices together, of any make: indices or parts of names, or all of the best kind. Instead of --device; a step is
+    /// Train on several devices together, of any make: indices or parts of names, separated by commas, or all of the best kind. Instead of --device; a step is
     /// as large as on one
     #[arg(long, value_delimiter = ',', value_name = "DEVICES|all")]
     pub(crate) devices: Vec<String>,
@@ -296,7 +296,9 @@ impl TrainArgs {
         }
         let mut values = serde_json::to_value(arguments)?;
         values["model"] = self.base_name().into();
-        let list = |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+        // Whole: who reads them may be in another folder.
+        let whole = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string();
+        let list = |paths: &[PathBuf]| paths.iter().map(whole).collect::<Vec<_>>();
         values["train"] = list(train).into();
         values["validation"] = list(&self.validation).into();
         values["validation_split"] = self.validation_split.into();
@@ -424,7 +426,7 @@ impl Progress {
                 ));
             }
             TrainEvent::Evaluating { done, total, .. } => {
-                self.bar.set_message(format!("held-out lines: batch {done} of {total}"))
+                self.bar.set_message(format!("held-out data: {done} of {total}"))
             }
             TrainEvent::Evaluated { evaluation, epoch, .. } => {
                 let line = format!(

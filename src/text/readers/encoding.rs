@@ -33,6 +33,11 @@ impl Encoding {
     }
 }
 
+/// … ‘ ’ “ ” • – — and no-break space, ¡ « » ¿ ´ ·
+fn is_punctuation(byte: u8) -> bool {
+    matches!(byte, 0x85 | 0x91..=0x97 | 0xa0 | 0xa1 | 0xab | 0xb4 | 0xb7 | 0xbb | 0xbf)
+}
+
 fn latin1(byte: u8) -> char {
     match byte {
         0x80..=0x9f => WINDOWS[usize::from(byte - 0x80)],
@@ -41,9 +46,9 @@ fn latin1(byte: u8) -> char {
 }
 
 /// Reads to the end. A file is Latin-1 where it is not UTF-8 and every byte is a printable character of Latin-1; one with
-/// more of UTF-8's sequences than of bytes that cannot be UTF-8 is damaged UTF-8, not Latin-1. Nor is one whose bytes beyond ASCII mostly
-/// stand side by side: in the languages that Latin-1 is for, letters with accents are few and apart, while in Cyrillic, Greek or Chinese
-/// encodings words are made of such bytes. No line may be longer than `longest`.
+/// more of UTF-8's sequences than of bytes that cannot be UTF-8 is damaged UTF-8, not Latin-1. Nor is one whose bytes beyond ASCII, quotes,
+/// dashes and such aside, mostly stand side by side: in the languages that Latin-1 is for, letters with accents are few and apart, while in
+/// Cyrillic, Greek or Chinese encodings words are made of such bytes. No line may be longer than `longest`.
 pub(super) fn detect(reader: &mut dyn BufRead, path: &Path, longest: usize) -> Result<Encoding> {
     let bad = |reason: String| Error::BadData { path: path.to_owned(), reason };
     let (mut line, mut first_bad) = (1, None);
@@ -54,7 +59,7 @@ pub(super) fn detect(reader: &mut dyn BufRead, path: &Path, longest: usize) -> R
     let mut start = true;
     // Of the line so far.
     let mut length = 0usize;
-    // Bytes beyond ASCII: all, those beside another, and those just read one after another.
+    // Bytes beyond ASCII that words are made of: all, those beside another, and those just read one after another.
     let (mut high, mut beside, mut run) = (0u64, 0u64, 0u64);
     loop {
         let chunk = reader.fill_buf().map_err(|error| match error.kind() {
@@ -70,7 +75,7 @@ pub(super) fn detect(reader: &mut dyn BufRead, path: &Path, longest: usize) -> R
         }
         start = false;
         for &byte in chunk {
-            if byte >= 0x80 {
+            if byte >= 0x80 && !is_punctuation(byte) {
                 high += 1;
                 run += 1;
                 // The first of them only turns out to have a neighbour with the second.

@@ -3,6 +3,9 @@
 use super::{LONGEST_LINE, Lines, Piece, Sink};
 use crate::error::Result;
 
+/// Times of a line.
+const MOST_TIMES: usize = 1000;
+
 /// A file is a song. Tags and times are removed; lines that are sung several times come as often, in the order of their
 /// times; a timed line without words, or a blank one, ends a section.
 pub(super) fn read(lines: &mut Lines, sink: &mut Sink) -> Result<()> {
@@ -13,7 +16,9 @@ pub(super) fn read(lines: &mut Lines, sink: &mut Sink) -> Result<()> {
     let mut last = vec![0];
     while let Some(text) = lines.next(LONGEST_LINE)? {
         for line in text.split('\r') {
-            let (times, tags, words) = parse(line);
+            let (mut times, tags, words) = parse(line);
+            // No line is sung so often: a damaged one must not be made into a million.
+            times.truncate(MOST_TIMES);
             if tags && times.is_empty() && words.is_empty() {
                 continue;
             }
