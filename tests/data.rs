@@ -1,5 +1,7 @@
 //! From a songwriter's folder to a trained model, by the command and by the library.
 
+#![recursion_limit = "256"] // one JSON object of all options
+
 mod common;
 
 use std::ops::ControlFlow;
@@ -109,6 +111,48 @@ fn a_folder_of_songs_becomes_caches_that_adapt_and_eval_take() {
         &["prepare", "--model", &model, "--data", &songs, "--output", &caches, "--max-seq-length", "100000"],
         &["100000"],
     );
+}
+
+/// Each option reaches the run as what it is called, none as another: all of them at once, with values that only they have.
+#[test]
+fn options_of_a_run_are_what_they_are_called() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| text(&folder.path().join(name)).to_owned();
+    let (model, songs, held_out, output) = (fixture("fillmask"), path("a.jsonl"), path("b.jsonl"), path("adapted"));
+    let song = |i: usize| format!("{{\"words\": \"the rain and you {i}\\nand the river again\"}}\n");
+    std::fs::write(&songs, (0..12).map(song).collect::<String>()).unwrap();
+    std::fs::write(&held_out, (20..24).map(song).collect::<String>()).unwrap();
+    let half = gpu().adapter().shader_f16;
+    let options = format!(
+        "--num-train-epochs 2.5 --max-steps 3 --learning-rate 3e-4 --lr-scheduler-type constant_with_warmup --warmup-ratio 0.4 \
+         --weight-decay 0.07 --max-grad-norm 0.9 --per-device-train-batch-size 3 --gradient-accumulation-steps 2 \
+         --per-device-eval-batch-size 5 --max-seq-length 40 --freeze-layers 0 --freeze-embeddings --gradient-checkpointing \
+         --precision {} --no-dropout --seed 9 --eval-steps 2 --early-stopping-patience 4 --early-stopping-threshold 0.01 \
+         --load-best-model-at-end --logging-steps 7 --save-steps 6 --save-total-limit 8 --ddp-timeout 77 --balance-devices \
+         --ddp-comm-hook bf16 --mlm-probability 0.3 --mask-replace-prob 0.6 --random-replace-prob 0.25 --whole-word-mask \
+         --group-by-length --unit section --dedup --text-field words --strict",
+        if half { "f16" } else { "f32" }
+    );
+    let args = ["adapt", "--model", &model, "--train", &songs, "--validation", &held_out, "--output", &output];
+    stdout(&run(&[&args[..], &options.split_whitespace().collect::<Vec<_>>()].concat()));
+    let told: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(format!("{output}/training_args.json")).unwrap()).unwrap();
+    let expected = serde_json::json!({
+        "objective": "masked_lm",
+        "num_train_epochs": 2.5, "max_steps": 3, "learning_rate": 3e-4, "lr_scheduler_type": "constant_with_warmup",
+        "warmup_ratio": 0.4, "weight_decay": 0.07, "max_grad_norm": 0.9, "per_device_train_batch_size": 3,
+        "gradient_accumulation_steps": 2, "per_device_eval_batch_size": 5, "max_seq_length": 40, "freeze_layers": [0],
+        "freeze_embeddings": true, "gradient_checkpointing": true, "fp16": half, "dropout": false, "seed": 9, "eval_steps": 2,
+        "early_stopping_patience": 4, "early_stopping_threshold": 0.01, "load_best_model_at_end": true, "logging_steps": 7,
+        "save_steps": 6, "save_total_limit": 8, "ddp_timeout": 77, "balance_devices": true, "ddp_comm_hook": "bf16",
+        "mlm_probability": 0.3, "mask_replace_prob": 0.6, "random_replace_prob": 0.25, "whole_word_mask": true,
+        "group_by_length": true, "unit": "section", "dedup": true, "text_field": "words", "strict": true,
+        "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "static_mask": false, "validation_split": 0.0,
+        "model": model, "train": [songs], "validation": [held_out],
+    });
+    for (name, value) in expected.as_object().unwrap() {
+        assert_eq!(&told[name], value, "{name}");
+    }
 }
 
 fn model() -> Model {

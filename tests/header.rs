@@ -75,3 +75,84 @@ fn the_header_compiles_cleanly_as_c_and_cpp() {
         compile("c++", standard, "header.cpp");
     }
 }
+
+/// A struct's fields in order: what kind each is, and its name.
+type Fields = Vec<(&'static str, String)>;
+
+fn kind(words: &str) -> &'static str {
+    match words.trim() {
+        of if of.contains('*') || of.starts_with("POINTER") => "pointer",
+        "c_char_p" | "c_void_p" | "IntPtr" => "pointer",
+        "uint32_t" | "c_uint32" | "uint" => "u32",
+        "int32_t" | "c_int32" | "int" => "i32",
+        "uint64_t" | "c_uint64" | "ulong" => "u64",
+        "size_t" | "c_size_t" | "UIntPtr" => "size",
+        "double" | "c_double" => "f64",
+        "float" | "c_float" => "f32",
+        other => panic!("what is {other}?"),
+    }
+}
+
+fn structs_of_the_header() -> Vec<(String, Fields)> {
+    let header = generated();
+    let of = |text: &str| {
+        let (name, rest) = text.split_once(" {").unwrap();
+        let body = rest.split_once("\n} ").unwrap().0;
+        let fields = body.lines().map(str::trim).filter(|line| line.ends_with(';') && !line.starts_with('*'));
+        let field = |line: &str| {
+            let at = line.rfind([' ', '*']).unwrap() + 1;
+            (kind(&line[..at]), line[at..].trim_end_matches(';').to_owned())
+        };
+        (name.to_owned(), fields.map(field).collect())
+    };
+    header
+        .split("typedef struct retto_")
+        .skip(1)
+        .filter(|text| text.lines().next().unwrap().ends_with('{'))
+        .map(of)
+        .collect()
+}
+
+/// `retto_training_options` as `TrainingOptions`, `eval_loss` as `evalLoss`.
+fn joined(words: &str, first_too: bool) -> String {
+    let word = |(i, word): (usize, &str)| {
+        let (first, rest) = word.split_at(1.min(word.len()));
+        if i > 0 || first_too { first.to_uppercase() + rest } else { word.to_owned() }
+    };
+    words.split('_').enumerate().map(word).collect()
+}
+
+/// The same kinds of fields, under the same names, in the same order: what is exchanged with another would be a silent mistake.
+#[test]
+fn the_bindings_have_the_headers_structs() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let (python, csharp) = (read("bindings/python/retto/_library.py"), read("bindings/csharp/Native.cs"));
+    let structs = structs_of_the_header();
+    let mut found = [0, 0];
+    for (name, fields) in &structs {
+        let class = joined(name, true);
+        if let Some(rest) = python.split(&format!("\nclass {class}(Structure):\n    _fields_ = [")).nth(1) {
+            let body = rest.split("]\n").next().unwrap();
+            let entries = body.split("(\"").skip(1).map(|entry| entry.split_once("\", ").unwrap());
+            let own: Fields =
+                entries.map(|(name, of)| (kind(&of[..of.rfind(')').unwrap()]), name.to_owned())).collect();
+            assert_eq!(&own, fields, "{class} in Python");
+            found[0] += 1;
+        }
+        if let Some(rest) = csharp.split(&format!("public struct {class}\n")).nth(1) {
+            let body = rest.split("\n        }\n").next().unwrap();
+            let lines = body.lines().filter_map(|line| line.trim().strip_prefix("public ")?.strip_suffix(';'));
+            let own: Fields = lines
+                .map(|line| line.split_once(' ').unwrap())
+                .flat_map(|(of, names)| names.split(", ").map(move |name| (kind(of), name.to_owned())))
+                .collect();
+            assert_eq!(own.len(), fields.len(), "{class} in C#");
+            for ((own_kind, own), (kind, field)) in own.iter().zip(fields) {
+                // Some names are shorter there.
+                assert!(own_kind == kind && joined(field, false).starts_with(own), "{class} in C#: {own} for {field}");
+            }
+            found[1] += 1;
+        }
+    }
+    assert!(structs.len() > 10 && found.iter().all(|&found| found > 8), "{found:?} of {}", structs.len());
+}

@@ -102,8 +102,13 @@ fn largest_of(values: &[f32]) -> f64 {
 fn compare_steps(name: &str, model: &Model, batch: &PackedBatch, reference: &Tensors) {
     let number = |key: &str| -> f64 { reference.metadata[key].parse().unwrap() };
     let (warmup, steps) = (number("warmup_steps"), number("max_steps") as u64);
+    // Where there is dropout, transformers' own drew Retto's numbers.
+    let seeds = reference.metadata.get("dropout_seeds");
+    let mut batch = batch.clone();
+    batch.dropout_seeds = seeds.iter().flat_map(|seeds| seeds.split(' ')).map(|seed| seed.parse().unwrap()).collect();
+    let batch = &batch;
     let arguments = TrainingArguments {
-        dropout: false,
+        dropout: seeds.is_some(),
         learning_rate: number("learning_rate"),
         weight_decay: number("weight_decay"),
         max_grad_norm: number("max_grad_norm"),
@@ -225,6 +230,12 @@ fn sequences_longer_than_an_attention_piece() {
 #[test]
 fn a_head_wider_than_a_workgroup() {
     compare(&fixtures().join("wide_head"), &SMALL);
+}
+
+/// Where dropout is, with which share and in which order, and LayerNorms with an epsilon that matters.
+#[test]
+fn dropout_where_transformers_has_it() {
+    compare(&fixtures().join("dropout"), &SMALL);
 }
 
 #[test]

@@ -223,7 +223,8 @@ mod tests {
     }
 
     /// Odd shapes, and some that are multiples of two and of four, on which all kernels have to agree.
-    const SHAPES: [[usize; 3]; 16] = [
+    const SHAPES: [[usize; 3]; 17] = [
+        [16, 64, 200],
         [1, 1, 1],
         [13, 7, 37],
         [64, 64, 16],

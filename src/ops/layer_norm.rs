@@ -92,7 +92,8 @@ mod tests {
     use super::*;
     use crate::ops::check::{assert_close, assert_gradient, dot, f64s, random, run, run_within};
 
-    const EPS: f64 = 1e-5;
+    // So large that it has to be in its place.
+    const EPS: f64 = 1e-2;
 
     /// (normalized, rstd) of one row
     fn normalize(s: &[f64]) -> (Vec<f64>, f64) {

@@ -301,21 +301,32 @@ pub(crate) mod tests {
         text: String,
         input_ids: Vec<u32>,
         cased_input_ids: Vec<u32>,
+        with_accents: Vec<u32>,
+        cased_without_accents: Vec<u32>,
+        chinese_in_words: Vec<u32>,
     }
 
     #[test]
     fn vocab_txt_tokenizes_as_transformers_does() {
         let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(folder().join("cases.json")).unwrap()).unwrap();
         let vocabulary = std::fs::read(folder().join(VOCAB_FILE)).unwrap();
-        let cased = vec![
-            (VOCAB_FILE.to_owned(), vocabulary),
-            (TOKENIZER_CONFIG_FILE.to_owned(), br#"{"do_lower_case": false}"#.to_vec()),
-        ];
-        let cased = Tokenizer::from_files(Path::new("cased"), cased).unwrap();
+        let with = |config: &str| {
+            let config = (TOKENIZER_CONFIG_FILE.to_owned(), config.as_bytes().to_vec());
+            Tokenizer::from_files(Path::new(""), vec![(VOCAB_FILE.to_owned(), vocabulary.clone()), config]).unwrap()
+        };
         assert!(cases.len() > 20);
-        for case in cases {
-            assert_eq!(tokenizer().encode(&case.text).unwrap(), case.input_ids, "{:?}", case.text);
-            assert_eq!(cased.encode(&case.text).unwrap(), case.cased_input_ids, "{:?}, cased", case.text);
+        type Ids = fn(&Case) -> &Vec<u32>;
+        let configured: [(Tokenizer, Ids); 5] = [
+            (tokenizer(), |case| &case.input_ids),
+            (with(r#"{"do_lower_case": false}"#), |case| &case.cased_input_ids),
+            (with(r#"{"do_lower_case": true, "strip_accents": false}"#), |case| &case.with_accents),
+            (with(r#"{"do_lower_case": false, "strip_accents": true}"#), |case| &case.cased_without_accents),
+            (with(r#"{"do_lower_case": true, "tokenize_chinese_chars": false}"#), |case| &case.chinese_in_words),
+        ];
+        for (which, (tokenizer, ids)) in configured.iter().enumerate() {
+            for case in &cases {
+                assert_eq!(&tokenizer.encode(&case.text).unwrap(), ids(case), "{:?}, {which}", case.text);
+            }
         }
     }
 

@@ -14,8 +14,10 @@ import copy
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,8 @@ class Fixture:
     # row no gradient from being looked up, and still one from being an output class.
     pad_as_token: bool = False
     store_adamw: bool = True
+    # A random number for each sequence: the steps then drop what Retto drops.
+    dropout_seeds: tuple[int, ...] = ()
 
 
 def sizes(hidden: int, heads: int, layers: int, intermediate: int, vocab: int, positions: int, **others) -> dict:
@@ -125,16 +129,22 @@ FIXTURE_SET = [
     Fixture("long", 5, sizes(8, 1, 1, 16, 31, 300), (300, 130, 5), unlabelled=2, std=0.4),
     # One head wider than 64. By far the largest, so its trained weights are left out.
     Fixture("wide_head", 6, sizes(66, 1, 1, 16, 29, 17), (9, 17), unlabelled=0, store_adamw=False),
+    # Two shares that are told apart, and large LayerNorm epsilons, so that each has to be the config's own.
+    Fixture(
+        "dropout",
+        7,
+        sizes(12, 3, 2, 20, 37, 16, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.25, layer_norm_eps=1e-2),
+        (9, 5, 2),
+        unlabelled=None,
+        dropout_seeds=(11, 2**63 + 5, 3),
+    ),
 ]
 
 
 def make_model(config: dict[str, Any], seed: int, std: float = 0.15) -> BertForMaskedLM:
     """A model without dropout whose weights are large enough for every parameter to matter."""
-    model = BertForMaskedLM(
-        BertConfig(
-            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, attn_implementation="eager", **config
-        )
-    )
+    without_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model = BertForMaskedLM(BertConfig(attn_implementation="eager", **{**without_dropout, **config}))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -193,9 +203,61 @@ def decays(name: str) -> bool:
     return not name.endswith("bias") and "LayerNorm" not in name
 
 
-def train(model: BertForMaskedLM, batch: Batch, hyper: Hyperparameters) -> dict[str, Tensor]:
+WORD = 0xFFFFFFFF
+
+
+def pcg(value: Tensor) -> Tensor:
+    """O'Neill's RXS M XS on 32 bits, as shaders/random.wgsl has it."""
+    state = (value * 747796405 + 2891336453) & WORD
+    word = (((state >> ((state >> 28) + 4)) ^ state) * 277803737) & WORD
+    return (word >> 22) ^ word
+
+
+def dropout_keys(seeds: tuple[int, ...], length: int) -> Tensor:
+    """[sequences, length]: the finalizer of SplitMix64 of each seed and position, as src/text/batch.rs has it."""
+    everything = (1 << 64) - 1
+
+    def key(seed: int, position: int) -> int:
+        z = (seed + (position + 1) * 0x9E3779B97F4A7C15) & everything
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & everything
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & everything
+        return (z ^ (z >> 31)) & WORD
+
+    return torch.tensor([[key(seed, position) for position in range(length)] for seed in seeds])
+
+
+@contextmanager
+def drops_as_retto(seeds: tuple[int, ...]) -> Iterator[None]:
+    """Has transformers' own dropouts, where they are and with the shares that they are given, draw Retto's numbers. The n-th of
+    a forward pass is Retto's n-th: the embeddings', then of each layer those of the attention's shares, of its output and of
+    the feed-forward layers'."""
+    theirs, site = torch.nn.functional.dropout, count()
+
+    def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        assert training and not inplace and p > 0
+        keys = dropout_keys(seeds, x.shape[1] if x.dim() == 3 else x.shape[2])
+        if x.dim() == 3:  # [sequences, length, width]
+            keys, places = keys[:, :, None], torch.arange(x.shape[2])
+        else:  # [sequences, heads, queries, keys]
+            heads = torch.arange(x.shape[1])[:, None, None] * 65536
+            keys, places = keys[:, None, :, None], heads + torch.arange(x.shape[3])
+        drawn = pcg(pcg((pcg(keys) + next(site)) & WORD) ^ ((places * 0x9E3779B9) & WORD))
+        return x * (drawn >= int(p * 2**32)) / (1 - p)
+
+    torch.nn.functional.dropout = dropout
+    try:
+        yield
+    finally:
+        torch.nn.functional.dropout = theirs
+
+
+def train(
+    model: BertForMaskedLM, batch: Batch, hyper: Hyperparameters, dropout_seeds: tuple[int, ...] = ()
+) -> dict[str, Tensor]:
     """Trains a copy of the model on one batch, as the Trainer of transformers would."""
     model = copy.deepcopy(model)
+    if dropout_seeds:
+        model.train()
     padded = batch.padded()
     named = list(model.named_parameters())
     optimizer = torch.optim.AdamW(
@@ -211,7 +273,8 @@ def train(model: BertForMaskedLM, batch: Batch, hyper: Hyperparameters) -> dict[
     losses, norms = [], []
     for _ in range(hyper.max_steps):
         optimizer.zero_grad()
-        loss = model(**padded).loss
+        with drops_as_retto(dropout_seeds) if dropout_seeds else nullcontext():
+            loss = model(**padded).loss
         loss.backward()
         norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), hyper.max_grad_norm))
         losses.append(loss.detach())
@@ -247,11 +310,13 @@ def write_fixture(fixture: Fixture, out: Path) -> None:
     # biases: softmax cancels their gradient, and Adam would blow up what rounding leaves of it.
     exact = copy.deepcopy(model).double()
     hyper = Hyperparameters()
-    trained = train(exact, batch, hyper)
+    trained = train(exact, batch, hyper, fixture.dropout_seeds)
     if not fixture.store_adamw:
         trained = {name: value for name, value in trained.items() if not name.startswith("adamw.")}
     metadata = {name: str(value) for name, value in vars(hyper).items()}
     metadata["has_adamw"] = str(fixture.store_adamw).lower()
+    if fixture.dropout_seeds:
+        metadata["dropout_seeds"] = " ".join(map(str, fixture.dropout_seeds))
     write_tensors(
         folder / "reference.safetensors", {**batch.tensors(), **evaluate(exact, batch), **trained}, metadata
     )
@@ -349,14 +414,24 @@ def write_tokenizer(out: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in VOCABULARY), encoding="utf-8")
     write_json(folder / "tokenizer_config.json", OLD_TOKENIZER_CONFIG)
-    uncased, cased = (BertTokenizerFast.from_pretrained(folder, do_lower_case=lower) for lower in (True, False))
-    as_configured = BertTokenizerFast.from_pretrained(folder)
+    def tokenizer(**options: bool) -> BertTokenizerFast:
+        return BertTokenizerFast.from_pretrained(folder, **options)
+
+    uncased, cased = tokenizer(do_lower_case=True), tokenizer(do_lower_case=False)
+    as_configured = tokenizer()
+    # Whether accents go is a matter of its own where the config says it.
+    with_accents = tokenizer(do_lower_case=True, strip_accents=False)
+    cased_without_accents = tokenizer(do_lower_case=False, strip_accents=True)
+    chinese_in_words = tokenizer(tokenize_chinese_chars=False)
     lines = []
     for text in TEXTS:
         case = {
             "text": text,
             "input_ids": uncased(text)["input_ids"],
             "cased_input_ids": cased(text)["input_ids"],
+            "with_accents": with_accents(text)["input_ids"],
+            "cased_without_accents": cased_without_accents(text)["input_ids"],
+            "chinese_in_words": chinese_in_words(text)["input_ids"],
         }
         assert as_configured(text)["input_ids"] == case["input_ids"]
         # ASCII, so that the characters nobody sees are still there to read.
