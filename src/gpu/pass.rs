@@ -78,6 +78,17 @@ const STAGED: usize = 16 << 10;
 /// milliseconds. Only GEMMs are counted, which are most of it.
 const PART: u64 = 50_000_000_000;
 
+/// So that tests are submitted in many parts, too: `make test-as-gpu`.
+#[cfg(feature = "bench")]
+fn part(gpu: &Gpu) -> u64 {
+    if gpu.adapter().device_type == "cpu" { 100_000 } else { PART }
+}
+
+#[cfg(not(feature = "bench"))]
+fn part(_: &Gpu) -> u64 {
+    PART
+}
+
 /// Parts of a pass, at most.
 const PARTS: usize = 4096;
 
@@ -112,7 +123,7 @@ impl<'g> Pass<'g> {
             downloads: Vec::new(),
             chain: None,
             work: 0,
-            part_after: (!gpu.is_software()).then_some(PART),
+            part_after: (!gpu.is_software()).then_some(part(gpu)),
             half: false,
             style: gpu.style(),
             workspaces: Workspaces::new(gpu),
