@@ -239,3 +239,106 @@ pub(super) unsafe fn arguments(options: *const retto_training_options) -> Result
         save_total_limit: some_size(o.save_total_limit),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each option becomes the one of its name: no value here is another's, or a default.
+    #[test]
+    fn options_become_what_they_are_called() {
+        let (layers, folder) = ([1u32, 3], "out");
+        let names = ["key", "dense"].map(|name| retto_string { data: name.as_ptr().cast(), length: name.len() });
+        let struct_size = size_of::<retto_training_options>() as u32;
+        let given = retto_training_options {
+            struct_size,
+            lr_scheduler_type: RETTO_SCHEDULER_COSINE,
+            num_train_epochs: 2.5,
+            max_steps: 11,
+            learning_rate: 3e-4,
+            warmup_ratio: 0.21,
+            weight_decay: 0.07,
+            adam_beta1: 0.8,
+            adam_beta2: 0.98,
+            adam_epsilon: 1e-7,
+            max_grad_norm: 0.9,
+            mlm_probability: 0.3,
+            mask_replace_prob: 0.6,
+            random_replace_prob: 0.25,
+            whole_word_mask: 1,
+            per_device_train_batch_size: 5,
+            batch_tokens: 99,
+            group_by_length: 1,
+            gradient_accumulation_steps: 2,
+            per_device_eval_batch_size: 6,
+            max_seq_length: 40,
+            freeze_embeddings: 1,
+            freeze_layers: layers.as_ptr(),
+            freeze_layers_count: layers.len(),
+            lora_r: 4,
+            gradient_checkpointing: 1,
+            lora_alpha: 12.5,
+            lora_target_modules: names.as_ptr(),
+            lora_target_modules_count: names.len(),
+            dropout: 0,
+            fp16: 1,
+            eval_steps: 13,
+            early_stopping_patience: 14,
+            early_stopping_threshold: 0.015,
+            logging_steps: 16,
+            seed: 17,
+            output_dir: folder.as_ptr().cast(),
+            output_dir_length: folder.len(),
+            save_steps: 18,
+            save_total_limit: 19,
+            load_best_model_at_end: 1,
+            ddp_timeout: 20,
+            ..Versioned::defaults()
+        };
+        // SAFETY: all that it points to is above.
+        let got = unsafe { arguments(&given) }.ok();
+        let wanted = TrainingArguments {
+            lr_scheduler_type: SchedulerType::Cosine,
+            num_train_epochs: 2.5,
+            max_steps: Some(11),
+            learning_rate: 3e-4,
+            warmup_ratio: 0.21,
+            weight_decay: 0.07,
+            adam_beta1: 0.8,
+            adam_beta2: 0.98,
+            adam_epsilon: 1e-7,
+            max_grad_norm: 0.9,
+            mlm_probability: 0.3,
+            mask_replace_prob: 0.6,
+            random_replace_prob: 0.25,
+            whole_word_mask: true,
+            per_device_train_batch_size: 5,
+            batch_tokens: Some(99),
+            group_by_length: true,
+            gradient_accumulation_steps: 2,
+            per_device_eval_batch_size: 6,
+            max_seq_length: Some(40),
+            freeze_embeddings: true,
+            freeze_layers: vec![1, 3],
+            lora: Some(LoraConfig { r: 4, lora_alpha: 12.5, target_modules: vec!["key".into(), "dense".into()] }),
+            gradient_checkpointing: true,
+            dropout: false,
+            fp16: true,
+            eval_steps: Some(13),
+            early_stopping_patience: Some(14),
+            early_stopping_threshold: 0.015,
+            logging_steps: 16,
+            seed: 17,
+            output_dir: Some(folder.into()),
+            save_steps: Some(18),
+            save_total_limit: Some(19),
+            load_best_model_at_end: true,
+            ddp_timeout: 20,
+            ..TrainingArguments::default()
+        };
+        assert_eq!(got, Some(wanted));
+        let defaults = retto_training_options { struct_size, ..Versioned::defaults() };
+        // SAFETY: it points to nothing.
+        assert_eq!(unsafe { arguments(&defaults) }.ok(), Some(TrainingArguments::default()));
+    }
+}
