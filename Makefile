@@ -65,7 +65,7 @@ test-next: ## the kernels on the newest software Vulkan, which is unpacked into 
 test-as-gpu: ## models as a GPU would run them, on the newest software Vulkan (Debian)
 	@scripts/setup.sh build
 	triple=$$(rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_) && \
-	  export RETTO_AS_GPU=1 "CARGO_TARGET_$${triple}_RUNNER=scripts/mesa-next.sh target/mesa-next" && \
+	  export RETTO_AS_GPU=1 RETTO_EXPECTS_GPU=1 "CARGO_TARGET_$${triple}_RUNNER=scripts/mesa-next.sh target/mesa-next" && \
 	  cargo test --features $(FEATURES) $(LOCKED) --lib gpu:: && \
 	  cargo test --features $(FEATURES) $(LOCKED) --test embed --test fill --test parallel --test reference \
 	    --test resume --test save --test training -- --skip command

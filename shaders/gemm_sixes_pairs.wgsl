@@ -1,17 +1,5 @@
 // How gemm_sixes.wgsl loads B in f32, two numbers at a time. Its rows, as stored, have to be of even length.
-// gemm_vectors_rows.wgsl comes before this file.
-
-@group(0) @binding(1) var<storage, read> b: array<Long>; // pairs of f32
-
-const LINE = 16u;
-
-fn word_of_b(k: u32, column: u32) -> u32 {
-    let s = min(column, sizes.n - 1u);
-    if TRANS_B {
-        return low(b[s * (sizes.k / 2u) + k / 2u]);
-    }
-    return low(b[(min(k, sizes.k - 1u) * sizes.n + s) / 2u]);
-}
+// gemm_vectors_rows.wgsl and gemm_touch_pairs.wgsl come before this file.
 
 // Eight rows of one column, which is stored as a row.
 struct Column { p0: vec2<f32>, p1: vec2<f32>, p2: vec2<f32>, p3: vec2<f32> }

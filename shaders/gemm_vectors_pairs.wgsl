@@ -1,17 +1,5 @@
 // How gemm_vectors.wgsl loads B in f32, two numbers at a time. Its rows, as stored, have to be a multiple of four long.
-// gemm_vectors_rows.wgsl comes before this file.
-
-@group(0) @binding(1) var<storage, read> b: array<Long>; // pairs of f32
-
-const LINE = 16u;
-
-fn word_of_b(k: u32, column: u32) -> u32 {
-    let s = min(column, sizes.n - 1u);
-    if TRANS_B {
-        return low(b[s * (sizes.k / 2u) + k / 2u]);
-    }
-    return low(b[(min(k, sizes.k - 1u) * sizes.n + s) / 2u]);
-}
+// gemm_vectors_rows.wgsl and gemm_touch_pairs.wgsl come before this file.
 
 // Sixteen rows of one column of op(B), which is stored as a row. All of it at once: the columns of a wide matrix lie so far
 // apart that the first-level cache does not keep many of them.

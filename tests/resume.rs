@@ -167,7 +167,7 @@ fn what_decides_about_a_run_does_not_fall_away_nor_does_its_best_model() {
     assert!(resumed(judged()).unwrap().cancelled);
 }
 
-/// A head that was trained is there again, and one that a run leaves behind is not.
+/// A head that was trained is there again, before any further step.
 #[test]
 fn a_checkpoint_says_whether_there_is_a_head() {
     let base = common::encoder_without_head();

@@ -338,6 +338,24 @@ mod tests {
         };
         assert_eq!(got, Some(wanted));
         let defaults = retto_training_options { struct_size, ..Versioned::defaults() };
+        // What is on or off, one at a time.
+        type Switch = (fn(&mut retto_training_options) -> &mut u32, fn(&mut TrainingArguments) -> &mut bool);
+        let switches: [Switch; 7] = [
+            (|given| &mut given.whole_word_mask, |wanted| &mut wanted.whole_word_mask),
+            (|given| &mut given.group_by_length, |wanted| &mut wanted.group_by_length),
+            (|given| &mut given.freeze_embeddings, |wanted| &mut wanted.freeze_embeddings),
+            (|given| &mut given.gradient_checkpointing, |wanted| &mut wanted.gradient_checkpointing),
+            (|given| &mut given.dropout, |wanted| &mut wanted.dropout),
+            (|given| &mut given.fp16, |wanted| &mut wanted.fp16),
+            (|given| &mut given.load_best_model_at_end, |wanted| &mut wanted.load_best_model_at_end),
+        ];
+        for (of_given, of_wanted) in switches {
+            let (mut given, mut wanted) = (defaults, TrainingArguments::default());
+            *of_given(&mut given) = u32::from(!*of_wanted(&mut wanted));
+            *of_wanted(&mut wanted) ^= true;
+            // SAFETY: it points to nothing.
+            assert_eq!(unsafe { arguments(&given) }.ok(), Some(wanted));
+        }
         // SAFETY: it points to nothing.
         assert_eq!(unsafe { arguments(&defaults) }.ok(), Some(TrainingArguments::default()));
     }

@@ -118,6 +118,23 @@ pub(super) fn of_event(event: &TrainEvent, path: *const c_char) -> retto_progres
     progress
 }
 
+/// What was told of a step so far, and then this: its evaluation comes before it, where it was put off, or after it.
+pub(super) fn followed(told: &retto_progress, event: &TrainEvent) -> retto_progress {
+    let of_event = of_event(event, std::ptr::null());
+    let (step, evaluation) = match event {
+        TrainEvent::Step(_) => (&of_event, told),
+        TrainEvent::Evaluated { .. } => (told, &of_event),
+        _ => (told, told),
+    };
+    retto_progress {
+        eval_loss: evaluation.eval_loss,
+        eval_top1_accuracy: evaluation.eval_top1_accuracy,
+        eval_top10_accuracy: evaluation.eval_top10_accuracy,
+        eval_masked_tokens: evaluation.eval_masked_tokens,
+        ..*step
+    }
+}
+
 pub(super) fn of_output(output: &TrainOutput) -> retto_train_output {
     retto_train_output {
         cancelled: output.cancelled.into(),

@@ -248,8 +248,8 @@ pub unsafe extern "C" fn retto_trainer_add_file(
 /// RETTO_CANCELLED where the callback or retto_trainer_cancel ended it; `output` is then filled as well, and what was trained is
 /// kept. RETTO_WRONG_STATE for a run that is over. After any other failure the trainer stands where it was before the step
 /// that failed; if it was the evaluation or the checkpoint after a step, the next call begins with that. But after RETTO_DEVICE_LOST,
-/// RETTO_GPU_ERROR and RETTO_PANIC nothing can be read from it any more, and after RETTO_RANK_FAILED it does not go on: resume from a
-/// checkpoint with a new trainer. One thread at a time; blocks for the whole run, so call it from a thread of its own.
+/// RETTO_GPU_ERROR and RETTO_PANIC nothing can be read from it any more, and after RETTO_RANK_FAILED it may not go on, as the next call then
+/// says: resume from a checkpoint with a new trainer. One thread at a time; blocks for the whole run, so call it from a thread of its own.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_trainer_run(
     trainer: *const retto_trainer,
@@ -320,29 +320,7 @@ pub unsafe extern "C" fn retto_trainer_step(
         let (trainer, running) = inner.running()?;
         let mut told = retto_progress { max_steps: running.run.total, ..Versioned::defaults() };
         let _over = running.advance(trainer, &mut |event: &TrainEvent| {
-            let of_event = progress::of_event(event, std::ptr::null());
-            match event {
-                // An evaluation that was put off came before the step.
-                TrainEvent::Step(_) => {
-                    told = retto_progress {
-                        eval_loss: told.eval_loss,
-                        eval_top1_accuracy: told.eval_top1_accuracy,
-                        eval_top10_accuracy: told.eval_top10_accuracy,
-                        eval_masked_tokens: told.eval_masked_tokens,
-                        ..of_event
-                    }
-                }
-                TrainEvent::Evaluated { .. } => {
-                    told = retto_progress {
-                        eval_loss: of_event.eval_loss,
-                        eval_top1_accuracy: of_event.eval_top1_accuracy,
-                        eval_top10_accuracy: of_event.eval_top10_accuracy,
-                        eval_masked_tokens: of_event.eval_masked_tokens,
-                        ..told
-                    }
-                }
-                _ => {}
-            }
+            told = progress::followed(&told, event);
             if shared.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         told.step = running.run.state.global_step;

@@ -243,13 +243,13 @@ fn memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
     None
 }
 
-#[cfg(all(test, feature = "bench"))]
+#[cfg(test)]
 mod tests {
-    /// `make test-as-gpu` would else be the usual tests again.
+    /// `make test-as-gpu` would else be the usual tests again: it says by a variable of its own what it means.
     #[test]
     fn what_gpus_take_is_taken_where_that_is_asked_for() {
         let adapter = crate::gpu::test_gpu().adapter().clone();
-        let asked_for = std::env::var_os("RETTO_AS_GPU").is_some();
-        assert_eq!(adapter.is_software(), adapter.device_type == "cpu" && !asked_for);
+        let is_meant = std::env::var_os("RETTO_EXPECTS_GPU").is_some();
+        assert_eq!(adapter.is_software(), adapter.device_type == "cpu" && !is_meant);
     }
 }

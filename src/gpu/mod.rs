@@ -4,6 +4,7 @@ mod adapter;
 mod cache;
 mod choices;
 mod device;
+mod download;
 mod kernel;
 mod memory;
 mod pass;
@@ -16,12 +17,13 @@ mod workspaces;
 pub use adapter::{Adapter, GpuOptions, PowerPreference};
 pub(crate) use cache::hash;
 pub use device::Gpu;
+pub(crate) use download::Download;
 #[cfg(test)]
 pub(crate) use kernel::Style;
 pub(crate) use kernel::{Constants, Kernel};
 #[cfg(test)]
 pub(crate) use pass::GUARD;
-pub(crate) use pass::{Download, Pass, spread};
+pub(crate) use pass::{Pass, spread};
 pub(crate) use tensor::{Packing, Tensor, Upload};
 pub(crate) use waiting::Patience;
 

@@ -268,6 +268,7 @@ macro_rules! pairs {
                 shader!("c"),
                 shader!("c_later"),
                 shader!("touch"),
+                shader!("touch_pairs"),
                 shader!("vectors_block"),
                 shader!("vectors_rows"),
                 shader!($b)

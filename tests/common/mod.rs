@@ -3,6 +3,7 @@
 
 #[cfg(feature = "cli")]
 pub mod command;
+pub mod songs;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use retto::Triplets;
 use serde_json::Value;
 
 use crate::{TRAINING_ARGUMENTS_FILE, output};
@@ -23,19 +24,37 @@ pub(crate) struct Split<'a> {
 /// cannot be known.
 pub(crate) fn has_seen(model: &Path, data: &[PathBuf], split: Option<Split>) -> Option<bool> {
     let arguments = training_arguments(model)?;
+    let own = trained_on(&arguments, data, split);
+    // What it was made of may have been trained as well.
+    let base = arguments["model"].as_str().map(Path::new).filter(|base| base.is_absolute());
+    match (own, base) {
+        (Some(false), Some(base)) if !base.exists() => None,
+        (own, Some(base)) if own != Some(true) && base.join(TRAINING_ARGUMENTS_FILE).is_file() => {
+            match (own, has_seen(base, data, split)) {
+                (_, Some(true)) => Some(true),
+                (Some(false), Some(false)) => Some(false),
+                _ => None,
+            }
+        }
+        (own, _) => own,
+    }
+}
+
+/// The same of one run.
+fn trained_on(arguments: &Value, data: &[PathBuf], split: Option<Split>) -> Option<bool> {
     let paths = arguments["train"].as_array()?.iter().filter_map(Value::as_str).map(PathBuf::from);
-    // What has moved, or was made of songs that may be anywhere, cannot be compared.
-    let is_cache = |path: &PathBuf| path.extension().is_some_and(|it| it.eq_ignore_ascii_case("safetensors"));
     let known = |path: PathBuf| path.canonicalize().ok().filter(|_| path.is_absolute());
+    // What has moved cannot be compared.
     let trained: Vec<Option<PathBuf>> = paths.map(known).collect();
     let judged: Vec<PathBuf> = data.iter().filter_map(|path| path.canonicalize().ok()).collect();
-    let mut pairs = judged.iter().flat_map(|data| trained.iter().flatten().map(move |of| (data, of)));
-    let overlap = pairs.any(|(data, of)| data.starts_with(of) || of.starts_with(data));
-    let is_known = trained.iter().all(Option::is_some) && !trained.iter().flatten().chain(&judged).any(is_cache);
+    let is_known = trained.iter().all(Option::is_some);
     let trained: Vec<PathBuf> = trained.into_iter().flatten().collect();
+    let mut pairs = judged.iter().flat_map(|data| trained.iter().map(move |of| (data, of)));
+    let overlap = pairs.any(|(data, of)| data.starts_with(of) || of.starts_with(data));
     // The same songs of the same files are held out by the same share and seed.
     let held_out_then = split.is_some_and(|split| {
-        trained == judged
+        is_known
+            && trained == judged
             && arguments["validation_split"].as_f64() == Some(split.share)
             && arguments["seed"].as_u64() == Some(split.seed)
             && arguments["text_field"].as_str() == Some(split.text_field)
@@ -43,7 +62,11 @@ pub(crate) fn has_seen(model: &Path, data: &[PathBuf], split: Option<Split>) -> 
     if held_out_then || overlap {
         return Some(!held_out_then);
     }
-    is_known.then_some(false)
+    // Nor can what was made of songs that may be anywhere.
+    let is_made = |path: &PathBuf| {
+        path.extension().is_some_and(|it| it.eq_ignore_ascii_case("safetensors")) || Triplets::is_json_lines(path)
+    };
+    (is_known && !trained.iter().chain(&judged).any(is_made)).then_some(false)
 }
 
 /// Notes that a model was trained on what it is judged by.
@@ -58,4 +81,53 @@ pub(crate) fn note(model: &Path, data: &[PathBuf]) {
         model.display(),
         crate::display(data)
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_known_is_not_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().canonicalize().unwrap().join(name);
+        let [a, b] = ["a.txt", "b.txt"].map(|name| {
+            std::fs::write(path(name), "the rain\n").unwrap();
+            path(name)
+        });
+        let model = |name: &str, made_of: &Path, train: &[&Path]| {
+            std::fs::create_dir_all(path(name)).unwrap();
+            let arguments = json!({
+                "model": made_of, "train": train, "validation_split": 0.2, "seed": 42, "text_field": "text"
+            });
+            std::fs::write(path(name).join(TRAINING_ARGUMENTS_FILE), arguments.to_string()).unwrap();
+            path(name)
+        };
+        let plain = path("plain");
+        std::fs::create_dir(&plain).unwrap();
+        let split = |seed| Some(Split { share: 0.2, seed, text_field: "text" });
+        let seen = |model: &Path, data: &[&Path], split| {
+            has_seen(model, &data.iter().map(PathBuf::from).collect::<Vec<_>>(), split)
+        };
+        let on_a = model("on a", &plain, &[&a]);
+        assert_eq!(seen(&plain, &[&a], None), None);
+        assert_eq!(seen(&on_a, &[&a], None), Some(true));
+        assert_eq!(seen(&on_a, &[folder.path()], None), Some(true));
+        assert_eq!(seen(&on_a, &[&b], None), Some(false));
+        assert_eq!(seen(&on_a, &[&a], split(42)), Some(false));
+        assert_eq!(seen(&on_a, &[&a], split(7)), Some(true));
+        assert_eq!(seen(&on_a, &[&a, &b], split(42)), Some(true));
+        // What one was made of counts, and where it is gone nobody knows.
+        let on_both = model("on both", &on_a, &[&b]);
+        assert_eq!(seen(&on_both, &[&a], None), Some(true));
+        assert_eq!(seen(&model("lost", &path("gone"), &[&b]), &[&a], None), None);
+        // Files that are not where they were change which songs are held out.
+        let moved = model("moved", &plain, &[&path("gone.txt"), &a]);
+        assert_eq!((seen(&moved, &[&a], split(42)), seen(&moved, &[&b], None)), (Some(true), None));
+        assert_eq!(seen(&model("relative", &plain, &[Path::new("a.txt")]), &[&b], None), None);
+        std::fs::write(path("cache.safetensors"), "").unwrap();
+        assert_eq!(seen(&model("cached", &plain, &[&path("cache.safetensors")]), &[&a], None), None);
+    }
 }

@@ -295,9 +295,9 @@ impl TrainArgs {
             metrics.finish(trained)?;
         }
         let mut values = serde_json::to_value(arguments)?;
-        values["model"] = self.base_name().into();
         // Whole: who reads them may be in another folder.
         let whole = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string();
+        values["model"] = self.model.as_ref().map_or(self.base_name(), whole).into();
         let list = |paths: &[PathBuf]| paths.iter().map(whole).collect::<Vec<_>>();
         values["train"] = list(train).into();
         values["validation"] = list(&self.validation).into();

@@ -33,9 +33,14 @@ impl Encoding {
     }
 }
 
-/// … ‘ ’ “ ” • – — and no-break space, ¡ « » ¿ ´ ·
+/// „ … ‘ ’ “ ” • – — › and no-break space, ¡ « » ¿ ´ ·
 fn is_punctuation(byte: u8) -> bool {
-    matches!(byte, 0x85 | 0x91..=0x97 | 0xa0 | 0xa1 | 0xab | 0xb4 | 0xb7 | 0xbb | 0xbf)
+    matches!(byte, 0x84 | 0x85 | 0x91..=0x97 | 0x9b | 0xa0 | 0xa1 | 0xab | 0xb4 | 0xb7 | 0xbb | 0xbf)
+}
+
+/// Of so many bytes one after another those that are a word of such: not of two, nor a letter between quotes.
+fn word(run: u64, letters: u64) -> u64 {
+    if run > 2 && letters > 1 { run } else { 0 }
 }
 
 fn latin1(byte: u8) -> char {
@@ -46,9 +51,9 @@ fn latin1(byte: u8) -> char {
 }
 
 /// Reads to the end. A file is Latin-1 where it is not UTF-8 and every byte is a printable character of Latin-1; one with
-/// more of UTF-8's sequences than of bytes that cannot be UTF-8 is damaged UTF-8, not Latin-1. Nor is one whose bytes beyond ASCII, quotes,
-/// dashes and such aside, mostly stand side by side: in the languages that Latin-1 is for, letters with accents are few and apart, while in
-/// Cyrillic, Greek or Chinese encodings words are made of such bytes. No line may be longer than `longest`.
+/// more of UTF-8's sequences than of bytes that cannot be UTF-8 is damaged UTF-8, not Latin-1. Nor is one whose bytes beyond ASCII mostly
+/// stand three and more side by side: in the languages that Latin-1 is for, letters with accents are apart, or two (`coração`, `créée`), while
+/// in Cyrillic, Greek, Chinese, Japanese and Korean encodings words are made of such bytes. No line may be longer than `longest`.
 pub(super) fn detect(reader: &mut dyn BufRead, path: &Path, longest: usize) -> Result<Encoding> {
     let bad = |reason: String| Error::BadData { path: path.to_owned(), reason };
     let (mut line, mut first_bad) = (1, None);
@@ -59,8 +64,8 @@ pub(super) fn detect(reader: &mut dyn BufRead, path: &Path, longest: usize) -> R
     let mut start = true;
     // Of the line so far.
     let mut length = 0usize;
-    // Bytes beyond ASCII that words are made of: all, those beside another, and those just read one after another.
-    let (mut high, mut beside, mut run) = (0u64, 0u64, 0u64);
+    // Bytes beyond ASCII: all, those in words of them, and of those just read one after another how many there are, and how many letters.
+    let (mut high, mut in_words, mut run, mut letters) = (0u64, 0u64, 0u64, 0u64);
     loop {
         let chunk = reader.fill_buf().map_err(|error| match error.kind() {
             // What a decompressor says of bytes it does not understand.
@@ -75,13 +80,13 @@ pub(super) fn detect(reader: &mut dyn BufRead, path: &Path, longest: usize) -> R
         }
         start = false;
         for &byte in chunk {
-            if byte >= 0x80 && !is_punctuation(byte) {
+            if byte >= 0x80 {
                 high += 1;
                 run += 1;
-                // The first of them only turns out to have a neighbour with the second.
-                beside += if run == 2 { 2 } else { u64::from(run > 2) };
+                letters += u64::from(!is_punctuation(byte));
             } else {
-                run = 0;
+                in_words += word(run, letters);
+                (run, letters) = (0, 0);
             }
             length = if byte == b'\n' { 0 } else { length + 1 };
             // A carriage return at its end is none of it.
@@ -131,7 +136,9 @@ pub(super) fn detect(reader: &mut dyn BufRead, path: &Path, longest: usize) -> R
     }
     match first_bad {
         None => Ok(Encoding::Utf8),
-        Some(_) if printable && wrong > sequences && 2 * beside <= high => Ok(Encoding::Latin1),
+        Some(_) if printable && wrong > sequences && 2 * (in_words + word(run, letters)) <= high => {
+            Ok(Encoding::Latin1)
+        }
         Some(line) => Err(Error::NotUtf8 { path: path.to_owned(), line }),
     }
 }

@@ -3,8 +3,9 @@
 use super::{LONGEST_LINE, Lines, Piece, Sink};
 use crate::error::Result;
 
-/// Times of a line.
+/// Times of a line, and of those that go with it.
 const MOST_TIMES: usize = 1000;
+const MOST_REPEATS: usize = 50;
 
 /// A file is a song. Tags and times are removed; lines that are sung several times come as often, in the order of their
 /// times; a timed line without words, or a blank one, ends a section.
@@ -23,11 +24,14 @@ pub(super) fn read(lines: &mut Lines, sink: &mut Sink) -> Result<()> {
                 continue;
             }
             several |= times.len() > 1;
+            sung.extend(times.iter().map(|&time| (time, words.clone())));
             // What has none goes with the line before, as often as that is sung: a translation, or the end of a chorus.
-            if !times.is_empty() {
+            if times.is_empty() {
+                sung.extend(last.iter().map(|&time| (time, words.clone())));
+            } else {
+                times.truncate(MOST_REPEATS);
                 last = times;
             }
-            sung.extend(last.iter().map(|&time| (time, words.clone())));
         }
     }
     if several {

@@ -132,7 +132,9 @@ fn latin1_is_told_from_damaged_utf8_and_from_what_is_not_text() {
         &b"\xef\xf0\xe8\xe2\xe5\xf2 \xec\xe8\xf0\n"[..],
         b"\xd0\xd2\xc9\xd7\xc5\xd4 \xcd\xc9\xd2\n",
         b"\xea\xe1\xeb\xe7\xec\xdd\xf1\xe1\n",
-        b"love \xb0\xae \xc4\xe3\n",
+        b"love \xb0\xae\xc4\xe3\n",
+        // Russian in the DOS encoding, whose letters are also Latin-1's quotes.
+        b"\xac\xa0\xac\xa0 \xa8 \xaf\xa0\xaf\xa0 \xaa\xa0\xaa \xe2\xa0\xaa\n",
         // Japanese in Shift-JIS, Korean in EUC-KR.
         b"\x82\xb1\x82\xf1\x82\xc9\x82\xbf\x82\xcd\n",
         b"\xbb\xe7\xb6\xfb\xc7\xd8\n",
@@ -142,6 +144,9 @@ fn latin1_is_told_from_damaged_utf8_and_from_what_is_not_text() {
     assert_eq!(read("a.txt", b"\xabEl ni\xf1o\xbb \x97 \xc9l\n").unwrap(), ["«El niño» — Él", "||"]);
     assert_eq!(read("a.txt", b"\xab\xa0Je t'aime\x85\xbb\n").unwrap(), ["«\u{a0}Je t'aime…»", "||"]);
     assert_eq!(read("a.txt", b"no \x97\x97 no\x85\x94\n").unwrap(), ["no —— no…”", "||"]);
+    assert_eq!(read("a.txt", b"Cora\xe7\xe3o, emo\xe7\xe3o\n").unwrap(), ["Coração, emoção", "||"]);
+    assert_eq!(read("a.txt", b"\x84\xdcber den Wolken\x93\n").unwrap(), ["„Über den Wolken“", "||"]);
+    assert_eq!(read("a.txt", b"tu es cr\xe9\xe9e\x85\xa0\xbb\n").unwrap(), ["tu es créée…\u{a0}»", "||"]);
     assert!(refusal("a.txt", b"\xff\xfea\0b\0").contains("UTF-16"));
     assert!(refusal("a.txt", b"text\n\0\x01binary").contains("line 2 holds the byte 0x00"));
     // A character cut by the end of a chunk of the reader is no error.
