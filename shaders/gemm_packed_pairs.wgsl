@@ -2,6 +2,7 @@
 
 @group(0) @binding(1) var<storage, read> b: array<Long>;
 
+// What gemm_touch.wgsl wants to know of it, for the kernels that have that.
 const LINE = 512u / BITS;
 
 fn word_of_b(k: u32, column: u32) -> u32 {

@@ -1,4 +1,4 @@
-//! Two models compared on held-out songs: the figures, the page, and the page in a browser.
+//! Two models compared, by their answers and on held-out songs: the figures, the page, and the page in a browser.
 
 mod common;
 
@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::command::{fails, json, run, stdout, text};
-use common::fresh_model;
+use common::command::{fails, fixture, json, run, stdout, text};
+use common::{fresh_model, gpu};
 use retto::{CompareOptions, Dataset, LoraConfig, PrepareOptions, Trainer, TrainingArguments, compare, prepare};
 use serde_json::Value;
 
@@ -37,6 +37,53 @@ fn models(more: &[&str]) -> Models {
     let steps = ["--max-steps", "24", "--learning-rate", "1e-2", "--logging-steps", "4", "--no-dropout"];
     stdout(&run(&[&args[..], &steps, more].concat()));
     Models { folder, base, adapted, songs }
+}
+
+#[cfg(feature = "default-model")]
+#[test]
+fn compare_shows_two_models_side_by_side() {
+    let folder = tempfile::tempdir().unwrap();
+    let (base, adapted) = (fixture("fillmask"), folder.path().join("adapted"));
+    let original = retto::Model::open(gpu(), &base).unwrap();
+    let mut trainer = retto::Trainer::new(&original, retto::TrainingArguments::default()).unwrap();
+    let (mask, rain) =
+        (original.tokenizer().mask_token_id().unwrap(), original.tokenizer().token_to_id("rain").unwrap());
+    let mut batch = retto::PackedBatch::default();
+    let ids = original.tokenizer().encode("the [MASK] and you").unwrap();
+    batch.push_masked(&ids, &[(ids.iter().position(|&id| id == mask).unwrap() as u32, rain)]);
+    for _ in 0..30 {
+        trainer.train_step(&batch, 1e-2).unwrap();
+    }
+    trainer.into_model().save(&adapted).unwrap();
+
+    let args = ["compare", "--base", &base, "--adapted", text(&adapted), "--gold", "rain", "--top-k", "3"];
+    let rows = json(&[&args[..], &["--json", "the [MASK] and you"]].concat());
+    let row = &rows[0];
+    assert_eq!((&row["text"], &row["mask"]), (&"the [MASK] and you".into(), &1.into()));
+    assert_eq!(row["adapted"]["answers"][0]["token_str"], "rain");
+    assert_eq!((&row["adapted"]["gold"]["rank"], &row["adapted"]["gold"]["token"]), (&1.into(), &rain.into()));
+    // The whole order of the base model's answers holds the rank that is told.
+    let all = json(&["fill", "--model", &base, "--top-k", "100000", "--json", "the [MASK] and you"]);
+    let place = all.as_array().unwrap().iter().position(|fill| fill["token"] == rain).unwrap();
+    assert_eq!(row["base"]["gold"]["rank"], place + 1);
+    // One command prints f32 in full, the other the shortest digits that give it back.
+    let near = |a: &Value, b: &Value| a.as_f64().unwrap() as f32 == b.as_f64().unwrap() as f32;
+    assert!(near(&row["base"]["gold"]["score"], &all[place]["score"]));
+    for (shown, fill) in row["base"]["answers"].as_array().unwrap().iter().zip(all.as_array().unwrap()) {
+        assert!(shown["token"] == fill["token"] && near(&shown["score"], &fill["score"]), "{shown} {fill}");
+    }
+    assert_eq!(row["base"]["answers"].as_array().unwrap().len(), 3);
+
+    let shown = stdout(&run(&[&args[..], &["the [MASK] and you"]].concat()));
+    assert!(shown.contains("rain *") && shown.contains("adapted rank 1"), "{shown}");
+    let two = json(&["compare", "--base", &base, "--adapted", text(&adapted), "--json", "[MASK] and [MASK]"]);
+    assert_eq!((two.as_array().unwrap().len(), &two[1]["mask"]), (2, &2.into()));
+
+    fails(&[&args[..], &["the [MASK] and [MASK]"]].concat(), &["one blank", "has 2"]);
+    let odd = ["compare", "--base", &base, "--adapted", text(&adapted), "--gold", "rain the", "a [MASK]"];
+    fails(&odd, &["'rain the'", "not one token"]);
+    fails(&["compare", "--base", &base, "--adapted", text(&adapted), "no blank"], &["[MASK]"]);
+    fails(&["compare", "--adapted", &format!("{base}/nothing"), "a [MASK]"], &["nothing", "config.json"]);
 }
 
 #[test]

@@ -113,7 +113,7 @@ impl Gpu {
     /// [`Error::Io`] for a cache folder that cannot be made; [`Error::Gpu`] where the driver refuses.
     pub fn open_with(options: &GpuOptions) -> Result<Self> {
         let mut first = None;
-        // Where none is asked for by name, a driver that refuses is no reason to do without the next one.
+        // Where none is asked for, by name or index, a driver that refuses is no reason to do without the next one.
         for adapter in options.choose()? {
             let name = adapter.1.name.clone();
             match Self::from_adapter(adapter, options.cache_dir.as_deref()) {

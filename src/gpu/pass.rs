@@ -24,8 +24,9 @@ pub(crate) struct Pass<'g> {
     submission: Arc<OnceLock<wgpu::SubmissionIndex>>,
     /// What says that it was carried out.
     seals: Seals,
-    /// Floating-point operations of GEMMs so far, and how many of them are submitted by themselves; `None` for all.
+    /// Floating-point operations of GEMMs so far.
     work: u64,
+    /// After how many of them a part is submitted by itself; `None`: never.
     pub(crate) part_after: Option<u64>,
     /// Whether linear layers multiply in f16.
     pub(crate) half: bool,

@@ -106,9 +106,7 @@ impl<'t> Corpus<'t> {
         }
         Ok(())
     }
-}
 
-impl Corpus<'_> {
     /// After the last song.
     pub(super) fn end(&mut self) -> Result<()> {
         self.splits[0].unknown += std::mem::take(&mut self.unknown);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::model::{BertConfig, EmbeddingObjective, LoraConfig};
-use crate::text::SHORTEST;
+use crate::text::{Masking, Purpose, SHORTEST};
 
 /// Options of a training run. Fields and defaults are those of transformers' `TrainingArguments` and `run_mlm.py`.
 ///
@@ -222,6 +222,18 @@ impl Default for TrainingArguments {
 }
 
 impl TrainingArguments {
+    /// How examples are masked for one purpose: its draws are independent of those for others.
+    pub(super) fn masking(&self, purpose: Purpose) -> Masking {
+        Masking {
+            probability: self.mlm_probability,
+            mask_replace_prob: self.mask_replace_prob,
+            random_replace_prob: self.random_replace_prob,
+            whole_word_mask: self.whole_word_mask,
+            seed: self.seed,
+            purpose,
+        }
+    }
+
     pub(crate) fn validate(&self, config: &BertConfig) -> Result<()> {
         let within = |name: &str, value: f64, low: f64, high: f64| match value >= low && value <= high {
             true => Ok(()),

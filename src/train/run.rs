@@ -486,16 +486,3 @@ impl Run {
 pub(super) fn join(a: ControlFlow<()>, b: ControlFlow<()>) -> ControlFlow<()> {
     if a.is_break() { a } else { b }
 }
-
-impl TrainingArguments {
-    pub(super) fn masking(&self, purpose: Purpose) -> Masking {
-        Masking {
-            probability: self.mlm_probability,
-            mask_replace_prob: self.mask_replace_prob,
-            random_replace_prob: self.random_replace_prob,
-            whole_word_mask: self.whole_word_mask,
-            seed: self.seed,
-            purpose,
-        }
-    }
-}

@@ -63,7 +63,7 @@ pub struct Trainer {
     pub(super) speed: f64,
     /// Whether a step ended before all devices were known to have made it.
     pub(super) unsure: AtomicBool,
-    /// Until a run takes it.
+    /// Of the output, where [`Trainer::lock_output_dir`] was asked for it; a run that writes takes its own otherwise.
     pub(super) lock: Option<OutputLock>,
     /// With devices that others wait for.
     pub(super) patience: Patience,

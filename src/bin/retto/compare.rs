@@ -123,10 +123,7 @@ fn on_data(gpu: &Gpu, base: &Model, adapted: &Model, args: &Args) -> Result<()> 
     };
     let longest = base.config().max_position_embeddings.min(adapted.config().max_position_embeddings);
     let (data, _) = data::load(base.tokenizer(), &args.data, &args.unit.options(longest, 0.0, args.seed))?;
-    let seen = provenance::has_seen(&args.adapted, &args.data, None) == Some(true);
-    if seen {
-        provenance::note(&args.adapted, &args.data);
-    }
+    let seen = provenance::check(&args.adapted, &args.data, None) == Some(true);
     let comparison = retto::compare(base, adapted, &data, &options)?;
     if let Some(path) = &args.html {
         let context = Context {

@@ -66,22 +66,18 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     let open = |what: &str, paths: &[PathBuf], split| {
         finetune::load(base.tokenizer(), what, paths, &args.task.read, &task, (split, args.optimizer.seed))
     };
-    let (train, split) = open("", &args.data, if args.validation.is_empty() { args.validation_split } else { 0.0 })?;
-    let held_out = match split {
+    // What is held out of the data, unless it is given.
+    let share = args.validation.is_empty().then_some(args.validation_split);
+    let (train, split_off) = open("", &args.data, share.unwrap_or(0.0))?;
+    let held_out = match split_off {
         Some(held_out) => held_out,
-        None if args.validation.is_empty() => return Err("there is nothing to judge by: give --validation".into()),
+        None if share.is_some() => return Err("there is nothing to judge by: give --validation".into()),
         None => open("held-out ", &args.validation, 0.0)?.0,
     };
-    let (judged, split) = match args.validation.is_empty() {
-        true => (&args.data, Some(args.validation_split)),
-        false => (&args.validation, None),
-    };
+    let judged = if share.is_some() { &args.data } else { &args.validation };
     let text_field = args.task.read.text_field.as_str();
-    let split = split.map(|share| Split { share, seed: args.optimizer.seed, text_field });
-    let seen = provenance::has_seen(&args.adapted, judged, split);
-    if seen == Some(true) {
-        provenance::note(&args.adapted, judged);
-    }
+    let split = share.map(|share| Split { share, seed: args.optimizer.seed, text_field });
+    let seen = provenance::check(&args.adapted, judged, split);
     let options = DownstreamOptions { arguments, seeds: args.seeds };
     output::note(format!("training both models {} times on {} triplets an epoch with {gpu}", args.seeds, train.len()));
     let (progress, interrupted) = (Progress::new(), interruption()?);
@@ -107,8 +103,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     ] {
         settings[name] = value.into();
     }
-    let split = if args.validation.is_empty() { args.validation_split } else { 0.0 };
-    settings["validation_split"] = split.into();
+    settings["validation_split"] = share.unwrap_or(0.0).into();
     settings["seeds"] = args.seeds.into();
     settings["seen_by_adapted"] = seen.into();
     let results = json!({ "results": found, "settings": settings });

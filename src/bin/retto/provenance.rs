@@ -22,7 +22,7 @@ pub(crate) struct Split<'a> {
 
 /// Whether a model was trained on data that it is to be judged by: all of them, or without a split, what is held out of them. `None` where that
 /// cannot be known.
-pub(crate) fn has_seen(model: &Path, data: &[PathBuf], split: Option<Split>) -> Option<bool> {
+fn has_seen(model: &Path, data: &[PathBuf], split: Option<Split>) -> Option<bool> {
     let arguments = training_arguments(model)?;
     let own = trained_on(&arguments, data, split);
     // What it was made of may have been trained as well.
@@ -69,8 +69,16 @@ fn trained_on(arguments: &Value, data: &[PathBuf], split: Option<Split>) -> Opti
     (is_known && !trained.iter().chain(&judged).any(is_made)).then_some(false)
 }
 
-/// Notes that a model was trained on what it is judged by.
-pub(crate) fn note(model: &Path, data: &[PathBuf]) {
+/// As [`has_seen`]; notes it on stderr where it was.
+pub(crate) fn check(model: &Path, data: &[PathBuf], split: Option<Split>) -> Option<bool> {
+    let seen = has_seen(model, data, split);
+    if seen == Some(true) {
+        note(model, data);
+    }
+    seen
+}
+
+fn note(model: &Path, data: &[PathBuf]) {
     let arguments = training_arguments(model).unwrap_or_default();
     let hint = match arguments["validation_split"].as_f64().filter(|share| *share > 0.0) {
         Some(share) => format!("it held out --validation-split {share} with --seed {} of them", arguments["seed"]),
