@@ -3,13 +3,14 @@
 // The variant for software Vulkan of the years before 2026. There a load is a loop over the lanes, of a hundred instructions for one
 // number and not many more for four of 64 bits, and arrays with a running index are gathered and scattered likewise. So A is
 // read eight numbers at a time, B likewise or four, and every array is written out as variables. A workgroup is one vector of 8
-// lanes and computes 8 x 32 or 16 x 32 of C, each lane 4 columns; the lanes hold one or two 8 x 8 pieces of A, and hand them round by
-// broadcasts: a row each, or, where A is stored transposed, a column.
+// lanes and computes 8, 12 or 16 rows x 32 columns of C, each lane 4 columns; the lanes hold one or two 8 x 8 pieces of A, and hand them
+// round by broadcasts: a row each, or, where A is stored transposed, a column. All loads of a round come before its products: what
+// is in registers while one of the loops over the lanes runs is stored for it, and read again.
 //
 // A's rows, as stored, have to be a multiple of eight long. Before this file come gemm_c.wgsl, gemm_c_later.wgsl,
 // gemm_vectors_block.wgsl, and how B is loaded: gemm_eights_along.wgsl, gemm_eights_across.wgsl or gemm_eights_packed.wgsl.
 
-override TWICE: bool; // 16 rows instead of 8
+override ROWS: u32; // 8, 12 or 16
 
 const COLUMNS = 4u; // of a lane
 
@@ -110,7 +111,7 @@ fn gemm(
     @builtin(subgroup_invocation_id) invocation: u32,
 ) {
     let lane = invocation & 7u;
-    let row = group.y * select(8u, 16u, TWICE);
+    let row = group.y * ROWS;
     let column = group.x * 32u + thread * 4u;
     var c0 = vec4<f32>();
     var c1 = vec4<f32>();
@@ -131,6 +132,10 @@ fn gemm(
     for (var k = 0u; k < sizes.k; k += 8u) {
         let y = load_block(k, column);
         let upper = load_a(row, k, lane);
+        var lower: Eight;
+        if ROWS > 8u {
+            lower = load_a(row + 8u, k, lane);
+        }
         c0 = add_eight(c0, row0(upper), y);
         c1 = add_eight(c1, row1(upper), y);
         c2 = add_eight(c2, row2(upper), y);
@@ -139,12 +144,13 @@ fn gemm(
         c5 = add_eight(c5, row5(upper), y);
         c6 = add_eight(c6, row6(upper), y);
         c7 = add_eight(c7, row7(upper), y);
-        if TWICE {
-            let lower = load_a(row + 8u, k, lane);
+        if ROWS > 8u {
             c8 = add_eight(c8, row0(lower), y);
             c9 = add_eight(c9, row1(lower), y);
             c10 = add_eight(c10, row2(lower), y);
             c11 = add_eight(c11, row3(lower), y);
+        }
+        if ROWS > 12u {
             c12 = add_eight(c12, row4(lower), y);
             c13 = add_eight(c13, row5(lower), y);
             c14 = add_eight(c14, row6(lower), y);
@@ -159,15 +165,17 @@ fn gemm(
     store_sums(row + 5u, column, c5);
     store_sums(row + 6u, column, c6);
     store_sums(row + 7u, column, c7);
-    if TWICE {
+    if ROWS > 8u {
         store_sums(row + 8u, column, c8);
         store_sums(row + 9u, column, c9);
         store_sums(row + 10u, column, c10);
         store_sums(row + 11u, column, c11);
+    }
+    if ROWS > 12u {
         store_sums(row + 12u, column, c12);
         store_sums(row + 13u, column, c13);
         store_sums(row + 14u, column, c14);
         store_sums(row + 15u, column, c15);
     }
-    finish(row, row + select(8u, 16u, TWICE), column);
+    finish(row, row + ROWS, column);
 }

@@ -6,16 +6,21 @@
 // Two rows of op(A) from column k on, `row` being even. Beyond the last column they are 0; rows beyond the end repeat the last
 // ones, and are not stored.
 fn load_rows(row: u32, k: u32, lane: u32) -> Rows {
+    return load_rows_after(row, k, lane, 0u);
+}
+
+// The same, not before `after` is known, which is 0.
+fn load_rows_after(row: u32, k: u32, lane: u32, after: u32) -> Rows {
     if TRANS_A {
         // A lane has one column of both rows, which lie side by side.
-        let p = pair(a[min(k + lane, sizes.k - 1u) * (sizes.m / 2u) + min(row, sizes.m - 2u) / 2u]);
+        let p = pair(a[min(k + lane, sizes.k - 1u) * (sizes.m / 2u) + min(row, sizes.m - 2u) / 2u + after]);
         let x = select(vec2<f32>(), p, k + lane < sizes.k);
         return Rows(spread_one(x.x), spread_one(x.y));
     }
     // A lane has two columns of one row: the first four lanes the even one's.
     let columns = sizes.k / 2u;
     let at = k / 2u + (lane & 3u);
-    let p = pair(a[min(row + (lane >> 2u), sizes.m - 1u) * columns + min(at, columns - 1u)]);
+    let p = pair(a[min(row + (lane >> 2u), sizes.m - 1u) * columns + min(at, columns - 1u) + after]);
     let x = select(vec2<f32>(), p, at < columns);
     let even = Row(
         vec4<f32>(subgroupBroadcast(x.x, 0u)),

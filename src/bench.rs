@@ -7,7 +7,8 @@ pub use crate::gpu::profile;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, Pass, Tensor};
 use crate::ops::gemm::{Form, Gemm, Sizes, gemm_with};
-use crate::ops::tilings::{Inputs, Rows, TILINGS, Tiling, choose};
+use crate::ops::preferences::Rows;
+use crate::ops::tilings::{Inputs, TILINGS, Tiling, choose};
 
 const SOURCE: &str = include_str!("../shaders/ceiling.wgsl");
 /// One vector of a CPU; and for GPUs, several of their subgroups.

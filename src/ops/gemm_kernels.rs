@@ -74,8 +74,11 @@ const VECTORS: &[Constants] = variants!(
 /// 24 and 32 rows.
 const OF_SIXES: &[Constants] = variants!(&[[24.0], [32.0]], ["ROWS"]);
 
-/// 8 rows and 16.
-const EIGHTS: &[Constants] = variants!(&[[0.0], [1.0]], ["TWICE"]);
+/// 8, 12, 16 and 24 rows.
+const OF_TURNS: &[Constants] = variants!(&[[8.0], [12.0], [16.0], [24.0]], ["ROWS"]);
+
+/// 8, 12 and 16 rows.
+const EIGHTS: &[Constants] = variants!(&[[8.0], [12.0], [16.0]], ["ROWS"]);
 
 /// DOWN, ACROSS, HEIGHT, WIDTH and DEPTH of the kernels in blocks.
 pub(super) const BLOCKS: &[[f64; 5]] = &[
@@ -307,6 +310,11 @@ pub(super) static SIXES_PACKED: [Kernel; 2] = [
     packed_pairs!("gemm_sixes_packed_f16", "const BITS = 16u;\n", "gemm_sixes", OF_SIXES, "sixes_packed"),
     packed_pairs!("gemm_sixes_packed_i8", "const BITS = 8u;\n", "gemm_sixes", OF_SIXES, "sixes_packed"),
 ];
+pub(super) static TURNS: Kernel = pairs!("gemm_turns", "gemm_turns", OF_TURNS, "sixes_pairs");
+pub(super) static TURNS_PACKED: [Kernel; 2] = [
+    packed_pairs!("gemm_turns_packed_f16", "const BITS = 16u;\n", "gemm_turns", OF_TURNS, "sixes_packed"),
+    packed_pairs!("gemm_turns_packed_i8", "const BITS = 8u;\n", "gemm_turns", OF_TURNS, "sixes_packed"),
+];
 pub(super) static VECTOR_F16: Kernel = kernel!(
     "gemm_vectors_f16",
     concat!(
@@ -351,7 +359,7 @@ pub(super) static COOPERATIVE_16_LARGE: Kernel = cooperative!("gemm_cooperative_
 
 /// Every kernel of the family, for the test that translates all shaders.
 #[cfg(test)]
-pub(crate) static KERNELS: [&Kernel; 28] = [
+pub(crate) static KERNELS: [&Kernel; 31] = [
     &TILED,
     &TILED_F16,
     &TILED_PACKED[0],
@@ -376,6 +384,9 @@ pub(crate) static KERNELS: [&Kernel; 28] = [
     &SIXES,
     &SIXES_PACKED[0],
     &SIXES_PACKED[1],
+    &TURNS,
+    &TURNS_PACKED[0],
+    &TURNS_PACKED[1],
     &COOPERATIVE_8,
     &COOPERATIVE_8_LARGE,
     &COOPERATIVE_16,

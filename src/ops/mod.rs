@@ -21,6 +21,7 @@ pub(crate) mod layer_norm;
 pub(crate) mod linear;
 pub(crate) mod pack;
 pub(crate) mod pool;
+pub(crate) mod preferences;
 pub(crate) mod rows;
 pub(crate) mod scale;
 pub(crate) mod tilings;

@@ -7,8 +7,9 @@ use super::gemm::{FORMS, Form, Sizes};
 use super::gemm_kernels::{
     BLOCK, BLOCK_F16, BLOCK_PACKED, BLOCKS, COOPERATIVE_8, COOPERATIVE_8_LARGE, COOPERATIVE_16, COOPERATIVE_16_LARGE,
     EIGHTS_ACROSS, EIGHTS_ALONG, EIGHTS_PACKED, PAIRS, SIXES, SIXES_PACKED, SUBGROUP, SUBGROUP_F16, SUBGROUP_PACKED,
-    TILED, TILED_F16, TILED_PACKED, VECTOR, VECTOR_F16, VECTOR_PACKED,
+    TILED, TILED_F16, TILED_PACKED, TURNS, TURNS_PACKED, VECTOR, VECTOR_F16, VECTOR_PACKED,
 };
+use super::preferences::{Registers, Rows, preferred};
 use crate::gpu::{Gpu, Kernel, Packing};
 
 /// One way to compute C: a kernel, and the tile of C that one of its workgroups takes.
@@ -44,6 +45,12 @@ fn takes_arrays_apart(gpu: &Gpu) -> bool {
     has_subgroups_of_8(gpu) && gpu.has_int64() && !(old && gpu.is_software())
 }
 
+/// The same, for so many sums that a CPU of sixteen registers reads and stores one for each product: they compile for seconds there, and
+/// are slower than those with fewer.
+fn takes_large_arrays_apart(gpu: &Gpu) -> bool {
+    takes_arrays_apart(gpu) && Registers::of(gpu) != Registers::Sixteen
+}
+
 /// Cooperative matrices of this edge, for subgroups that all have so many lanes.
 fn has_cooperative(gpu: &Gpu, edge: u32, lanes: u32) -> bool {
     let adapter = gpu.adapter();
@@ -66,7 +73,7 @@ const fn vectors_tiling(name: &'static str, which: usize, rows: usize) -> Tiling
         columns: 64,
         granules: [2, 4],
         transposed: None,
-        runs_on: takes_arrays_apart,
+        runs_on: if rows > 16 { takes_large_arrays_apart } else { takes_arrays_apart },
     }
 }
 
@@ -81,7 +88,21 @@ const fn sixes_tiling(name: &'static str, which: usize, rows: usize) -> Tiling {
         columns: 48,
         granules: [2, 2],
         transposed: None,
+        runs_on: takes_large_arrays_apart,
+    }
+}
+
+const fn turns_tiling(name: &'static str, which: usize, rows: usize) -> Tiling {
+    let columns = 32;
+    Tiling {
+        name,
+        kernel: Some(&TURNS),
+        packed: Some(&TURNS_PACKED),
+        first_variant: which * FORMS.len(),
+        rows,
+        columns,
         runs_on: takes_arrays_apart,
+        ..sixes_tiling(name, which, rows)
     }
 }
 
@@ -92,7 +113,7 @@ const fn eights_tiling(name: &'static str, transposed: bool, which: usize) -> Ti
         half: None,
         packed: if transposed { Some(&EIGHTS_PACKED) } else { None },
         first_variant: which * FORMS.len(),
-        rows: 8 * (which + 1),
+        rows: 8 + 4 * which,
         columns: 32,
         granules: if transposed { [8, 8] } else { [8, 4] },
         transposed: Some(transposed),
@@ -135,7 +156,7 @@ macro_rules! cooperative_tiling {
     };
 }
 
-pub(crate) static TILINGS: [Tiling; 28] = [
+pub(crate) static TILINGS: [Tiling; 33] = [
     Tiling {
         name: "tiled",
         kernel: Some(&TILED),
@@ -177,8 +198,9 @@ pub(crate) static TILINGS: [Tiling; 28] = [
         runs_on: |gpu| has_subgroups_of_8(gpu) && gpu.has_int64(),
     },
     eights_tiling("eights-8", true, 0),
-    eights_tiling("eights-16", true, 1),
-    eights_tiling("eights-across", false, 1),
+    eights_tiling("eights-12", true, 1),
+    eights_tiling("eights-16", true, 2),
+    eights_tiling("eights-across", false, 2),
     vectors_tiling("vectors-2", 0, 2),
     vectors_tiling("vectors-4", 1, 4),
     vectors_tiling("vectors-8", 2, 8),
@@ -189,6 +211,10 @@ pub(crate) static TILINGS: [Tiling; 28] = [
     vectors_tiling("vectors-64", 7, 64),
     sixes_tiling("sixes-24", 0, 24),
     sixes_tiling("sixes-32", 1, 32),
+    turns_tiling("turns-8", 0, 8),
+    turns_tiling("turns-12", 1, 12),
+    turns_tiling("turns-16", 2, 16),
+    turns_tiling("turns-24", 3, 24),
     cooperative_tiling!("cooperative-8", COOPERATIVE_8, 0, [8, 8], 2),
     cooperative_tiling!("cooperative-8-of-32", COOPERATIVE_8, 1, [8, 32], 2),
     cooperative_tiling!("cooperative-16", COOPERATIVE_16, 1, [16, 32], 2),
@@ -229,14 +255,18 @@ impl Tiling {
     /// so long that a driver takes the GPU for hung.
     pub(crate) fn is_for(&self, gpu: &Gpu, rows: Rows) -> bool {
         let fits = self.rows <= (rows.typical().m as usize).next_multiple_of(16);
+        let sixteen = Registers::of(gpu) == Registers::Sixteen;
         match self.name {
+            "eights-12" => false,
             name if name.starts_with("eights") => fits && gpu.is_software() && !takes_arrays_apart(gpu),
             "subgroup" => rows != Rows::Plenty,
             // A workgroup of eight threads leaves most of a GPU's subgroup idle, and compiling so many sums takes long.
             "pairs" => gpu.is_software(),
             name if name.starts_with("vectors") => fits && gpu.is_software() && [4, 16, 32, 64].contains(&self.rows),
             "sixes-32" => fits && gpu.is_software(),
-            "sixes-24" => false,
+            "turns-16" => rows == Rows::Few && gpu.is_software() && sixteen,
+            "turns-24" => fits && gpu.is_software() && sixteen,
+            name if name.starts_with("sixes") || name.starts_with("turns") => false,
             name if name.starts_with("blocks") => fits && !gpu.is_software(),
             name if name.starts_with("cooperative") => fits,
             _ => true,
@@ -246,110 +276,13 @@ impl Tiling {
     /// Of the kernels of its kind with tiles as high as this one's or lower, that which computes least beyond the end. Only for the
     /// few rows of queries, as each of them has to be compiled.
     fn cut_to(&'static self, form: Form, m: usize) -> &'static Self {
-        let kind = ["vectors", "sixes", "eights"].into_iter().find(|kind| self.name.starts_with(kind));
+        let kind = ["vectors", "sixes", "turns", "eights"].into_iter().find(|kind| self.name.starts_with(kind));
         let Some(kind) = kind.filter(|_| form.is_linear() && m <= 64) else { return self };
         // Reading B takes as long as multiplying it with eight rows: measured.
         let cost = |tiling: &&Self| m.div_ceil(tiling.rows) * (tiling.rows + 8);
         let alike = |other: &&Self| other.name.starts_with(kind) && other.transposed == self.transposed;
         let lower = TILINGS.iter().filter(alike).filter(|other| other.rows <= self.rows);
         lower.min_by_key(cost).unwrap_or(self)
-    }
-}
-
-/// What the preferred tilings depend on besides the adapter.
-///
-/// [`tune`](super::tuning::tune) measures one of each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rows {
-    /// Up to 4: a query's blanks.
-    Blanks,
-    /// Up to 16: a query.
-    Few,
-    /// Up to 32.
-    Some,
-    Many,
-    /// So many rows, and elements of C, that tiles of any size fill up, and there are more than a hundred of the largest.
-    Plenty,
-}
-
-impl Rows {
-    pub(crate) const ALL: [Self; 5] = [Self::Blanks, Self::Few, Self::Some, Self::Many, Self::Plenty];
-
-    pub(crate) fn of(gpu: &Gpu, sizes: Sizes) -> Self {
-        match sizes.m {
-            0..=4 => Self::Blanks,
-            5..=16 => Self::Few,
-            17..=32 => Self::Some,
-            m if m.min(sizes.n) >= 256
-                && u64::from(m) * u64::from(sizes.n) >= 1 << 21
-                && Self::Plenty.is_apart(gpu) =>
-            {
-                Self::Plenty
-            }
-            _ => Self::Many,
-        }
-    }
-
-    /// A CPU has few cores: they are all at work with many rows.
-    pub(crate) fn is_apart(self, gpu: &Gpu) -> bool {
-        self != Self::Plenty || !gpu.is_software()
-    }
-
-    /// What the choice for them is kept under.
-    pub(crate) fn key(self, half: bool) -> &'static str {
-        match (self, half) {
-            (Self::Blanks, false) => "gemm, up to 4 rows",
-            (Self::Few, false) => "gemm, up to 16 rows",
-            (Self::Some, false) => "gemm, up to 32 rows",
-            (Self::Many, false) => "gemm, more rows",
-            (Self::Plenty, false) => "gemm, large",
-            (Self::Blanks, true) => "gemm in f16, up to 4 rows",
-            (Self::Few, true) => "gemm in f16, up to 16 rows",
-            (Self::Some, true) => "gemm in f16, up to 32 rows",
-            (Self::Many, true) => "gemm in f16, more rows",
-            (Self::Plenty, true) => "gemm in f16, large",
-        }
-    }
-
-    /// What is measured: rows, columns and depth. So many rows that all tiles fill up, where there are many.
-    pub(crate) fn typical(self) -> Sizes {
-        let (m, n, k) = match self {
-            Self::Blanks => (1, 768, 768),
-            Self::Few => (12, 768, 768),
-            Self::Some => (32, 768, 768),
-            Self::Many => (256, 768, 768),
-            Self::Plenty => (1024, 3072, 768),
-        };
-        Sizes { m, n, k }
-    }
-}
-
-/// Names of tilings, the preferred one first, where nothing was measured; the last takes any shape and runs anywhere.
-fn preferred(is_software: bool, mesa: Option<u32>, in_words: bool, rows: Rows) -> &'static [&'static str] {
-    // On software measured, see ARCHITECTURE.md; on GPUs not yet. The cooperative ones are in f16 alone.
-    match (is_software, mesa >= Some(26), rows) {
-        (true, true, Rows::Some | Rows::Many | Rows::Plenty) if in_words => {
-            &["sixes-32", "vectors-32", "subgroup", "tiled"]
-        }
-        (true, true, Rows::Blanks) => &["vectors-4", "subgroup", "tiled"],
-        (true, true, Rows::Few) => &["vectors-16", "subgroup", "tiled"],
-        (true, true, Rows::Some) => &["vectors-32", "subgroup", "tiled"],
-        (true, true, Rows::Many | Rows::Plenty) => &["vectors-64", "subgroup", "tiled"],
-        (true, false, Rows::Blanks) => &["eights-8", "eights-across", "pairs", "subgroup", "tiled"],
-        (true, false, _) => &["eights-16", "eights-across", "pairs", "subgroup", "tiled"],
-        (false, _, Rows::Blanks | Rows::Few) => &["blocks-16", "tiled"],
-        (false, _, Rows::Some) => &["blocks-32", "tiled"],
-        (false, _, Rows::Many) => {
-            &["cooperative-16", "cooperative-16-of-64", "cooperative-8-of-32", "cooperative-8", "blocks-32", "tiled"]
-        }
-        (false, _, Rows::Plenty) => &[
-            "cooperative-16-large",
-            "cooperative-16-of-64-large",
-            "cooperative-8-of-32-large",
-            "cooperative-8-large",
-            "blocks-128",
-            "tiled",
-        ],
     }
 }
 
@@ -377,7 +310,7 @@ pub(crate) fn choose(gpu: &Gpu, form: Form, sizes: Sizes, inputs: Inputs) -> (&'
     let rows = Rows::of(gpu, sizes);
     let measured = gpu.choice(rows.key(inputs == Inputs::Half));
     let measured = measured.as_deref().and_then(|name| named(&name));
-    let preferred = preferred(gpu.is_software(), gpu.adapter().mesa_version(), gpu.style().in_words, rows);
+    let preferred = preferred(gpu.is_software(), gpu.adapter().mesa_version(), Registers::of(gpu), rows);
     let mut choices = measured.into_iter().chain(preferred.iter().filter_map(named));
     let last = match inputs {
         Inputs::Single => &TILED,
@@ -390,28 +323,6 @@ pub(crate) fn choose(gpu: &Gpu, form: Form, sizes: Sizes, inputs: Inputs) -> (&'
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_preferred_exists_and_ends_with_what_runs_anywhere() {
-        for rows in Rows::ALL {
-            for (is_software, mesa, in_words) in [
-                (true, Some(25), false),
-                (true, Some(25), true),
-                (true, Some(26), false),
-                (true, Some(26), true),
-                (true, None, false),
-                (false, None, false),
-                (false, Some(26), false),
-            ] {
-                let names = preferred(is_software, mesa, in_words, rows);
-                assert_eq!(names.last(), Some(&TILINGS[0].name));
-                for name in names {
-                    assert!(TILINGS.iter().any(|tiling| tiling.name == *name), "{name}");
-                }
-            }
-        }
-        assert_eq!((TILINGS[0].granules, TILINGS[0].name), ([1, 1], "tiled"));
-    }
 
     #[test]
     fn the_lengths_that_are_compiled_ahead_take_all_kernels_of_queries() {
@@ -448,7 +359,13 @@ mod tests {
             ("vectors-4", 12, "vectors-4"),
             ("pairs", 12, "pairs"),
             ("eights-16", 8, "eights-8"),
-            ("eights-16", 12, "eights-16"),
+            ("eights-16", 12, "eights-12"),
+            ("eights-16", 13, "eights-16"),
+            ("turns-16", 12, "turns-12"),
+            ("turns-16", 7, "turns-8"),
+            ("turns-24", 17, "turns-24"),
+            ("turns-24", 40, "turns-24"),
+            ("turns-24", 65, "turns-24"),
         ] {
             assert_eq!(named(chosen).cut_to(Form::Linear, rows).name, cut, "{chosen} for {rows} rows");
             assert_eq!(named(chosen).cut_to(Form::InputGradient, rows).name, chosen);

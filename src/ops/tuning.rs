@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::gemm::{Form, Gemm, Sizes, gemm_with};
 use super::half::to_half;
-use super::tilings::{Inputs, Rows, TILINGS, Tiling, choose};
+use super::preferences::Rows;
+use super::tilings::{Inputs, TILINGS, Tiling, choose};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, Pass};
 
