@@ -13,11 +13,6 @@ override ROWS: u32; // at most 32, and even
 const COLUMNS = 6u; // of a lane
 const ROWS_OF_B = 8u; // in a round
 
-fn add(sum: vec2<f32>, x: Row, b: Two) -> vec2<f32> {
-    let s = fma(x.x3.xy, b.y3, fma(x.x2.xy, b.y2, fma(x.x1.xy, b.y1, fma(x.x0.xy, b.y0, sum))));
-    return fma(x.x7.xy, b.y7, fma(x.x6.xy, b.y6, fma(x.x5.xy, b.y5, fma(x.x4.xy, b.y4, s))));
-}
-
 @compute @workgroup_size(8)
 fn gemm(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -43,12 +38,12 @@ fn gemm(
         let w = load_two(k, column + 4u);
         for (var i = 0u; i < ROWS; i += 2u) {
             let x = load_rows(row + i, k, lane & 7u);
-            first[i] = add(first[i], x.even, y);
-            second[i] = add(second[i], x.even, z);
-            third[i] = add(third[i], x.even, w);
-            first[i + 1u] = add(first[i + 1u], x.odd, y);
-            second[i + 1u] = add(second[i + 1u], x.odd, z);
-            third[i + 1u] = add(third[i + 1u], x.odd, w);
+            first[i] = add_two(first[i], x.even, y);
+            second[i] = add_two(second[i], x.even, z);
+            third[i] = add_two(third[i], x.even, w);
+            first[i + 1u] = add_two(first[i + 1u], x.odd, y);
+            second[i + 1u] = add_two(second[i + 1u], x.odd, z);
+            third[i + 1u] = add_two(third[i + 1u], x.odd, w);
         }
     }
     column += nothing_of(touched);

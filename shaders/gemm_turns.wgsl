@@ -4,7 +4,7 @@
 // the other. A compiler left to itself puts all loads of a round before all products, and those of one row of B after those of another:
 // then each of some hundred sums is read and stored for each product. Here the address of what is read of A depends on the sums of the
 // rows before, so that these are done by then, and their eight sums stay in registers. Such CPUs also gather by a branch and a load a
-// lane, which is long: a round is 17 KiB of instructions with 24 rows.
+// lane, which is long: a round is 23 KiB of instructions with 24 rows.
 //
 // gemm_c.wgsl, gemm_c_later.wgsl, gemm_touch.wgsl, gemm_vectors_block.wgsl and gemm_vectors_rows.wgsl come before this file, and what loads B:
 // gemm_sixes_pairs.wgsl or gemm_sixes_packed.wgsl.
@@ -13,11 +13,6 @@ override ROWS: u32; // at most 32, and even
 
 const COLUMNS = 4u; // of a lane
 const ROWS_OF_B = 8u; // in a round
-
-fn add(sum: vec2<f32>, x: Row, b: Two) -> vec2<f32> {
-    let s = fma(x.x3.xy, b.y3, fma(x.x2.xy, b.y2, fma(x.x1.xy, b.y1, fma(x.x0.xy, b.y0, sum))));
-    return fma(x.x7.xy, b.y7, fma(x.x6.xy, b.y6, fma(x.x5.xy, b.y5, fma(x.x4.xy, b.y4, s))));
-}
 
 fn bits(p: vec2<f32>, q: vec2<f32>, r: vec2<f32>, s: vec2<f32>) -> u32 {
     let all = bitcast<vec2<u32>>(p) | bitcast<vec2<u32>>(q) | bitcast<vec2<u32>>(r) | bitcast<vec2<u32>>(s);
@@ -45,10 +40,10 @@ fn gemm(
         var after = 0u;
         for (var i = 0u; i < ROWS; i += 2u) {
             let x = load_rows_after(row + i, k, lane & 7u, after);
-            left[i] = add(left[i], x.even, y);
-            right[i] = add(right[i], x.even, z);
-            left[i + 1u] = add(left[i + 1u], x.odd, y);
-            right[i + 1u] = add(right[i + 1u], x.odd, z);
+            left[i] = add_two(left[i], x.even, y);
+            right[i] = add_two(right[i], x.even, z);
+            left[i + 1u] = add_two(left[i + 1u], x.odd, y);
+            right[i + 1u] = add_two(right[i + 1u], x.odd, z);
             after = nothing_of(bits(left[i], right[i], left[i + 1u], right[i + 1u]));
         }
     }

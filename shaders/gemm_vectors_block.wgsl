@@ -1,4 +1,4 @@
-// What the GEMM kernels of one vector of lanes share that hand A round by broadcasts: gemm_vectors.wgsl, gemm_sixes.wgsl
+// What the GEMM kernels of one vector of lanes share that hand A round by broadcasts: gemm_vectors.wgsl, gemm_sixes.wgsl, gemm_turns.wgsl
 // and gemm_eights.wgsl.
 // long_u64.wgsl or long_words.wgsl comes before this file.
 
@@ -39,6 +39,11 @@ fn spread_one(x: f32) -> Row {
 fn add_eight(sum: vec4<f32>, x: Row, b: Block) -> vec4<f32> {
     let s = fma(x.x3, b.y3, fma(x.x2, b.y2, fma(x.x1, b.y1, fma(x.x0, b.y0, sum))));
     return fma(x.x7, b.y7, fma(x.x6, b.y6, fma(x.x5, b.y5, fma(x.x4, b.y4, s))));
+}
+
+fn add_two(sum: vec2<f32>, x: Row, b: Two) -> vec2<f32> {
+    let s = fma(x.x3.xy, b.y3, fma(x.x2.xy, b.y2, fma(x.x1.xy, b.y1, fma(x.x0.xy, b.y0, sum))));
+    return fma(x.x7.xy, b.y7, fma(x.x6.xy, b.y6, fma(x.x5.xy, b.y5, fma(x.x4.xy, b.y4, s))));
 }
 
 fn pair(bits: Long) -> vec2<f32> {
