@@ -3,8 +3,9 @@
 // gemm_sixes.wgsl for CPUs of 16 vector registers, where each lane computes ROWS rows x 4 columns, and two rows take their turn after
 // the other. A compiler left to itself puts all loads of a round before all products, and those of one row of B after those of another:
 // then each of some hundred sums is read and stored for each product. Here the address of what is read of A depends on the sums of the
-// rows before, so that these are done by then, and their eight sums stay in registers. Such CPUs also gather by a branch and a load a
-// lane, which is long: a round is 23 KiB of instructions with 24 rows.
+// rows before, so that these are done by then, and their eight sums stay in registers. Where a gather is a branch and a
+// load a lane, as on AMD's, that is long: a round is 23 KiB of instructions with 24 rows. So much is read one right behind the other there
+// that gemm_touch.wgsl's words would only be more of it.
 //
 // gemm_c.wgsl, gemm_c_later.wgsl, gemm_touch.wgsl, gemm_vectors_block.wgsl and gemm_vectors_rows.wgsl come before this file, and what loads B:
 // gemm_sixes_pairs.wgsl or gemm_sixes_packed.wgsl.

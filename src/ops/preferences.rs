@@ -74,7 +74,7 @@ impl Rows {
 /// What makes a difference among software adapters: the vector registers of the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Registers {
-    /// Of x86 without AVX-512. Of AMD's, such CPUs also have no gathering that LLVM would use.
+    /// Software on x86 without AVX-512. On the one that was measured, of AMD's, LLVM also makes no gathering instructions.
     Sixteen,
     Many,
     /// Where loads are of words: see [`Style::in_words`](crate::gpu::Style::in_words).

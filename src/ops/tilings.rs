@@ -93,16 +93,17 @@ const fn sixes_tiling(name: &'static str, which: usize, rows: usize) -> Tiling {
 }
 
 const fn turns_tiling(name: &'static str, which: usize, rows: usize) -> Tiling {
-    let columns = 32;
     Tiling {
         name,
         kernel: Some(&TURNS),
+        half: None,
         packed: Some(&TURNS_PACKED),
         first_variant: which * FORMS.len(),
         rows,
-        columns,
+        columns: 32,
+        granules: [2, 2],
+        transposed: None,
         runs_on: takes_arrays_apart,
-        ..sixes_tiling(name, which, rows)
     }
 }
 
@@ -264,8 +265,8 @@ impl Tiling {
             "pairs" => gpu.is_software(),
             name if name.starts_with("vectors") => fits && gpu.is_software() && [4, 16, 32, 64].contains(&self.rows),
             "sixes-32" => fits && gpu.is_software(),
-            "turns-16" => rows == Rows::Few && gpu.is_software() && sixteen,
-            "turns-24" => fits && gpu.is_software() && sixteen,
+            "turns-16" => sixteen && rows == Rows::Few,
+            "turns-24" => sixteen && fits,
             name if name.starts_with("sixes") || name.starts_with("turns") => false,
             name if name.starts_with("blocks") => fits && !gpu.is_software(),
             name if name.starts_with("cooperative") => fits,
