@@ -9,7 +9,9 @@ var<immediate> sizes: Sizes;
 
 override RESIDUAL: bool;
 
-override THREADS: u32 = 32u; // of a workgroup; 8 on software adapters
+// Of a workgroup; 8 on software adapters. More than 32: of kernels with exactly that many, Apple's compiler is said to leave out barriers
+// (KhronosGroup/MoltenVK#2711).
+override THREADS: u32 = 64u;
 var<workgroup> partial: array<vec2<f32>, THREADS>;
 
 // The sum over all threads, in thread order. Every thread adds all of them: one barrier, and cheaper than a tree.

@@ -42,13 +42,18 @@ fn pack(
     // Not so small that it would be flushed to zero, or its inverse overflow.
     own = max(own, 1e-30);
     var scale = own / 127.0;
+    var inverse = 0.0;
     if BITS == 16u {
-        scale = bitcast<f32>((bitcast<u32>(own) & 0x7f800000u) - (14u << 23u));
+        let power = (bitcast<u32>(own) & 0x7f800000u) - (14u << 23u);
+        scale = bitcast<f32>(power);
+        // Of a power of two it is exact, as a quotient need not be.
+        inverse = bitcast<f32>((254u << 23u) - power);
     }
     for (var i = thread; i < sizes.words; i += THREADS) {
         if BITS == 16u {
             let at = 2u * i;
-            y[row * sizes.words + i] = pack2x16float(vec2<f32>(element(row, at), element(row, at + 1u)) / scale);
+            y[row * sizes.words + i] =
+                f16_bits(element(row, at) * inverse) | (f16_bits(element(row, at + 1u) * inverse) << 16u);
         } else {
             let at = 4u * i;
             let four = vec4<f32>(element(row, at), element(row, at + 1u), element(row, at + 2u), element(row, at + 3u));

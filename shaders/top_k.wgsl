@@ -20,7 +20,7 @@ override THREADS: u32 = 64u; // of a workgroup, at most PARTS; 8 on software ada
 
 var<workgroup> largest: array<f32, PARTS>;
 var<workgroup> counts: array<u32, PARTS>;
-var<workgroup> threshold: f32;
+var<workgroup> ranks: array<u32, PARTS>;
 
 @compute @workgroup_size(THREADS)
 fn top_k(
@@ -54,12 +54,17 @@ fn top_k(
         for (var other = 0u; other < PARTS; other++) {
             before += u32(largest[other] > own || (largest[other] == own && other < part));
         }
-        if before + 1u == sizes.k {
-            threshold = own;
-        }
+        ranks[part] = before;
     }
     workgroupBarrier();
-    let least = threshold;
+    // Each thread looks for it by itself: a single number that one thread leaves for all others is read too early by Apple's compiler
+    // (gfx-rs/wgpu#4500).
+    var least = 0.0;
+    for (var part = 0u; part < PARTS; part++) {
+        if ranks[part] + 1u == sizes.k {
+            least = largest[part];
+        }
+    }
     for (var part = thread; part < PARTS; part += THREADS) {
         var count = 0u;
         for (var i = part; i < sizes.columns; i += PARTS) {

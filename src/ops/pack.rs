@@ -4,8 +4,8 @@ use crate::error::Result;
 use crate::gpu::{Constants, Gpu, Kernel, Packing, Pass, Tensor, spread};
 
 const VARIANTS: &[Constants] = &[&[("BITS", 16.0)], &[("BITS", 8.0)]];
-pub(crate) static PACK: Kernel =
-    Kernel::new("pack", include_str!("../../shaders/pack.wgsl"), "pack", VARIANTS).narrowing().packing();
+const SOURCE: &str = concat!(include_str!("../../shaders/f16.wgsl"), include_str!("../../shaders/pack.wgsl"));
+pub(crate) static PACK: Kernel = Kernel::new("pack", SOURCE, "pack", VARIANTS).narrowing().packing();
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
