@@ -10,7 +10,8 @@
 
 // With dropout, context = (P * M) V, where M is 0 or 1 / (1 - p); backward, dcontext V^T is multiplied by M, and dV takes
 // (P * M)^T. delta stays the same sum.
-struct Sizes { blocks: u32, heads: u32, head_size: u32, scale: f32, site: u32, threshold: u32, kept: f32 }
+// Blocks from `first` to before `end` are taken.
+struct Sizes { first: u32, end: u32, heads: u32, head_size: u32, scale: f32, site: u32, threshold: u32, kept: f32 }
 var<immediate> sizes: Sizes;
 
 override DROPOUT = false;
@@ -69,8 +70,8 @@ fn forward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let index = group.y * groups.x + group.x;
-    if index >= sizes.blocks {
+    let index = sizes.first + group.y * groups.x + group.x;
+    if index >= sizes.end {
         return;
     }
     let block = blocks[index];
@@ -169,8 +170,8 @@ fn backward_query(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let index = group.y * groups.x + group.x;
-    if index >= sizes.blocks {
+    let index = sizes.first + group.y * groups.x + group.x;
+    if index >= sizes.end {
         return;
     }
     let block = blocks[index];
@@ -260,8 +261,8 @@ fn backward_key(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let index = group.y * groups.x + group.x;
-    if index >= sizes.blocks {
+    let index = sizes.first + group.y * groups.x + group.x;
+    if index >= sizes.end {
         return;
     }
     let block = blocks[index];

@@ -7,7 +7,8 @@
 //
 // The same arithmetic, but that sums over a row are taken in pieces of eight, and softmax's largest score is known after each 8 keys.
 
-struct Sizes { blocks: u32, heads: u32, head_size: u32, scale: f32, site: u32, threshold: u32, kept: f32 }
+// Blocks from `first` to before `end` are taken.
+struct Sizes { first: u32, end: u32, heads: u32, head_size: u32, scale: f32, site: u32, threshold: u32, kept: f32 }
 var<immediate> sizes: Sizes;
 
 override DROPOUT = false;
@@ -134,12 +135,12 @@ fn times(x: Eight, factor: f32) -> Eight {
 struct Place { block: vec4<u32>, rows: vec4<u32>, head: u32, at: u32, mine: u32, hidden: u32, holds: bool, is_inside: bool }
 
 fn place(group: vec3<u32>, groups: vec3<u32>, lane: u32) -> Place {
-    let index = group.y * groups.x + group.x;
-    let block = blocks[min(index, sizes.blocks - 1u)];
+    let index = sizes.first + group.y * groups.x + group.x;
+    let block = blocks[min(index, sizes.end - 1u)];
     let rows = min(vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(block.y - 1u)) + block.x;
     let at = group.z * HEAD_SIZE;
     let mine = at + min(lane * 8u, HEAD_SIZE - 8u);
-    return Place(block, rows, group.z, at, mine, sizes.heads * HEAD_SIZE, lane * 8u < HEAD_SIZE, index < sizes.blocks);
+    return Place(block, rows, group.z, at, mine, sizes.heads * HEAD_SIZE, lane * 8u < HEAD_SIZE, index < sizes.end);
 }
 
 // Of the query token, for the key at this place in its sequence.

@@ -1,5 +1,7 @@
 //! Multi-head self-attention over packed sequences, each attending to itself alone.
 
+use std::ops::Range;
+
 use super::dropout::Dropout;
 use super::tilings::has_subgroups_of_8;
 use crate::error::Result;
@@ -72,13 +74,17 @@ impl Way {
     }
 }
 
+/// An operation here counts as so many of a GEMM's: of four multiply-adds there are five loads. Reckoned, not measured.
+const SLOWNESS: u64 = 8;
+
 /// Rows of one sequence that a workgroup takes: as many as a vec4 has numbers.
 const ROWS: u32 = 4;
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 struct Sizes {
-    blocks: u32,
+    first: u32,
+    end: u32,
     heads: u32,
     head_size: u32,
     scale: f32,
@@ -92,12 +98,31 @@ pub(crate) struct Blocks {
     way: Way,
     /// u32 \[blocks, 4\]
     list: Tensor,
+    /// Of each block and those before it, the elements of P.
+    elements: Vec<u64>,
 }
 
 impl Blocks {
     pub(crate) fn upload(pass: &mut Pass, way: Way, cu_seqlens: &[u32]) -> Result<Self> {
         let list = blocks(cu_seqlens, ROWS);
-        Ok(Self { way, list: pass.upload(&[list.len(), 4], &list)? })
+        let mut sum = 0;
+        let elements = list.iter().map(|[_, rows, start, end]| {
+            sum += u64::from(*rows) * u64::from(end - start);
+            sum
+        });
+        Ok(Self { way, elements: elements.collect(), list: pass.upload(&[list.len(), 4], &list)? })
+    }
+
+    /// The blocks, one after another, in ranges of up to so many elements of P, or of one block, and the elements of each range.
+    fn ranges(&self, most: u64) -> impl Iterator<Item = (Range<usize>, u64)> {
+        let (mut first, mut before) = (0, 0u64);
+        std::iter::from_fn(move || {
+            let within = self.elements.partition_point(|&sum| sum <= before.saturating_add(most));
+            let range = first..within.max(first + 1).min(self.elements.len());
+            let elements = self.elements.get(range.end.checked_sub(1)?)? - before;
+            (first, before) = (range.end, before + elements);
+            (!range.is_empty()).then_some((range, elements))
+        })
     }
 }
 
@@ -122,14 +147,15 @@ pub(crate) struct Attention<'t> {
 }
 
 impl Attention<'_> {
-    fn sizes(&self) -> Sizes {
+    fn sizes(&self, blocks: Range<usize>) -> Sizes {
         let head_size = self.qkv.columns() / 3 / self.heads;
         let (threshold, kept) = self.dropout.map_or((0, 1.0), |dropout| dropout.constants());
         Sizes {
             site: self.dropout.map_or(0, |dropout| dropout.site),
             threshold,
             kept,
-            blocks: self.blocks.list.rows() as u32,
+            first: blocks.start as u32,
+            end: blocks.end as u32,
             heads: self.heads as u32,
             head_size: head_size as u32,
             scale: (1.0 / (head_size as f64).sqrt()) as f32,
@@ -145,10 +171,20 @@ impl Attention<'_> {
         self.dropout.map_or(&self.blocks.list, |dropout| dropout.keys)
     }
 
-    fn grid(&self) -> [usize; 3] {
-        let [x, y, _] = spread(self.blocks.list.rows());
-        // Of wide heads a workgroup takes a part; eights are for no head so wide.
-        [x, y, self.heads * (self.sizes().head_size as usize).div_ceil(64)]
+    /// Records a kernel that goes through P with so many products of matrices: at once, or in parts where a GPU would be busy for long.
+    fn dispatch(&self, pass: &mut Pass, kernel: &'static Kernel, products: u64, tensors: &[&Tensor]) -> Result<()> {
+        let hidden = self.qkv.columns() / 3;
+        let operations = products * 2 * hidden as u64 * SLOWNESS;
+        let most = pass.part_after.map_or(u64::MAX, |limit| limit / operations);
+        for (range, elements) in self.blocks.ranges(most) {
+            let [x, y, _] = spread(range.len());
+            let sizes = self.sizes(range);
+            // Of wide heads a workgroup takes a part; eights are for no head so wide.
+            let grid = [x, y, self.heads * (sizes.head_size as usize).div_ceil(64)];
+            pass.dispatch(kernel, self.variant(), tensors, &sizes, grid)?;
+            pass.worked(elements * operations)?;
+        }
+        Ok(())
     }
 }
 
@@ -164,7 +200,7 @@ pub(crate) fn forward(pass: &mut Pass, attention: Attention) -> Result<(Tensor, 
     let context = pass.alloc(&[qkv.rows(), qkv.columns() / 3])?;
     let lse = pass.alloc(&[qkv.rows(), heads])?;
     let tensors = [&blocks.list, qkv, &context, &lse, attention.keys()];
-    pass.dispatch(&blocks.way.kernels().forward, attention.variant(), &tensors, &attention.sizes(), attention.grid())?;
+    attention.dispatch(pass, &blocks.way.kernels().forward, 2, &tensors)?;
     Ok((context, Saved { lse }))
 }
 
@@ -179,13 +215,12 @@ pub(crate) fn backward(
     let Attention { blocks, qkv, .. } = attention;
     let dqkv = pass.alloc(qkv.shape())?;
     let delta = pass.alloc(saved.lse.shape())?;
-    let (sizes, grid) = (attention.sizes(), attention.grid());
-    let (variant, keys) = (attention.variant(), attention.keys());
+    let keys = attention.keys();
     let kernels = blocks.way.kernels();
     let tensors = [&blocks.list, qkv, context, &saved.lse, dcontext, &delta, &dqkv, keys];
-    pass.dispatch(&kernels.backward_query, variant, &tensors, &sizes, grid)?;
+    attention.dispatch(pass, &kernels.backward_query, 3, &tensors)?;
     let tensors = [&blocks.list, qkv, &saved.lse, &delta, dcontext, &dqkv, keys];
-    pass.dispatch(&kernels.backward_key, variant, &tensors, &sizes, grid)?;
+    attention.dispatch(pass, &kernels.backward_key, 4, &tensors)?;
     Ok(dqkv)
 }
 
@@ -294,6 +329,24 @@ mod tests {
     }
 
     #[test]
+    fn ranges_of_blocks_follow_each_other_and_hold_as_much_as_they_may() {
+        let gpu = crate::gpu::test_gpu();
+        let mut pass = Pass::new(&gpu);
+        let mut ranges = |cu_seqlens: &[u32], most| {
+            let blocks = Blocks::upload(&mut pass, Way::Any, cu_seqlens).unwrap();
+            blocks.ranges(most).collect::<Vec<_>>()
+        };
+        // Blocks of 4 x 5, 1 x 5, 1 x 1, 4 x 8 and 4 x 8 elements.
+        let cu_seqlens = [0, 5, 5, 6, 14];
+        assert_eq!(ranges(&cu_seqlens, u64::MAX), [(0..5, 90)]);
+        assert_eq!(ranges(&cu_seqlens, 90), [(0..5, 90)]);
+        assert_eq!(ranges(&cu_seqlens, 89), [(0..4, 58), (4..5, 32)]);
+        assert_eq!(ranges(&cu_seqlens, 26), [(0..3, 26), (3..4, 32), (4..5, 32)]);
+        assert_eq!(ranges(&cu_seqlens, 0), [(0..1, 20), (1..2, 5), (2..3, 1), (3..4, 32), (4..5, 32)]);
+        assert!(ranges(&[0, 0], 7).is_empty());
+    }
+
+    #[test]
     fn the_twin_is_right() {
         for probability in [0.0, 0.4] {
             let shape = Shape { cu_seqlens: &[0, 3, 5], heads: 2, head_size: 3, probability };
@@ -328,7 +381,8 @@ mod tests {
             // Large enough scores that softmax is far from uniform.
             let qkv: Vec<f32> = random(tokens * 3 * hidden, 1).iter().map(|x| x * 3.0).collect();
             let dcontext = random(tokens * hidden, 2);
-            let got = run(&gpu, |pass| {
+            let record = |pass: &mut Pass, part_after| {
+                pass.part_after = part_after;
                 let blocks = Blocks::upload(pass, way, shape.cu_seqlens)?;
                 let qkv = pass.upload(&[tokens, 3 * hidden], &qkv)?;
                 let dcontext = pass.upload(&[tokens, hidden], &dcontext)?;
@@ -339,7 +393,11 @@ mod tests {
                 let (context, saved) = forward(pass, attention)?;
                 let dqkv = backward(pass, attention, &context, &saved, &dcontext)?;
                 Ok(vec![context, dqkv])
-            });
+            };
+            let got = run(&gpu, |pass| record(pass, None));
+            // In several dispatches, and of several blocks each.
+            let operations = SLOWNESS * 4 * 300 * hidden as u64;
+            assert!(run(&gpu, |pass| record(pass, Some(operations))) == got, "{what}");
             let qkv = f64s(&qkv);
             assert_close(&format!("context {what}"), &got[0], &shape.twin(&qkv), 1e-5);
             let dqkv = shape.twin_backward(&qkv, &f64s(&dcontext));
