@@ -3,7 +3,12 @@
 use std::sync::{Arc, OnceLock};
 
 use super::device::Gpu;
+use super::kernel::Kernel;
+use super::tensor::Tensor;
+use super::workspaces::Workspaces;
 use crate::error::Result;
+
+pub(crate) static SEAL: Kernel = Kernel::plain("seal", include_str!("../../shaders/seal.wgsl"), "seal");
 
 /// Bytes of a seal: a number that no other part of a pass has.
 const BYTES: u64 = 4;
@@ -47,15 +52,25 @@ impl Download {
     }
 }
 
-/// What a part of a pass leaves behind, last of all: its seal, behind the values of its downloads and for the parts that follow.
+/// What a part of a pass leaves behind, last of all: its seal, for the parts that follow and behind the values of its downloads. It is written by
+/// a dispatch, as the work it stands for is: copies a driver may carry out before that, where they have nothing to do with it.
 pub(super) struct Seals {
     own: u32,
     /// Of the parts before.
     before: Vec<u32>,
-    /// \[PARTS\]: those, as they are carried out; once there are several.
-    chain: Option<wgpu::Buffer>,
+    /// u32 \[PARTS\], or \[1\] where there is but one: those and the own one, as they are carried out.
+    chain: Option<Tensor>,
     /// Buffers of downloads, and where their values end.
     downloads: Vec<(wgpu::Buffer, u64)>,
+}
+
+/// What the shader is told.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(super) struct Params {
+    place: u32,
+    own: u32,
+    spoilt: u32,
 }
 
 impl Seals {
@@ -63,7 +78,7 @@ impl Seals {
         Self { own: gpu.next_seal(), before: Vec::new(), chain: None, downloads: Vec::new() }
     }
 
-    /// Those of the part after this one, for which [`Seals::goes_on`] was said.
+    /// Those of the part after this one.
     pub(super) fn next(&mut self, gpu: &Gpu) -> Self {
         let mut before = std::mem::take(&mut self.before);
         before.push(self.own);
@@ -90,40 +105,29 @@ impl Seals {
         self.downloads.push((download.clone(), end));
     }
 
-    /// A further part follows.
-    pub(super) fn goes_on(&mut self, gpu: &Gpu) -> Result<()> {
-        if self.chain.is_none() {
-            self.chain = Some(gpu.create_buffer(&wgpu::BufferDescriptor {
-                label: None,
-                size: PARTS as u64 * BYTES,
-                usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
-                mapped_at_creation: false,
-            })?);
-        }
-        Ok(())
+    /// Whether any download waits for this part's.
+    pub(super) fn are_expected(&self) -> bool {
+        !self.downloads.is_empty()
     }
 
-    /// What is to be written, if anything is.
-    pub(super) fn own(&self, goes_on: bool) -> Option<[u8; 4]> {
-        (goes_on || !self.downloads.is_empty()).then(|| self.own.to_ne_bytes())
+    /// Where they are written: one place for all parts of a pass, of which another one follows where it goes on.
+    pub(super) fn chain(&mut self, gpu: &Gpu, workspaces: &Arc<Workspaces>, goes_on: bool) -> Result<Tensor> {
+        let chain = match self.chain.take() {
+            Some(chain) => chain,
+            None => Tensor::workspace(gpu, &[if goes_on { PARTS } else { 1 }], workspaces)?,
+        };
+        Ok(self.chain.insert(chain).clone())
     }
 
-    /// The last commands of the part, given where its own seal was uploaded.
-    pub(super) fn record(
-        &mut self,
-        encoder: &mut wgpu::CommandEncoder,
-        (uploaded, at): (&wgpu::Buffer, u64),
-        goes_on: bool,
-    ) {
-        let before = self.bytes() - BYTES;
+    pub(super) fn params(&self) -> Params {
+        Params { place: self.before.len() as u32, own: self.own, spoilt: 0 }
+    }
+
+    /// The last commands of the part, behind the dispatch that wrote its own.
+    pub(super) fn record(&mut self, encoder: &mut wgpu::CommandEncoder) {
+        let (bytes, Some(chain)) = (self.bytes(), &self.chain) else { return };
         for (buffer, end) in self.downloads.drain(..) {
-            if let (Some(chain), true) = (&self.chain, before > 0) {
-                encoder.copy_buffer_to_buffer(chain, 0, &buffer, end, before);
-            }
-            encoder.copy_buffer_to_buffer(uploaded, at, &buffer, end + before, BYTES);
-        }
-        if let (Some(chain), true) = (&self.chain, goes_on) {
-            encoder.copy_buffer_to_buffer(uploaded, at, chain, before, BYTES);
+            encoder.copy_buffer_to_buffer(&chain.buffer().buffer, chain.offset(), &buffer, end, bytes);
         }
     }
 }

@@ -17,7 +17,7 @@ mod workspaces;
 pub use adapter::{Adapter, GpuOptions, PowerPreference};
 pub(crate) use cache::hash;
 pub use device::Gpu;
-pub(crate) use download::Download;
+pub(crate) use download::{Download, SEAL};
 #[cfg(test)]
 pub(crate) use kernel::Style;
 pub(crate) use kernel::{Constants, Kernel};

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::device::{Bound, Gpu, lock};
-use super::download::{Download, Seals};
+use super::download::{Download, SEAL, Seals};
 use super::kernel::{Kernel, Style};
 use super::tensor::Tensor;
 use super::workspaces::Workspaces;
@@ -24,6 +24,8 @@ pub(crate) struct Pass<'g> {
     submission: Arc<OnceLock<wgpu::SubmissionIndex>>,
     /// What says that it was carried out.
     seals: Seals,
+    /// The last of what the latest dispatch had bound.
+    latest: Option<(wgpu::Buffer, Bound)>,
     /// Floating-point operations of GEMMs so far.
     work: u64,
     /// After how many of them a part is submitted by itself; `None`: never.
@@ -95,6 +97,7 @@ impl<'g> Pass<'g> {
             staging: Vec::new(),
             submission: Arc::default(),
             seals: Seals::new(gpu),
+            latest: None,
             work: 0,
             part_after: (!gpu.is_software()).then_some(part(gpu)),
             half: false,
@@ -109,7 +112,6 @@ impl<'g> Pass<'g> {
 
     /// Submits what is recorded, and goes on with a further part, which may read what this one left in workspaces.
     pub(crate) fn part(&mut self) -> Result<()> {
-        self.seals.goes_on(self.gpu)?;
         self.seal(true)?;
         let seals = self.seals.next(self.gpu);
         let mut next = Self {
@@ -132,7 +134,7 @@ impl<'g> Pass<'g> {
     /// As if a part had been handed over that the driver did not carry out.
     #[cfg(test)]
     pub(super) fn forget_part(&mut self) {
-        self.seals.goes_on(self.gpu).unwrap();
+        self.seals.chain(self.gpu, &self.workspaces, true).unwrap();
         self.seals = self.seals.next(self.gpu);
     }
 
@@ -264,20 +266,39 @@ impl<'g> Pass<'g> {
             self.differing.narrow |= kernel.narrows;
             self.differing.in_words |= kernel.in_words.is_some();
         }
+        let limit = self.gpu.inner.limits.max_storage_buffer_binding_size;
+        let bindings: Vec<_> = tensors.iter().map(|tensor| tensor.binding(limit)).collect();
+        self.latest = bindings.last().map(|&(buffer, bound)| (buffer.clone(), bound));
+        self.record(kernel, variant, &bindings, bytemuck::bytes_of(params), grid)?;
+        #[cfg(feature = "bench")]
+        self.profile(kernel)?;
+        Ok(())
+    }
+
+    /// Has a kernel compiled that is going to be dispatched.
+    pub(crate) fn compile(&self, kernel: &Kernel, variant: usize) -> Result<()> {
+        self.gpu.pipeline(kernel, variant, self.style).map(drop)
+    }
+
+    fn record(
+        &mut self,
+        kernel: &'static Kernel,
+        variant: usize,
+        bindings: &[(&wgpu::Buffer, Bound)],
+        params: &[u8],
+        grid: [usize; 3],
+    ) -> Result<()> {
         let pipeline = self.gpu.pipeline(kernel, variant, self.style)?;
-        let group = self.bind_group(kernel, variant, &pipeline, tensors);
+        let group = self.bind_group(kernel, variant, &pipeline, bindings);
         let compute = self.compute.get_or_insert_with(|| {
             self.encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()).forget_lifetime()
         });
         compute.set_pipeline(&pipeline);
         compute.set_bind_group(0, &group, &[]);
-        let params = bytemuck::bytes_of(params);
         if !params.is_empty() {
             compute.set_immediates(0, params);
         }
         compute.dispatch_workgroups(grid[0] as u32, grid[1] as u32, grid[2] as u32);
-        #[cfg(feature = "bench")]
-        self.profile(kernel)?;
         Ok(())
     }
 
@@ -303,28 +324,20 @@ impl<'g> Pass<'g> {
         kernel: &Kernel,
         variant: usize,
         pipeline: &wgpu::ComputePipeline,
-        tensors: &[&Tensor],
+        bindings: &[(&wgpu::Buffer, Bound)],
     ) -> wgpu::BindGroup {
         let inner = &self.gpu.inner;
-        let limit = inner.limits.max_storage_buffer_binding_size;
-        let bound = tensors.iter().map(|tensor| Bound {
-            buffer: tensor.buffer().id,
-            offset: tensor.offset(),
-            bytes: tensor.bound_bytes(limit),
-        });
-        let key = (kernel.key(variant, self.style), bound.collect::<Vec<_>>());
+        let key = (kernel.key(variant, self.style), bindings.iter().map(|(_, bound)| *bound).collect::<Vec<_>>());
         let mut cache = lock(&inner.bind_groups);
         if let Some(group) = cache.groups.get(&key) {
             return group.clone();
         }
-        let entries: Vec<_> = tensors
-            .iter()
-            .zip(&key.1)
-            .enumerate()
-            .map(|(binding, (tensor, bound))| wgpu::BindGroupEntry {
-                binding: binding as u32,
+        let entries: Vec<_> = (0..)
+            .zip(bindings)
+            .map(|(binding, &(buffer, bound))| wgpu::BindGroupEntry {
+                binding,
                 resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                    buffer: &tensor.buffer().buffer,
+                    buffer,
                     offset: bound.offset,
                     size: std::num::NonZeroU64::new(bound.bytes),
                 }),
@@ -361,12 +374,24 @@ impl<'g> Pass<'g> {
 
     /// Whoever finds the seals of a pass' parts knows that all before them were carried out.
     fn seal(&mut self, goes_on: bool) -> Result<()> {
-        if let Some(own) = self.seals.own(goes_on) {
-            let at = self.stage(&own)?;
-            self.compute = None;
-            let uploaded = &self.staging[self.staging.len() - 1].buffer;
-            self.seals.record(&mut self.encoder, (uploaded, at), goes_on);
+        if !goes_on && !self.seals.are_expected() {
+            return Ok(());
         }
+        let limit = self.gpu.inner.limits.max_storage_buffer_binding_size;
+        let chain = self.seals.chain(self.gpu, &self.workspaces, goes_on)?;
+        let (buffer, bound) = match self.latest.take() {
+            Some(latest) => latest,
+            // Nothing was dispatched: anything.
+            None => {
+                let other = Tensor::workspace(self.gpu, &[1], &self.workspaces)?;
+                let (buffer, bound) = other.binding(limit);
+                (buffer.clone(), bound)
+            }
+        };
+        let params = self.seals.params();
+        self.record(&SEAL, 0, &[chain.binding(limit), (&buffer, bound)], bytemuck::bytes_of(&params), [1; 3])?;
+        self.compute = None;
+        self.seals.record(&mut self.encoder);
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
-use super::device::{Buffer, Gpu, Inner};
+use super::device::{Bound, Buffer, Gpu, Inner};
 use super::workspaces::Workspaces;
 use crate::error::{Error, Result};
 
@@ -232,10 +232,13 @@ impl Tensor {
         self.offset
     }
 
-    /// Bytes to bind. A workspace's buffer is bound whole where that may be, so that batches of different lengths share a bind group.
-    pub(super) fn bound_bytes(&self, limit: u64) -> u64 {
-        let capacity = self.buffer().capacity;
-        if self.storage.home.is_some() && capacity <= limit { capacity } else { self.bytes() }
+    /// What a bind group holds of it, where bindings may have up to so many bytes. A workspace's buffer is bound whole where that may be, so
+    /// that batches of different lengths share a bind group.
+    pub(super) fn binding(&self, limit: u64) -> (&wgpu::Buffer, Bound) {
+        let Buffer { buffer, id, capacity } = self.buffer();
+        let is_whole = self.storage.home.is_some() && *capacity <= limit;
+        let bytes = if is_whole { *capacity } else { self.bytes() };
+        (buffer, Bound { buffer: *id, offset: self.offset(), bytes })
     }
 
     pub(super) fn buffer(&self) -> &Buffer {
@@ -399,6 +402,7 @@ mod tests {
         assert_eq!(Tensor::runs(&[&workspace])[0].len(), 7);
         drop((all, runs));
         drop((tensors, other));
+        gpu.trim();
         assert_eq!(gpu.memory_in_use() - before, workspace.buffer().capacity);
     }
 

@@ -4,7 +4,7 @@ use super::bert::Bert;
 use super::config::BertConfig;
 use super::dtype::Dtype;
 use crate::error::Result;
-use crate::gpu::{Gpu, Packing};
+use crate::gpu::{Gpu, Packing, SEAL};
 use crate::ops;
 use crate::ops::gemm::{Form, Sizes};
 use crate::ops::tilings::{Inputs, choose};
@@ -50,6 +50,8 @@ impl Bert {
             (&ops::layer_norm::FORWARD, 1),
             (&attention.kernels().forward, attention.variant(false)),
             (&ops::rows::GATHER, 0),
+            (&ops::top_k::TOP_K, 0),
+            (&SEAL, 0),
         ];
         if fused.is_none() {
             gpu.compile_ahead(&ops::activation::FORWARD, activation as usize);

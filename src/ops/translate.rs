@@ -8,6 +8,7 @@ use crate::gpu::Kernel;
 
 /// Every kernel of the crate but the GEMMs.
 const OTHERS: &[&Kernel] = &[
+    &crate::gpu::SEAL,
     &super::activation::FORWARD,
     &super::activation::BACKWARD,
     #[cfg(feature = "bench")]
