@@ -21,6 +21,9 @@ pub(super) struct Choices {
     names: Mutex<Names>,
 }
 
+/// Before the name of what is not to be chosen: why.
+const REFUSED: &str = "refused: ";
+
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Kept {
     made_for: String,
@@ -47,6 +50,15 @@ impl Choices {
         names.insert(what.to_owned(), name.to_owned());
         // Nothing is lost but time where this fails.
         let _ = self.write(&names);
+    }
+
+    /// Names that are not to be chosen, whatever for.
+    pub(super) fn refused(&self) -> Vec<String> {
+        lock(&self.names).keys().filter_map(|what| what.strip_prefix(REFUSED)).map(str::to_owned).collect()
+    }
+
+    pub(super) fn refuse(&self, name: &str, why: &str) {
+        self.keep(&format!("{REFUSED}{name}"), why);
     }
 
     fn write(&self, names: &Names) -> std::io::Result<()> {

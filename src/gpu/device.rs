@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::adapter::{self, Adapter, GpuOptions};
 use super::cache::PipelineCache;
@@ -46,8 +46,12 @@ pub(super) struct Inner {
     pub(super) cache: Option<PipelineCache>,
     /// Where what was measured is kept.
     choices: Option<Choices>,
-    /// Kernels that were seen to compute something else here than others do; empty until that was looked at.
-    refused: OnceLock<Vec<&'static str>>,
+    /// Names of kernels that are not to be used here.
+    refused: Mutex<Vec<String>>,
+    /// Whether it was looked at which kernels for f16 compute something else than others do.
+    compared: AtomicBool,
+    /// What this was opened from.
+    source: wgpu::Adapter,
     /// Milliseconds after which a driver that does not answer counts as lost, for each that waits so.
     pub(super) patience: Mutex<Vec<u64>>,
     pub(super) fault: Arc<Mutex<Option<Fault>>>,
@@ -56,7 +60,7 @@ pub(super) struct Inner {
     pub(super) scarce: Mutex<std::ops::Range<usize>>,
     /// Whether waiting is to panic, as wgpu does.
     #[cfg(test)]
-    pub(super) fails_to_wait: std::sync::atomic::AtomicBool,
+    pub(super) fails_to_wait: AtomicBool,
 }
 
 /// What a pipeline was compiled from: file, entry point, the index of its override values, and what it takes of a style.
@@ -178,8 +182,10 @@ impl Gpu {
         let style = Style::of(&listed);
         let inner = Inner {
             cache,
+            refused: Mutex::new(choices.as_ref().map(Choices::refused).unwrap_or_default()),
+            compared: AtomicBool::new(false),
+            source: adapter,
             choices,
-            refused: OnceLock::new(),
             device,
             queue,
             adapter: listed,
@@ -233,17 +239,31 @@ impl Gpu {
 
     /// Whether a kernel of this name is not to be used here.
     pub(crate) fn refuses(&self, name: &str) -> bool {
-        self.inner.refused.get().is_some_and(|names| names.contains(&name))
+        lock(&self.inner.refused).iter().any(|refused| refused == name)
     }
 
-    /// Names kernels that are not to be used, where `find` was not asked before.
-    pub(crate) fn refuse(&self, find: impl FnOnce() -> Result<Vec<&'static str>>) -> Result<()> {
-        if self.inner.refused.get().is_none() {
-            let names = find()?;
-            // Of two threads that looked, either is right.
-            let _ = self.inner.refused.set(names);
+    /// Has a kernel not used here, now and in later runs where there is a folder to keep that in.
+    pub(crate) fn refuse(&self, name: &str, why: &str) {
+        log::warn!("{}: GEMMs are not computed with {name}: {why}", self.inner.adapter.name);
+        lock(&self.inner.refused).push(name.to_owned());
+        if let Some(choices) = &self.inner.choices {
+            choices.refuse(name, why);
         }
-        Ok(())
+    }
+
+    /// Whether [`Gpu::set_compared`] was said.
+    pub(crate) fn has_compared(&self) -> bool {
+        self.inner.compared.load(Ordering::Acquire)
+    }
+
+    /// Kernels for f16 were compared here with others.
+    pub(crate) fn set_compared(&self) {
+        self.inner.compared.store(true, Ordering::Release);
+    }
+
+    /// A further device of the same adapter, for what may cost a device. It keeps nothing on disk.
+    pub(crate) fn another(&self) -> Result<Self> {
+        Self::from_adapter((self.inner.source.clone(), self.inner.adapter.clone()), None)
     }
 
     /// Destroys the device, as if the driver had lost it.

@@ -133,7 +133,7 @@ impl Gpu {
         let source = kernel.in_words.filter(|_| style.in_words).unwrap_or(kernel.source);
         let constants: Vec<_> = constants.iter().copied().chain(narrowed).collect();
         let label = format!("{}::{}", kernel.file, kernel.entry);
-        // All that a compiler may refuse: another kernel is taken then, and this device is as it was.
+        // All that a compiler may refuse. Of Vulkan's that costs the device: what may be refused is tried on another one.
         let filters = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation];
         let scopes = filters.map(|filter| device.push_error_scope(filter));
         let descriptor =

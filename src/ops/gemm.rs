@@ -82,14 +82,35 @@ pub(crate) struct Sizes {
 /// Records one GEMM with the kernel preferred on this adapter. B may be a packed weight, for a linear layer.
 pub(crate) fn gemm(pass: &mut Pass, form: Form, arrays: &Gemm) -> Result<()> {
     let inputs = arrays.b.packing().map_or(Inputs::Single, Inputs::Packed);
-    let (tiling, kernel) = choose(pass.gpu(), form, arrays.sizes, inputs);
-    gemm_with(pass, tiling, kernel, form, arrays)
+    preferred(pass, form, arrays, inputs)
 }
 
 /// [`gemm`] with A and B as [`to_half`](super::half::to_half) gives them.
 pub(crate) fn gemm_f16(pass: &mut Pass, form: Form, arrays: &Gemm) -> Result<()> {
-    let (tiling, kernel) = choose(pass.gpu(), form, arrays.sizes, Inputs::Half);
+    preferred(pass, form, arrays, Inputs::Half)
+}
+
+fn preferred(pass: &mut Pass, form: Form, arrays: &Gemm, inputs: Inputs) -> Result<()> {
+    let compile = |tiling: &Tiling, kernel: &Kernel| pass.compile(kernel, tiling.first_variant + form as usize);
+    let (tiling, kernel) = compiled(pass.gpu(), form, arrays.sizes, inputs, compile)?;
     gemm_with(pass, tiling, kernel, form, arrays)
+}
+
+/// What is chosen, or, where a driver does not compile that but goes on working, the next.
+fn compiled(
+    gpu: &Gpu,
+    form: Form,
+    sizes: Sizes,
+    inputs: Inputs,
+    compile: impl Fn(&Tiling, &Kernel) -> Result<()>,
+) -> Result<(&'static Tiling, &'static Kernel)> {
+    loop {
+        let (tiling, kernel) = choose(gpu, form, sizes, inputs);
+        match compile(tiling, kernel) {
+            Err(Error::Gpu(why)) if !gpu.refuses(tiling.name) && gpu.wait().is_ok() => gpu.refuse(tiling.name, &why),
+            other => return other.map(|()| (tiling, kernel)),
+        }
+    }
 }
 
 pub(crate) fn gemm_with(
@@ -144,6 +165,31 @@ mod tests {
     use crate::ops::half::to_half;
     use crate::ops::pack;
     use crate::ops::tilings::TILINGS;
+
+    #[test]
+    fn what_a_driver_does_not_compile_is_replaced() {
+        let gpu = Gpu::open(&crate::gpu::test_gpu().adapter().index.to_string()).unwrap();
+        let sizes = Sizes { m: 256, n: 64, k: 64 };
+        let taken = |refused: &[&str]| {
+            let compile = |tiling: &Tiling, _: &Kernel| match refused.contains(&tiling.name) {
+                true => Err(Error::Gpu("no registers".into())),
+                false => Ok(()),
+            };
+            compiled(&gpu, Form::Linear, sizes, Inputs::Single, compile).map(|(tiling, _)| tiling.name)
+        };
+        let first = taken(&[]).unwrap();
+        let second = taken(&[first]).unwrap();
+        assert_ne!(first, second);
+        // It is remembered.
+        assert_eq!(taken(&[]).unwrap(), second);
+        let all: Vec<_> = TILINGS.iter().map(|tiling| tiling.name).collect();
+        assert!(matches!(taken(&all), Err(Error::Gpu(_))));
+        // What is no kernel's fault is told, and none is the worse for it.
+        let gpu = crate::gpu::test_gpu();
+        gpu.lose();
+        let compile = |_: &Tiling, _: &Kernel| Err(Error::Gpu("lost".into()));
+        assert!(compiled(&gpu, Form::Linear, sizes, Inputs::Single, compile).is_err() && !gpu.refuses(first));
+    }
 
     /// op(A) op(B) + C0 in f64.
     fn twin(form: Form, a: &[f32], b: &[f32], c0: &[f32], Sizes { m, n, k }: Sizes) -> Vec<f64> {

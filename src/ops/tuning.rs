@@ -7,7 +7,7 @@ use super::half::to_half;
 use super::preferences::Rows;
 use super::tilings::{Inputs, TILINGS, Tiling, choose};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Kernel, Pass};
+use crate::gpu::{Gpu, Kernel, Pass, Tensor};
 
 /// A kernel that takes longer for one GEMM is not run again: it has lost.
 const HOPELESS: Duration = Duration::from_millis(250);
@@ -18,8 +18,10 @@ const HOPELESS: Duration = Duration::from_millis(250);
 /// Gemms in f32 give the same bits whatever is chosen. In f16 cooperative matrices may add in another order: checkpoints of
 /// such runs name the kernels, see [`in_use`].
 pub(crate) fn tune(gpu: &Gpu, fp16: bool) -> Result<()> {
-    if fp16 {
-        gpu.refuse(|| differing(gpu))?;
+    let mut trial = Trial::of(gpu);
+    if fp16 && !gpu.has_compared() {
+        differing(&mut trial)?;
+        gpu.set_compared();
     }
     if !gpu.keeps_choices() {
         return Ok(());
@@ -31,13 +33,48 @@ pub(crate) fn tune(gpu: &Gpu, fp16: bool) -> Result<()> {
         for rows in Rows::ALL.into_iter().filter(|rows| rows.is_apart(gpu)) {
             let what = rows.key(half);
             if gpu.choice(what).is_none()
-                && let Some(name) = fastest(gpu, rows, half)?
+                && let Some(name) = fastest(&mut trial, rows, half)?
             {
                 gpu.keep_choice(what, name);
             }
         }
     }
     Ok(())
+}
+
+/// Where kernels are tried that a driver may not stand: wgpu gives a device up where a pipeline cannot be made.
+struct Trial<'g> {
+    gpu: &'g Gpu,
+    /// Another device of the same adapter, when it is needed; software gets along with what it is given.
+    apart: bool,
+    device: Option<Gpu>,
+}
+
+impl<'g> Trial<'g> {
+    fn of(gpu: &'g Gpu) -> Self {
+        Self { gpu, apart: !gpu.is_software(), device: None }
+    }
+
+    fn device(&mut self) -> Result<Gpu> {
+        let device = match self.device.take() {
+            Some(device) => device,
+            None if self.apart => self.gpu.another()?,
+            None => self.gpu.clone(),
+        };
+        Ok(self.device.insert(device).clone())
+    }
+
+    /// A kernel came to this error, and is not to be used; what is tried next has a device that works. Passes on what is not the
+    /// kernel's fault, or has cost the device for which it was tried.
+    fn failed(&mut self, name: &'static str, error: Error) -> Result<()> {
+        if matches!(error, Error::OutOfMemory { .. }) {
+            return Err(error);
+        }
+        self.device.take_if(|device| device.wait().is_err());
+        self.gpu.wait()?;
+        self.gpu.refuse(name, &error.to_string());
+        Ok(())
+    }
 }
 
 /// The names of the kernels that GEMMs in f16 take here.
@@ -48,12 +85,12 @@ pub(crate) fn in_use(gpu: &Gpu) -> String {
     names.join(", ")
 }
 
-/// Names of the kernels for cooperative matrices that do not compute here what `tiled` computes: they are young in drivers and in
+/// Refuses the kernels for cooperative matrices that do not compute here what `tiled` computes: they are young in drivers and in
 /// what translates the shaders (<https://github.com/gfx-rs/wgpu/issues/8805>), and what is wrong in training may not be seen.
-fn differing(gpu: &Gpu) -> Result<Vec<&'static str>> {
+fn differing(trial: &mut Trial) -> Result<()> {
+    let gpu = trial.gpu;
     let of_matrices = |tiling: &&Tiling| tiling.name.starts_with("cooperative") && tiling.runs_on(gpu);
-    let mut names = Vec::new();
-    for tiling in TILINGS.iter().filter(of_matrices) {
+    for tiling in TILINGS.iter().filter(of_matrices).filter(|tiling| !gpu.refuses(tiling.name)) {
         // More than a tile, and than its depth, in each direction; on a GPU so much that all of it is at work, as what is wrong may be a
         // matter of time.
         let sizes = match gpu.is_software() {
@@ -61,18 +98,16 @@ fn differing(gpu: &Gpu) -> Result<Vec<&'static str>> {
             false => Sizes { m: 1030, n: 1034, k: 538 },
         };
         for form in [Form::Linear, Form::InputGradientAdd, Form::WeightGradient] {
-            match differs(gpu, tiling, form, sizes) {
-                Ok(false) => {}
-                Err(error @ (Error::DeviceLost(_) | Error::OutOfMemory { .. })) => return Err(error),
+            match differs(&trial.device()?, tiling, form, sizes) {
+                Ok(false) => continue,
+                Ok(true) => gpu.refuse(tiling.name, "it computes something else than others do"),
                 // What the driver refuses is not to be used either.
-                Ok(true) | Err(_) => {
-                    names.push(tiling.name);
-                    break;
-                }
+                Err(error) => trial.failed(tiling.name, error)?,
             }
+            break;
         }
     }
-    Ok(names)
+    Ok(())
 }
 
 fn differs(gpu: &Gpu, tiling: &Tiling, form: Form, sizes: Sizes) -> Result<bool> {
@@ -102,68 +137,112 @@ fn differs(gpu: &Gpu, tiling: &Tiling, form: Form, sizes: Sizes) -> Result<bool>
 const AGAIN: usize = 4;
 
 /// `None` where there is only one.
-fn fastest(gpu: &Gpu, rows: Rows, half: bool) -> Result<Option<&'static str>> {
-    let sizes = rows.typical();
-    let [m, n, k] = [sizes.m, sizes.n, sizes.k].map(|n| n as usize);
+fn fastest(trial: &mut Trial, rows: Rows, half: bool) -> Result<Option<&'static str>> {
+    let gpu = trial.gpu;
     let kernel = |tiling: &'static Tiling| Some((tiling, if half { tiling.half? } else { tiling.kernel? }));
-    let candidates: Vec<_> = TILINGS
-        .iter()
-        .filter(|tiling| tiling.runs_on(gpu) && tiling.fits(Form::Linear, sizes))
-        .filter(|tiling| tiling.is_for(gpu, rows))
-        .filter_map(kernel)
-        .collect();
-    if candidates.len() < 2 {
-        return Ok(None);
-    }
-    // In f16 two elements take the room of one.
-    let width = if half { k / 2 } else { k };
-    let mut pass = Pass::new(gpu);
-    let zeros = |pass: &mut Pass, shape: &[usize]| pass.upload(shape, &vec![0f32; shape.iter().product()]);
-    let (a, b) = (zeros(&mut pass, &[m, width])?, zeros(&mut pass, &[n, width])?);
-    let (bias, c) = (zeros(&mut pass, &[n])?, pass.alloc(&[m, n])?);
-    pass.submit()?;
-    let arrays = Gemm { a: &a, b: &b, bias: Some(&bias), c: &c, sizes };
-    let mut best: Option<(Duration, &'static str)> = None;
-    for (tiling, kernel) in candidates {
-        let time = match time(gpu, tiling, kernel, &arrays) {
-            Ok(time) => time,
-            // The rest would fail likewise.
-            Err(error @ (Error::DeviceLost(_) | Error::OutOfMemory { .. })) => return Err(error),
-            // A kernel the driver refuses has lost.
-            Err(_) => continue,
-        };
-        if best.is_none_or(|(least, _)| time < least) {
-            best = Some((time, tiling.name));
+    loop {
+        let candidates: Vec<Candidate> = TILINGS
+            .iter()
+            .filter(|tiling| tiling.runs_on(gpu) && tiling.fits(Form::Linear, rows.typical()))
+            .filter(|tiling| tiling.is_for(gpu, rows) && !gpu.refuses(tiling.name))
+            .filter_map(kernel)
+            .collect();
+        if candidates.len() < 2 {
+            return Ok(None);
+        }
+        let device = trial.device()?;
+        let arrays = Arrays::new(&device, rows, half)?;
+        match race(&device, &candidates, &arrays) {
+            Ok(name) => return Ok(Some(name)),
+            // Then without it.
+            Err((name, error)) => trial.failed(name, error)?,
         }
     }
-    Ok(best.map(|(_, name)| name))
 }
 
-/// The least of a few runs, each of several GEMMs: what else the machine does only adds to it.
-fn time(gpu: &Gpu, tiling: &Tiling, kernel: &'static Kernel, arrays: &Gemm) -> Result<Duration> {
-    let run = |count: u32| -> Result<Duration> {
+type Candidate = (&'static Tiling, &'static Kernel);
+
+/// What kernels are timed on.
+struct Arrays {
+    sizes: Sizes,
+    a: Tensor,
+    /// Taken in turns: a query's weights come from memory, which those of a single layer would not.
+    b: Vec<Tensor>,
+    bias: Tensor,
+    c: Tensor,
+}
+
+/// On GPUs that have as many megabytes of cache as that.
+const WEIGHTS: usize = 64 << 20;
+
+impl Arrays {
+    fn new(gpu: &Gpu, rows: Rows, half: bool) -> Result<Self> {
+        let sizes = rows.typical();
+        let [m, n, k] = [sizes.m, sizes.n, sizes.k].map(|n| n as usize);
+        // In f16 two elements take the room of one.
+        let width = if half { k / 2 } else { k };
+        let mut pass = Pass::new(gpu);
+        let mut zeros = |shape: &[usize]| pass.upload(shape, &vec![0f32; shape.iter().product()]);
+        // What is preferred on software was measured on one.
+        let weights = match rows {
+            Rows::Blanks | Rows::Few | Rows::Some if !gpu.is_software() => WEIGHTS / (4 * n * width),
+            _ => 1,
+        };
+        let b = (0..weights).map(|_| zeros(&[n, width])).collect::<Result<_>>()?;
+        let (a, bias, c) = (zeros(&[m, width])?, zeros(&[n])?, zeros(&[m, n])?);
+        pass.submit()?;
+        Ok(Self { sizes, a, b, bias, c })
+    }
+
+    /// A GEMM's time, of several one after another.
+    fn time(&self, gpu: &Gpu, (tiling, kernel): Candidate, count: u32) -> Result<Duration> {
         let mut pass = Pass::new(gpu);
         // Nothing begins before the clock.
         pass.part_after = None;
-        for _ in 0..count {
-            gemm_with(&mut pass, tiling, kernel, Form::Linear, arrays)?;
+        for b in self.b.iter().cycle().take(count as usize) {
+            let arrays = Gemm { a: &self.a, b, bias: Some(&self.bias), c: &self.c, sizes: self.sizes };
+            gemm_with(&mut pass, tiling, kernel, Form::Linear, &arrays)?;
         }
         let began = Instant::now();
         pass.submit()?;
         gpu.wait()?;
         Ok(began.elapsed() / count)
+    }
+}
+
+/// How long a GPU is kept at work before anything counts: at rest its clock is slow.
+const WARM_UP: Duration = Duration::from_millis(200);
+const ROUNDS: usize = 5;
+
+/// The name of the fastest, or of one that fails, and its error. They take turns, and the least of each counts: what else the machine does
+/// only adds to it.
+fn race(
+    gpu: &Gpu,
+    candidates: &[Candidate],
+    arrays: &Arrays,
+) -> std::result::Result<&'static str, (&'static str, Error)> {
+    let time = |candidate: Candidate, count| {
+        let time = arrays.time(gpu, candidate, count);
+        time.map_err(|error| (candidate.0.name, error))
     };
-    // Compiles.
-    run(1)?;
-    let mut least = run(1)?;
-    if least > HOPELESS {
-        return Ok(least);
+    let mut times = Vec::new();
+    for &candidate in candidates {
+        // Compiles.
+        time(candidate, 1)?;
+        times.push((candidate, time(candidate, 1)?));
     }
-    let count = (Duration::from_millis(4).as_nanos() / least.as_nanos().max(1)).clamp(1, 64) as u32;
-    for _ in 0..5 {
-        least = least.min(run(count)?);
+    let count = |least: Duration| (Duration::from_millis(4).as_nanos() / least.as_nanos().max(1)).clamp(1, 64) as u32;
+    let began = Instant::now();
+    while !gpu.is_software() && began.elapsed() < WARM_UP {
+        time(candidates[0], count(times[0].1))?;
     }
-    Ok(least)
+    for _ in 0..ROUNDS {
+        for (candidate, least) in times.iter_mut().filter(|(_, least)| *least <= HOPELESS) {
+            *least = time(*candidate, count(*least))?.min(*least);
+        }
+    }
+    let ((tiling, _), _) = times.into_iter().min_by_key(|(_, least)| *least).expect("there are two or more");
+    Ok(tiling.name)
 }
 
 #[cfg(test)]
@@ -174,7 +253,8 @@ mod tests {
     #[test]
     fn cooperative_matrices_are_compared_and_what_differs_is_not_taken() {
         let gpu = crate::gpu::test_gpu();
-        assert_eq!(differing(&gpu).unwrap(), Vec::<&str>::new());
+        differing(&mut Trial::of(&gpu)).unwrap();
+        assert!(TILINGS.iter().all(|tiling| !gpu.refuses(tiling.name)));
         // A kernel of another form computes something else.
         let tiled = &TILINGS[0];
         let sizes = Sizes { m: 70, n: 74, k: 90 };
@@ -184,9 +264,37 @@ mod tests {
         assert!(differs(&gpu, &other, Form::Linear, sizes).unwrap());
         let taken = || choose(&gpu, Form::Linear, Sizes { m: 256, n: 64, k: 64 }, Inputs::Single).0.name;
         let refused = taken();
-        gpu.refuse(|| Ok(vec![refused])).unwrap();
-        gpu.refuse(|| panic!("it was asked before")).unwrap();
+        gpu.refuse(refused, "a test");
         assert_ne!(taken(), refused);
+    }
+
+    #[test]
+    fn what_costs_a_device_costs_it_alone_and_is_not_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let index = crate::gpu::test_gpu().adapter().index;
+        let options =
+            GpuOptions { adapter: Some(index), cache_dir: Some(folder.path().to_owned()), ..Default::default() };
+        let gpu = Gpu::open_with(&options).unwrap();
+        let mut trial = Trial { apart: true, ..Trial::of(&gpu) };
+        let arrays = |gpu: &Gpu| Arrays::new(gpu, Rows::Few, false);
+        let candidate = (&TILINGS[0], TILINGS[0].kernel.unwrap());
+        let device = trial.device().unwrap();
+        let of_it = arrays(&device).unwrap();
+        device.lose();
+        let error = of_it.time(&device, candidate, 1).unwrap_err();
+        trial.failed("blocks-16", error).unwrap();
+        // The next one works, as does that for which all of this is done.
+        for works in [trial.device().unwrap(), gpu.clone()] {
+            arrays(&works).unwrap().time(&works, candidate, 1).unwrap();
+        }
+        let refused = |gpu: &Gpu| gpu.refuses("blocks-16") && !gpu.refuses("blocks-32");
+        assert!(refused(&gpu) && refused(&Gpu::open_with(&options).unwrap()));
+        // What has nothing to do with a kernel is passed on.
+        let error = Error::OutOfMemory { bytes: 1, in_use: 1 };
+        assert!(matches!(trial.failed("tiled", error), Err(Error::OutOfMemory { .. })) && !gpu.refuses("tiled"));
+        gpu.lose();
+        let error = Error::DeviceLost("both".into());
+        assert!(matches!(trial.failed("tiled", error), Err(Error::DeviceLost(_))) && !gpu.refuses("tiled"));
     }
 
     #[test]
