@@ -53,7 +53,7 @@ fn cross_entropy(
         sums += partial[i];
     }
     if thread == 0u {
-        stats[sizes.first_row + row] = vec2<f32>(log(sums.x) + largest - wanted, sums.y);
+        stats[sizes.first_row + row] = vec2<f32>(log(sums.x) + (largest - wanted), sums.y);
     }
     if GRADIENT {
         // All have read the label's logit, which one of them overwrites.

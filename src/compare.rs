@@ -177,10 +177,13 @@ pub fn compare(base: &Model, adapted: &Model, data: &Dataset, options: &CompareO
         return Err(Error::InvalidArgument(reason.into()));
     }
     let probability = options.mlm_probability;
-    if !(probability > 0.0 && probability <= 1.0) || options.max_blanks == 0 || options.top_k == 0 {
-        let reason =
-            format!("mlm_probability is {probability}; it must be above 0, and 1 at most, max_blanks and top_k not 0");
+    if !(probability > 0.0 && probability <= 1.0) {
+        let reason = format!("mlm_probability is {probability}; it must be above 0, and 1 at most");
         return Err(Error::InvalidArgument(reason));
+    }
+    if let Some((name, _)) = [("max_blanks", options.max_blanks), ("top_k", options.top_k)].iter().find(|it| it.1 == 0)
+    {
+        return Err(Error::InvalidArgument(format!("{name} is 0; it must be at least 1")));
     }
     let (blanks, words_of_several_tokens) = blanks(&base.tokenizer, data, options);
     if blanks.is_empty() {

@@ -108,6 +108,8 @@ impl EmbedOptions {
         let folder = folder.as_ref();
         let mut options = Self::default();
         let Some(modules) = Module::list(folder)? else {
+            // A name that was mistyped is not to be answered with the defaults.
+            std::fs::read_dir(folder).map_err(Error::io(folder))?;
             options.max_seq_length = model_max_length(folder)?;
             return Ok(options);
         };
@@ -235,7 +237,7 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::TooLong`] with `strict`; [`Error::InvalidArgument`] for a `max_seq_length` below 3 or beyond the model;
-    /// [`Error::BadTokenizer`] for a text it cannot represent; GPU errors.
+    /// [`Error::BadTokenizer`] for a text it cannot represent; [`Error::InvalidArgument`] for a vector that is not finite; GPU errors.
     pub fn embed<S: AsRef<str>>(&self, texts: &[S], options: &EmbedOptions) -> Result<Embeddings> {
         let template = self.tokenizer.template()?;
         let longest = self.longest_embedded(options, SHORTEST.max(template.around() + 1))?;
@@ -346,8 +348,13 @@ impl Model {
                 }
                 batch.push(ids);
             }
+            let vectors = self.embed_batch(&batch, options)?;
+            if let Some(at) = vectors.iter().position(|value| !value.is_finite()) {
+                let text = done + at / self.config().hidden_size;
+                return Err(Error::not_finite(&format!("the vector of text {text}")));
+            }
             done += batch.sequences();
-            values.extend(self.embed_batch(&batch, options)?);
+            values.extend(vectors);
         }
         Ok(Some(values))
     }

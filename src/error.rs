@@ -162,6 +162,11 @@ impl Error {
         Error::BadCheckpoint { path: path.into(), reason: reason.into() }
     }
 
+    /// Of a model whose numbers are no answer: ranked and counted, they would look like one.
+    pub(crate) fn not_finite(what: &str) -> Self {
+        Error::InvalidArgument(format!("{what} is not finite: the model's weights are too large, or damaged"))
+    }
+
     pub(crate) fn tokenizer(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
         Error::BadTokenizer { path: path.into(), reason: reason.into() }
     }

@@ -206,7 +206,11 @@ impl Model {
                 all.extend(logits.wait::<f32>(&self.gpu)?);
             }
         }
-        Ok((Found::of(&words, self.config().vocab_size, top_k), all))
+        let found = Found::of(&words, self.config().vocab_size, top_k);
+        match found.iter().all(Found::is_finite) {
+            true => Ok((found, all)),
+            false => Err(Error::not_finite("the score of an answer")),
+        }
     }
 
     fn fill(&self, ids: &[u32], at: usize, only_mask: bool, token: u32, score: f32) -> Result<Fill> {

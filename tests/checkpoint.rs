@@ -340,6 +340,36 @@ fn weights_that_are_not_finite_are_refused() {
     }
 }
 
+/// Weights that are numbers, and give none.
+#[test]
+fn answers_that_are_not_finite_are_errors() {
+    let folder = copy_fixture("fillmask");
+    let file = folder.path().join("model.safetensors");
+    let mut tensors = Tensors::read(&file);
+    let Values::F32(values) = &mut tensors.tensors.get_mut("cls.predictions.transform.dense.weight").unwrap().1 else {
+        unreachable!()
+    };
+    (0..).zip(values).for_each(|(i, value)| *value = [3e38, -3e38][i % 2]);
+    tensors.write(&file);
+    let model = Model::open(gpu(), folder.path()).unwrap();
+    let says = |answer: Result<(), Error>| answer.unwrap_err().to_string().contains("is not finite");
+    assert!(says(model.fill_mask("the [MASK]", 3).map(|_| ())));
+    assert!(says(model.fill_mask("the [MASK]", 1000).map(|_| ())));
+    assert!(says(model.rank_gold("the [MASK]", "rain").map(|_| ())));
+    assert!(says(model.evaluate(&["the rain and you and the rain"; 9], &Default::default()).map(|_| ())));
+    // The encoder is as it was.
+    let mut tensors = Tensors::read(&file);
+    assert_eq!(model.embed(&["the rain"], &Default::default()).unwrap().len(), 1);
+    let Values::F32(values) = &mut tensors.tensors.get_mut("bert.encoder.layer.0.output.LayerNorm.weight").unwrap().1
+    else {
+        unreachable!()
+    };
+    values.fill(3e38);
+    tensors.write(&file);
+    let model = Model::open(gpu(), folder.path()).unwrap();
+    assert!(says(model.embed(&["the rain"], &Default::default()).map(|_| ())));
+}
+
 #[test]
 fn other_architectures_are_refused() {
     let folder = copy_fixture("base");

@@ -267,6 +267,42 @@ fn a_full_stderr_does_not_end_the_training() {
     assert!(!output.join("metrics.jsonl.part").exists());
 }
 
+/// What was trained is told of and kept, though its output has come to be in the way.
+#[test]
+fn a_model_that_cannot_be_written_where_it_was_meant_to_be_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (output, lines) = (folder.path().join("out"), folder.path().join("lines.txt"));
+    std::fs::write(&lines, "the rain and you\n".repeat(8)).unwrap();
+    std::fs::create_dir_all(output.join("model.safetensors")).unwrap();
+    let model = fixture("fillmask");
+    let adapt = ["adapt", "--model", &model, "--train", text(&lines), "--output", text(&output), "--max-steps", "1"];
+    fails(&adapt, &["out-kept", "what was trained is kept"]);
+    let kept = retto::Model::open(gpu(), folder.path().join("out-kept")).unwrap();
+    assert_eq!(kept.fill_mask("the [MASK]", 3).unwrap()[0].len(), 3);
+}
+
+#[test]
+fn whole_models_are_not_written_over_adapters_nor_beside_another_runs_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| text(&folder.path().join(name)).to_owned();
+    std::fs::write(path("lines.txt"), "the rain and you\n".repeat(8)).unwrap();
+    let model = fixture("fillmask");
+    let adapt = |more: &[&str]| {
+        let adapt = ["adapt", "--model", &model, "--train", &path("lines.txt"), "--max-steps", "1"];
+        assert!(retto(&[&adapt[..], more].concat()).output().unwrap().status.success());
+    };
+    adapt(&["--output", &path("adapter"), "--lora-r", "2"]);
+    adapt(&["--output", &path("merged")]);
+    let merge = ["merge", "--model", &model, "--adapter", &path("adapter"), "--output"];
+    fails(&[&merge[..], &[&path("adapter")]].concat(), &["holds a low-rank adapter"]);
+    fails(&["init", "--data", &path("lines.txt"), "--output", &path("adapter")], &["holds a low-rank adapter"]);
+    assert!(folder.path().join("merged/training_args.json").exists());
+    assert!(retto(&[&merge[..], &[&path("merged")]].concat()).output().unwrap().status.success());
+    for name in ["training_args.json", "metrics.jsonl", "loss.svg"] {
+        assert!(!folder.path().join("merged").join(name).exists(), "{name}");
+    }
+}
+
 /// Killed at any moment, `adapt` leaves the old model or the new one, whole.
 #[test]
 fn an_interruption_leaves_a_whole_model() {
@@ -333,7 +369,7 @@ fn embed_prints_and_writes_vectors() {
     std::fs::write(&odd, "the rain\n\u{2667}\u{2667}\nyou\n").unwrap();
     let output = run(&["embed", "--json", "--model", &base, "--data", text(&odd)]);
     assert_eq!(serde_json::from_str::<Value>(&stdout(&output)).unwrap().as_array().unwrap().len(), 2);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("1 lines hold nothing that the vocabulary knows"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("1 line holds nothing that the vocabulary knows"));
     fails(&["embed", "--model", &base, "--data", text(&odd), "--strict"], &["1 lines hold nothing"]);
     // What an adapted model was made of says how it embeds.
     let (encoder, adapted) = (copy_fixture("fillmask"), folder.path().join("adapted"));

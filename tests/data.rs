@@ -79,7 +79,7 @@ fn a_folder_of_songs_becomes_caches_that_adapt_and_eval_take() {
     assert_eq!(options["train"], serde_json::json!([train]));
     assert_eq!(
         (&options["unit"], &options["dedup"], &options["text_field"]),
-        (&"line".into(), &false.into(), &"text".into())
+        (&"section".into(), &false.into(), &"text".into())
     );
 
     // Straight from the songs, held out on the way.
@@ -103,6 +103,16 @@ fn a_folder_of_songs_becomes_caches_that_adapt_and_eval_take() {
     let unmasked = format!("{unmasked}/train.safetensors");
     fails(&["eval", "--model", &model, "--data", &unmasked, "--static-mask"], &["no static masks"]);
     fails(&["eval", "--model", &model, "--data", &unmasked, &train], &["given alone"]);
+    let eval = ["eval", "--model", &model, "--data", &unmasked];
+    fails(&[&eval[..], &["--unit", "section"]].concat(), &["--unit", "(line)", "retto prepare"]);
+    fails(&[&eval[..], &["--dedup"]].concat(), &["--dedup", "retto prepare"]);
+    fails(&[&eval[..], &["--text-field", "words"]].concat(), &["--text-field", "retto prepare"]);
+    // What the vocabulary knows nothing of is told.
+    std::fs::write(path("foreign.txt"), "\u{4e16}\u{754c}\n\u{4f60}\n".to_owned() + &"the rain and you\n".repeat(9))
+        .unwrap();
+    let foreign = run(&["eval", "--model", &model, "--data", &path("foreign.txt")]);
+    let notes = String::from_utf8(foreign.stderr.clone()).unwrap();
+    assert!(notes.contains("2 lines hold nothing that the vocabulary knows"), "{notes}");
     fails(
         &["prepare", "--model", &model, "--data", &songs, "--output", &caches, "--validation-split", "0.9"],
         &["validation_split"],

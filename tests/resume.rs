@@ -327,6 +327,27 @@ fn only_the_latest_checkpoints_are_kept_and_nothing_temporary() {
 }
 
 #[test]
+fn what_only_has_a_checkpoints_name_is_found_out_before_training() {
+    let folder = tempfile::tempdir().unwrap();
+    train(&mut Trainer::new(&model(), arguments(folder.path())).unwrap(), 3).unwrap();
+    std::fs::create_dir(folder.path().join("checkpoint-8")).unwrap();
+    let mut trainer = Trainer::new(&model(), arguments(folder.path())).unwrap();
+    trainer.resume_from_checkpoint().unwrap();
+    let error = trainer.train(&lines(), &[], |_| panic!("training began")).unwrap_err().to_string();
+    assert!(error.contains("checkpoint-8") && error.contains("remove it"), "{error}");
+    std::fs::remove_dir(folder.path().join("checkpoint-8")).unwrap();
+    trainer.train(&lines(), &[], |_| std::ops::ControlFlow::Continue(())).unwrap();
+}
+
+#[test]
+fn what_would_mask_nothing_is_not_trained() {
+    let arguments = TrainingArguments { mlm_probability: 1e-9, max_steps: Some(1), ..Default::default() };
+    let mut trainer = Trainer::new(&model(), arguments).unwrap();
+    let error = trainer.train(&lines(), &[], |_| panic!("training began")).unwrap_err().to_string();
+    assert!(error.contains("is masked"), "{error}");
+}
+
+#[test]
 fn another_run_is_not_continued() {
     let folder = tempfile::tempdir().unwrap();
     let base = model();

@@ -374,7 +374,12 @@ impl Model {
         let stats = self.bert.score(&mut pass, batch)?;
         let download = pass.download(&stats)?;
         pass.submit()?;
-        Ok(stats_of(&download.wait::<f32>(&self.gpu)?).to_vec())
+        let stats = stats_of(&download.wait::<f32>(&self.gpu)?).to_vec();
+        // A rank among numbers that are none is the first.
+        match stats.iter().all(|row| row.loss.is_finite()) {
+            true => Ok(stats),
+            false => Err(Error::not_finite("the loss of a blank")),
+        }
     }
 
     pub(crate) fn require_mlm_head(&self) -> Result<()> {

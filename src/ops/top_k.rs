@@ -62,6 +62,11 @@ impl Found {
         Self { largest, max, sum }
     }
 
+    /// Whether the row's probabilities are numbers.
+    pub(crate) fn is_finite(&self) -> bool {
+        self.max.is_finite() && self.sum.is_finite()
+    }
+
     /// The softmax of one of the row's logits.
     pub(crate) fn probability(&self, logit: f32) -> f32 {
         (f64::from(logit - self.max).exp() / self.sum) as f32

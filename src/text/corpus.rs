@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// The files meant by these paths: files as they are, folders as the `.txt` files in them, sorted by name.
+/// The files meant by these paths: files as they are, folders as the `.txt` files in them, sorted by name, but for a model's vocabulary.
 ///
 /// # Errors
 /// [`Error::Io`] for what does not exist or cannot be listed.
@@ -18,7 +18,8 @@ pub fn text_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         let mut inside = Vec::new();
         for entry in std::fs::read_dir(path).map_err(Error::io(path))? {
             let file = entry.map_err(Error::io(path))?.path();
-            if file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt")) && file.is_file() {
+            let is_text = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt"));
+            if is_text && !is_of_a_model(&file) && file.is_file() {
                 inside.push(file);
             }
         }
@@ -26,6 +27,15 @@ pub fn text_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         files.extend(inside);
     }
     Ok(files)
+}
+
+/// Whether a file that was found in a folder belongs to a model that was saved there, or to the run that made it: its vocabulary, its log.
+/// Whoever has a run write into the folder that it learns from does not want these learnt.
+pub(crate) fn is_of_a_model(file: &Path) -> bool {
+    let name = file.file_name().unwrap_or_default();
+    let configs = ["config.json", "adapter_config.json", "tokenizer_config.json"];
+    (name == "vocab.txt" || name == "metrics.jsonl")
+        && configs.iter().any(|config| file.with_file_name(config).exists())
 }
 
 /// The lines of these files and folders that hold more than white space, in order. A byte order mark is dropped.
@@ -66,6 +76,20 @@ mod tests {
         write("a.txt", "\u{feff}one\n \t\n".as_bytes());
         write("ignored.md", b"not text");
         assert_eq!(read_lines(&[folder.path().to_owned()]).unwrap(), ["one", "two", "three"]);
+    }
+
+    #[test]
+    fn what_belongs_to_a_model_is_no_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("vocab.txt", "a song of that name");
+        write("song.txt", "one");
+        let lines = || read_lines(&[folder.path().to_owned()]).unwrap();
+        assert_eq!(lines(), ["one", "a song of that name"]);
+        write("config.json", "{}");
+        assert_eq!(lines(), ["one"]);
+        // Named, it is what was meant.
+        assert_eq!(read_lines(&[folder.path().join("vocab.txt")]).unwrap(), ["a song of that name"]);
     }
 
     #[test]

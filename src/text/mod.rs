@@ -19,6 +19,8 @@ mod triplets;
 mod vocabulary;
 
 pub use batch::PackedBatch;
+#[cfg(feature = "prepare")]
+pub(crate) use corpus::is_of_a_model;
 pub use corpus::{read_lines, text_files};
 pub use dataset::Dataset;
 pub(crate) use dataset::SHORTEST;

@@ -69,11 +69,25 @@ impl Trainer {
             return Err(Error::InvalidArgument(reason));
         }
         self.check_memory(train)?;
-        let Data::Examples(_) = train else { return Ok(()) };
+        let Data::Examples(data) = train else { return Ok(()) };
         if let Some(Data::Examples(validation)) = validation {
             self.model.check_masked(validation, &arguments.evaluation_options())?;
         }
-        arguments.masking(Purpose::Train).check(&self.model.tokenizer)
+        let masking = arguments.masking(Purpose::Train);
+        masking.check(&self.model.tokenizer)?;
+        // The first that is ends the search: of all but the smallest data one of the first.
+        let is_masked = |example| match data.static_mask(example).filter(|_| arguments.static_mask) {
+            Some((_, labels)) => !labels.is_empty(),
+            None => !masking.apply(&self.model.tokenizer, data.get(example), 0, example).1.is_empty(),
+        };
+        match (0..data.len()).any(is_masked) {
+            true => Ok(()),
+            false => {
+                let reason =
+                    "no token of the first epoch is masked: give more or longer lines, or a higher mlm_probability";
+                Err(Error::InvalidArgument(reason.into()))
+            }
+        }
     }
 
     /// Checkpoints of two runs in one folder could not be told apart.

@@ -90,7 +90,7 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::NoMlmHead`]; [`Error::InvalidArgument`] for an option out of range, examples that are too long, or so few
-    /// that no token was masked; GPU errors.
+    /// that no token was masked, and for a loss that is not finite; GPU errors.
     pub fn evaluate_dataset(&self, data: &Dataset, options: &EvaluationOptions) -> Result<Evaluation> {
         let sums = self.evaluate_part(data, options, (0, 1), &mut |_, _| ControlFlow::Continue(()))?;
         Evaluation::new(&sums.unwrap_or_default())

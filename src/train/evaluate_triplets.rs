@@ -160,9 +160,7 @@ impl Vectors {
     /// Scaled to length 1 where cosines are taken.
     fn new(mut values: Vec<f32>, dimension: usize, texts: &[usize], metric: DistanceMetric) -> Result<Self> {
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            let text = texts[at / dimension];
-            let reason = format!("the vector of text {text} is not finite: the model's weights are too large");
-            return Err(Error::InvalidArgument(reason));
+            return Err(Error::not_finite(&format!("the vector of text {}", texts[at / dimension])));
         }
         if metric == DistanceMetric::Cosine {
             for row in values.chunks_exact_mut(dimension) {

@@ -231,6 +231,21 @@ pub(crate) fn checkpoints(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
+/// Refuses a folder called `checkpoint-N` that is none, in whose place a run would find out that it cannot write its own.
+pub(crate) fn refuse_others(folder: &Path) -> Result<()> {
+    let complete = checkpoints(folder)?;
+    let named = if folder.is_dir() { names(folder)? } else { Vec::new() };
+    let is_step = |name: &String| name.strip_prefix("checkpoint-").is_some_and(|step| step.parse::<u64>().is_ok());
+    let mut others = named.iter().filter(|name| is_step(name)).map(|name| folder.join(name));
+    match others.find(|path| complete.iter().all(|(_, known)| known != path)) {
+        Some(path) => {
+            let reason = format!("{} has the name of a checkpoint, and no {STATE_FILE}: remove it", path.display());
+            Err(Error::InvalidArgument(reason))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Writes `checkpoint-N` whole or not at all, then removes the oldest ones beyond `limit`.
 pub(crate) fn save(
     folder: &Path,
@@ -263,9 +278,14 @@ pub(crate) fn save(
     let kept = checkpoints(folder)?;
     let surplus = kept.len().saturating_sub(limit.unwrap_or(usize::MAX).max(1));
     for (_, old) in &kept[..surplus] {
+        // Under another name first: cut off, it leaves no half of a checkpoint, but what the next run clears away.
+        let aside = staging_in(folder).and_then(|aside| {
+            fs::rename(old, aside.path().join("checkpoint")).map_err(Error::io(old))?;
+            aside.close().map_err(Error::io(old))
+        });
         // A virus scanner or a backup may hold it open: no reason to end a run whose checkpoint is safe. The next one tries again.
-        if let Err(error) = fs::remove_dir_all(old) {
-            log::warn!("{} is not needed any more, but could not be removed: {error}", old.display());
+        if let Err(error) = aside {
+            log::warn!("a checkpoint that is not needed any more could not be removed: {error}");
         }
     }
     Ok(target)

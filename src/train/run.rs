@@ -118,6 +118,9 @@ impl Trainer {
             resume::check_same_run(&state.run, &depends_on)?;
             self.check_best(state)?;
         }
+        if let (Some(folder), Some(_), true) = (&arguments.output_dir, arguments.save_steps, self.is_first()) {
+            resume::refuse_others(folder)?;
+        }
         let start = match self.resumed.take() {
             Some(state) => state,
             None => {

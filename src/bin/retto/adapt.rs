@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use retto::{EmbedOptions, Gpu, LoraConfig, Model, TrainingArguments};
+use retto::{EmbedOptions, Gpu, LoraConfig, TrainingArguments};
 
 use crate::data::{self, MaskArgs, UnitArgs};
-use crate::files::carry_embedding;
+use crate::files::{carry_embedding, check_whole_model, save_trained};
 use crate::ranks::Ranks;
 use crate::training::{TrainArgs, announce, devices_of_run};
 use crate::{Result, open_model, output};
@@ -47,10 +47,8 @@ impl Args {
             Some(_) if folder.join("config.json").exists() => {
                 Err(format!("{output} holds a whole model: write the low-rank adapter to another folder").into())
             }
-            None if Model::is_adapter(folder) => {
-                Err(format!("{output} holds a low-rank adapter: write the model to another folder").into())
-            }
-            _ => Ok(()),
+            Some(_) => Ok(()),
+            None => check_whole_model(folder),
         }
     }
 
@@ -110,11 +108,11 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
     // While the trainer is there, its output is locked.
     let model = trainer.model();
     match args.lora_r {
-        Some(_) => model.save_adapter(&training.output, &training.base_name())?,
+        Some(_) => save_trained(&training.output, |folder| model.save_adapter(folder, &training.base_name()))?,
         None => {
-            model.save(&training.output)?;
+            save_trained(&training.output, |folder| model.save(folder))?;
             carry_embedding(training.model.as_deref(), model.config(), &training.output)?;
         }
     }
-    training.finish(gpu, metrics, &trained, &arguments, &args.train, (&args.unit.read, Some(&args.unit)))
+    training.finish(gpu, metrics, &trained, &arguments, &args.train, (&args.unit.read, Some((&args.unit, &train))))
 }

@@ -100,13 +100,17 @@ impl UnitArgs {
     }
 }
 
+/// Whether a path is that of a token cache.
+pub(crate) fn is_cache(path: &Path) -> bool {
+    path.extension().is_some_and(|it| it.eq_ignore_ascii_case("safetensors"))
+}
+
 /// Opens a token cache, or prepares text files for this run alone; the second is what was held out of them.
 pub(crate) fn load(
     tokenizer: &Tokenizer,
     paths: &[PathBuf],
     options: &PrepareOptions,
 ) -> Result<(Dataset, Option<Dataset>)> {
-    let is_cache = |path: &PathBuf| path.extension().is_some_and(|it| it.eq_ignore_ascii_case("safetensors"));
     if let [path] = paths
         && is_cache(path)
     {
@@ -115,16 +119,19 @@ pub(crate) fn load(
                           its validation.safetensors to --validation";
             return Err(reason.into());
         }
-        return Ok((Dataset::open(path, tokenizer)?, None));
+        let data = Dataset::open(path, tokenizer)?;
+        refuse_other_units(&data, options)?;
+        return Ok((data, None));
     }
     if let Some(path) = paths.iter().find(|path| is_cache(path)) {
         let path = path.display();
         return Err(format!("{path} is a token cache, which is given alone: prepare all text into one").into());
     }
-    let folder = tempfile::Builder::new().prefix("retto-").tempdir()?;
+    let folder = temporary()?;
     let (train, validation) = (folder.path().join("train"), folder.path().join("validation"));
     let held_out = (options.validation_split > 0.0).then_some(validation.as_path());
     let prepared = prepare(tokenizer, paths, &train, held_out, options)?;
+    note_unknown(&prepared);
     for (counts, what) in [(&prepared.train, ""), (&prepared.validation, "held-out ")] {
         if counts.truncated > 0 {
             let (lines, longest) = (counts.truncated, options.max_seq_length);
@@ -138,6 +145,50 @@ pub(crate) fn load(
         let _ = folder.keep();
     }
     Ok((train, validation))
+}
+
+/// Says that lines were left out which the vocabulary knows nothing in.
+pub(crate) fn note_unknown(prepared: &Prepared) {
+    match prepared.unknown {
+        0 => {}
+        1 => output::note("note: 1 line holds nothing that the vocabulary knows, and was left out"),
+        lines => output::note(format!("note: {lines} lines hold nothing that the vocabulary knows, and were left out")),
+    }
+}
+
+/// Options of reading text that a token cache, which was made with its own, cannot follow.
+fn refuse_other_units(data: &Dataset, options: &PrepareOptions) -> Result<()> {
+    let made_with = |name: &str| data.metadata().get(name).map_or("", String::as_str);
+    let unit = format!("{:?}", options.unit).to_lowercase();
+    let other = match options {
+        _ if options.unit != Unit::Line && made_with("unit") != unit => Some(("--unit", made_with("unit"))),
+        _ if options.dedup && made_with("dedup") != "true" => Some(("--dedup", "its doubles")),
+        _ if options.text_field != "text" => Some(("--text-field", "one field")),
+        _ => None,
+    };
+    match other {
+        Some((option, of)) => {
+            Err(format!("a token cache is what it was prepared as ({of}): give {option} to `retto prepare`").into())
+        }
+        None => Ok(()),
+    }
+}
+
+/// Of a folder's name, so that what a killed process left can be told from everything else.
+const TEMPORARY: &str = "retto-prepared-";
+
+/// A folder for what text is prepared into. What killed processes left is removed when it is a day old: it is as large as their data.
+fn temporary() -> Result<tempfile::TempDir> {
+    let day = std::time::Duration::from_secs(86_400);
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let modified = entry.metadata().ok().filter(|it| it.is_dir()).and_then(|it| it.modified().ok());
+        let is_old = modified.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > day);
+        if is_old && entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            // Another user's stays.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    Ok(tempfile::Builder::new().prefix(TEMPORARY).tempdir()?)
 }
 
 /// [`retto::prepare`] with a progress bar, and notes about files that are not as they should be.

@@ -111,7 +111,9 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
                 format!("{unknown} lines hold nothing that the vocabulary knows, and have no vector of their own");
             match options.strict {
                 true => return Err(reason.into()),
-                false => output::note(format!("note: {reason}")),
+                // Of text that was read now it was told.
+                false if data::is_cache(&args.data[0]) => output::note(format!("note: {reason}")),
+                false => {}
             }
         }
         told = data.truncated();

@@ -1,11 +1,11 @@
 //! Files that the command writes.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use retto::{BertConfig, EmbedOptions};
+use retto::{BertConfig, EmbedOptions, METRICS_FILE, Model};
 
-use crate::{Result, output};
+use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, output};
 
 /// Files of sentence-transformers' layout that say how a model embeds texts.
 const EMBEDDING_FILES: [&str; 3] = ["modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"];
@@ -55,6 +55,36 @@ fn remove(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses to write a whole model where an adapter is: the folder would be opened as one by some, and as the other by others.
+pub(crate) fn check_whole_model(output: &Path) -> Result<()> {
+    match Model::is_adapter(output) {
+        true => Err(format!("{} holds a low-rank adapter: write the model to another folder", output.display()).into()),
+        false => Ok(()),
+    }
+}
+
+/// Removes what an earlier run left beside the model it made, before another one takes its place: it would be taken for this one's.
+pub(crate) fn forget_run(output: &Path) -> Result<()> {
+    [TRAINING_ARGUMENTS_FILE, METRICS_FILE, curve::FILE].iter().try_for_each(|name| remove(&output.join(name)))
+}
+
+/// Writes what was trained to its output, or, where that fails, beside it or into the system's temporary folder: an evening's work is not to
+/// be lost to a full disk. That it is not where it was meant to be is still an error.
+pub(crate) fn save_trained(output: &Path, save: impl Fn(&Path) -> retto::Result<()>) -> Result<()> {
+    let Err(error) = save(output) else { return Ok(()) };
+    let mut beside = std::path::absolute(output).unwrap_or_else(|_| output.to_owned()).into_os_string();
+    beside.push("-kept");
+    let elsewhere = tempfile::Builder::new().prefix("retto-kept-").tempdir();
+    let folders = [Some(PathBuf::from(beside)).filter(|it| !it.exists()), elsewhere.ok().map(|it| it.keep())];
+    for folder in folders.into_iter().flatten() {
+        if save(&folder).is_ok() {
+            return Err(format!("{error}; what was trained is kept in {}", folder.display()).into());
+        }
+        let _ = std::fs::remove_dir_all(&folder);
+    }
+    Err(error.into())
 }
 
 /// Whether a file can be written: found out before the work, not after it. Nothing is left behind.

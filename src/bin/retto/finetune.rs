@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use retto::{
-    Dataset, DistanceMetric, EmbedOptions, EmbeddingLoss, EmbeddingObjective, Gpu, Model, Objective, Tokenizer,
+    Dataset, DistanceMetric, EmbedOptions, EmbeddingLoss, EmbeddingObjective, Gpu, Objective, Tokenizer,
     TrainingArguments, Triplets,
 };
 
 use crate::data::{self, ReadArgs};
 use crate::embed::VectorArgs;
-use crate::files::carry_prompts;
+use crate::files::{carry_prompts, check_whole_model, save_trained};
 use crate::ranks::Ranks;
 use crate::training::{TrainArgs, announce, devices_of_run};
 use crate::{Result, open_model, output};
@@ -189,10 +189,7 @@ fn tell(triplets: &Triplets, what: &str, read: &ReadArgs, task: &Task) -> Result
 
 pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Result<()> {
     let training = &args.training;
-    if Model::is_adapter(&training.output) {
-        let output = training.output.display();
-        return Err(format!("{output} holds a low-rank adapter: write the model to another folder").into());
-    }
+    check_whole_model(&training.output)?;
     let model = open_model(gpu, training.model.as_deref(), None)?;
     let longest = model.config().max_position_embeddings;
     let (from, asked) = (training.model.as_deref(), training.optimizer.max_seq_length);
@@ -222,7 +219,7 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
         return Ok(());
     }
     // While the trainer is there, its output is locked.
-    trainer.model().save(&training.output)?;
+    save_trained(&training.output, |folder| trainer.model().save(folder))?;
     task.options.save(&training.output, &config)?;
     carry_prompts(training.model.as_deref(), &training.output)?;
     training.finish(gpu, metrics, &trained, &arguments, &args.train, (&args.task.read, None))

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use retto::{BertConfig, Gpu, Model, Tokenizer, WordPieceOptions};
 
-use crate::files::check_folder;
+use crate::files::{check_folder, check_whole_model, forget_run};
 use crate::{Result, display, output};
 
 #[derive(clap::Args)]
@@ -53,6 +53,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     // Before a vocabulary is learnt, which may take minutes.
     config.validate()?;
     check_folder(&args.output)?;
+    check_whole_model(&args.output)?;
     let tokenizer = match &args.tokenizer {
         Some(folder) => Tokenizer::open(Model::encoder_folder(folder)?)?,
         None => {
@@ -69,6 +70,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     config.vocab_size = asked.unwrap_or(tokenizer.vocab_size());
     config.pad_token_id = tokenizer.pad_token_id();
     let model = Model::init(gpu, config, tokenizer, args.seed)?;
+    forget_run(&args.output)?;
     model.save(&args.output)?;
     output::line(format!(
         "{}: {} parameters, a vocabulary of {}",

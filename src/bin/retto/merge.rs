@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use retto::Gpu;
 
-use crate::files::carry_embedding;
+use crate::files::{carry_embedding, check_whole_model, forget_run};
 use crate::{Result, open_model, output};
 
 #[derive(clap::Args)]
@@ -21,7 +21,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
+    check_whole_model(&args.output)?;
     let model = open_model(gpu, args.model.as_deref(), Some(&args.adapter))?;
+    forget_run(&args.output)?;
     model.save(&args.output)?;
     carry_embedding(args.model.as_deref(), model.config(), &args.output)?;
     output::line(format!("{}: {} merged in", args.output.display(), args.adapter.display()))

@@ -9,7 +9,21 @@ use crate::{TRAINING_ARGUMENTS_FILE, output};
 
 /// The options of the run that made a model, where it left them.
 pub(crate) fn training_arguments(model: &Path) -> Option<Value> {
-    serde_json::from_slice(&std::fs::read(model.join(TRAINING_ARGUMENTS_FILE)).ok()?).ok()
+    serde_json::from_slice(&std::fs::read(arguments_file(model)).ok()?).ok()
+}
+
+/// Where a run's options are left: of a checkpoint of it, in the folder that this is in.
+fn arguments_file(model: &Path) -> PathBuf {
+    let own = model.join(TRAINING_ARGUMENTS_FILE);
+    match model.parent().filter(|_| is_checkpoint(model) && !own.exists()) {
+        Some(output) => output.join(TRAINING_ARGUMENTS_FILE),
+        None => own,
+    }
+}
+
+/// Whether a folder's name is that of a run's checkpoint.
+fn is_checkpoint(model: &Path) -> bool {
+    model.file_name().is_some_and(|name| name.to_string_lossy().starts_with("checkpoint-"))
 }
 
 /// How songs are held out of data: share, seed, and the field they are in.
@@ -23,14 +37,25 @@ pub(crate) struct Split<'a> {
 /// Whether a model was trained on data that it is to be judged by: all of them, or without a split, what is held out of them. `None` where that
 /// cannot be known.
 fn has_seen(model: &Path, data: &[PathBuf], split: Option<Split>) -> Option<bool> {
+    has_seen_since(model, data, split, &mut Vec::new())
+}
+
+/// The same, where models in these folders were made of it.
+fn has_seen_since(model: &Path, data: &[PathBuf], split: Option<Split>, since: &mut Vec<PathBuf>) -> Option<bool> {
+    let folder = model.canonicalize().ok()?;
+    // It was written over, and with it what it was made of.
+    if since.contains(&folder) {
+        return None;
+    }
+    since.push(folder);
     let arguments = training_arguments(model)?;
     let own = trained_on(&arguments, data, split);
     // What it was made of may have been trained as well.
     let base = arguments["model"].as_str().map(Path::new).filter(|base| base.is_absolute());
     match (own, base) {
         (Some(false), Some(base)) if !base.exists() => None,
-        (own, Some(base)) if own != Some(true) && base.join(TRAINING_ARGUMENTS_FILE).is_file() => {
-            match (own, has_seen(base, data, split)) {
+        (own, Some(base)) if own != Some(true) && (arguments_file(base).is_file() || is_checkpoint(base)) => {
+            match (own, has_seen_since(base, data, split, since)) {
                 (_, Some(true)) => Some(true),
                 (Some(false), Some(false)) => Some(false),
                 _ => None,
@@ -131,6 +156,19 @@ mod tests {
         let on_both = model("on both", &on_a, &[&b]);
         assert_eq!(seen(&on_both, &[&a], None), Some(true));
         assert_eq!(seen(&model("lost", &path("gone"), &[&b]), &[&a], None), None);
+        // Of a model that was trained in place, or of two that were made of each other, nobody knows what came before.
+        assert_eq!(seen(&model("in place", &path("in place"), &[&b]), &[&a], None), None);
+        model("one", &path("other"), &[&b]);
+        let other = model("other", &path("one"), &[&b]);
+        assert_eq!((seen(&other, &[&a], None), seen(&other, &[&b], None)), (None, Some(true)));
+        // A checkpoint was trained on what its run is.
+        let checkpoint = on_a.join("checkpoint-60");
+        std::fs::create_dir(&checkpoint).unwrap();
+        assert_eq!(seen(&checkpoint, &[&a], None), Some(true));
+        assert_eq!(seen(&model("of a checkpoint", &checkpoint, &[&b]), &[&a], None), Some(true));
+        let unfinished = path("unfinished/checkpoint-2");
+        std::fs::create_dir_all(&unfinished).unwrap();
+        assert_eq!(seen(&model("of an unfinished run", &unfinished, &[&b]), &[&a], None), None);
         // Files that are not where they were change which songs are held out.
         let moved = model("moved", &plain, &[&path("gone.txt"), &a]);
         assert_eq!((seen(&moved, &[&a], split(42)), seen(&moved, &[&b], None)), (Some(true), None));

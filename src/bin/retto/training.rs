@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 use retto::{
-    CommHook, Forecast, Gpu, METRICS_FILE, MetricsFile, SchedulerType, StepReport, TrainEvent, TrainOutput, Trainer,
-    TrainingArguments,
+    CommHook, Dataset, Forecast, Gpu, METRICS_FILE, MetricsFile, SchedulerType, StepReport, TrainEvent, TrainOutput,
+    Trainer, TrainingArguments,
 };
 
 use crate::data::{ReadArgs, UnitArgs};
+use crate::files::write_whole;
 use crate::ranks::Ranks;
 use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, output};
 
@@ -271,7 +272,13 @@ impl TrainArgs {
         });
         progress.bar.finish_and_clear();
         if let Some(error) = failed {
-            return Err(error.into());
+            let reason = match &trained {
+                Ok(trained) => {
+                    format!("{error}; saved at step {}: the same command with --resume goes on", trained.steps)
+                }
+                Err(_) => error.to_string(),
+            };
+            return Err(reason.into());
         }
         let trained = trained?;
         if trained.cancelled {
@@ -289,7 +296,7 @@ impl TrainArgs {
         trained: &TrainOutput,
         arguments: &TrainingArguments,
         train: &[PathBuf],
-        read: (&ReadArgs, Option<&UnitArgs>),
+        (read, unit): (&ReadArgs, Option<(&UnitArgs, &Dataset)>),
     ) -> Result<()> {
         if let Some(metrics) = metrics {
             metrics.finish(trained)?;
@@ -302,20 +309,22 @@ impl TrainArgs {
         values["train"] = list(train).into();
         values["validation"] = list(&self.validation).into();
         values["validation_split"] = self.validation_split.into();
-        let (read, unit) = read;
         values["text_field"] = read.text_field.clone().into();
         values["strict"] = read.strict.into();
-        if let Some(unit) = unit {
-            values["unit"] = unit.unit.name().into();
-            values["dedup"] = unit.dedup.into();
+        if let Some((unit, data)) = unit {
+            // Of a token cache, what that was made with.
+            let made_with = |name: &str| data.metadata().get(name).cloned();
+            values["unit"] = made_with("unit").unwrap_or_else(|| unit.unit.name()).into();
+            values["dedup"] = made_with("dedup").map_or(unit.dedup, |dedup| dedup == "true").into();
         }
         values["adapter"] = gpu.to_string().into();
         if self.save_steps.is_none() {
             values["save_steps"] = serde_json::Value::Null;
         }
-        std::fs::write(self.output.join(TRAINING_ARGUMENTS_FILE), format!("{values:#}\n"))?;
+        // Whole as well, and with its name where it cannot be written.
+        write_whole(&self.output.join(TRAINING_ARGUMENTS_FILE), format!("{values:#}\n").as_bytes())?;
         if let Some(svg) = curve::draw(&self.output.join(METRICS_FILE))? {
-            std::fs::write(self.output.join(curve::FILE), svg)?;
+            write_whole(&self.output.join(curve::FILE), svg.as_bytes())?;
         }
         if trained.stopped_early {
             output::note(format!("note: evaluations stopped improving, so the run ended at step {}", trained.steps));

@@ -20,6 +20,7 @@ pub(crate) use encoding::Encoding;
 pub(crate) use records::TripletSink;
 
 use crate::error::{Error, Result};
+use crate::text::is_of_a_model;
 
 /// What a reader finds, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +84,7 @@ fn is_hidden(name: &str) -> bool {
 }
 
 /// The files meant by these paths: files as they are, folders as all files of known formats within, however deep, sorted
-/// by name; hidden ones are left out, and so is `.json`, which beside songs is rarely songs. Each file comes once, though links or several
+/// by name; hidden ones are left out, and so is `.json`, which beside songs is rarely songs, and what belongs to a model. Each file comes once, though links or several
 /// paths lead to it: a copy might be held out of what it is trained on.
 pub(crate) fn corpus_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     fn is_new(path: &Path, seen: &mut HashSet<PathBuf>) -> Result<bool> {
@@ -105,7 +106,12 @@ pub(crate) fn corpus_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
             }
             if path.is_dir() {
                 walk(&path, seen, files)?;
-            } else if kind(&path).0.is_some() && !is_json(&path) && path.is_file() && is_new(&path, seen)? {
+            } else if kind(&path).0.is_some()
+                && !is_json(&path)
+                && !is_of_a_model(&path)
+                && path.is_file()
+                && is_new(&path, seen)?
+            {
                 files.push(path);
             }
         }

@@ -1,6 +1,6 @@
 //! JSON Lines and CSV: a record a song, its words in one field.
 
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 use std::path::Path;
 
 use serde_json::Value;
@@ -81,6 +81,9 @@ pub(super) fn read_triplets(lines: &mut Lines, sink: &mut TripletSink) -> Result
     Ok(())
 }
 
+/// A line that no file has.
+const END: &[u8] = b"\n\0\0the end\0\0\n";
+
 /// A header, then a record a song.
 pub(super) fn read_csv(
     reader: Box<dyn BufRead>,
@@ -93,13 +96,11 @@ pub(super) fn read_csv(
     let bad = |reason: String| Error::BadData { path: path.to_owned(), reason };
     let wrong = |error: csv::Error| match error.into_kind() {
         csv::ErrorKind::Io(error) => Error::io(path)(error),
-        csv::ErrorKind::UnequalLengths { pos, expected_len, len } => {
-            let line = pos.map_or(0, |pos| pos.line());
-            bad(format!("line {line} has {len} fields, and the header {expected_len}"))
-        }
         other => bad(format!("not CSV: {other:?}")),
     };
-    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(reader);
+    // A quote that is never closed would take all that follows for one field: then the end is in it, and no record of its own.
+    let reader = reader.chain(END);
+    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(reader);
     let header = reader.byte_headers().map_err(wrong)?.clone();
     let decode = |bytes: &[u8]| {
         let bytes = bytes.strip_prefix(encoding::MARK).unwrap_or(bytes);
@@ -113,6 +114,15 @@ pub(super) fn read_csv(
     let mut record = csv::ByteRecord::new();
     while reader.read_byte_record(&mut record).map_err(wrong)? {
         let line = record.position().map_or(0, |position| position.line());
+        if record.iter().eq([&END[1..END.len() - 1]]) {
+            break;
+        }
+        if record.iter().next_back().is_some_and(|field| field.ends_with(END)) {
+            return Err(bad(format!("a quote in the record at line {line} is never closed")));
+        }
+        if record.len() != header.len() {
+            return Err(bad(format!("line {line} has {} fields, and the header {}", record.len(), header.len())));
+        }
         let bytes = record.get(column).unwrap_or_default();
         if bytes.len() > LONGEST_RECORD {
             return Err(bad(format!("the record at line {line} is longer than {LONGEST_RECORD} bytes")));
