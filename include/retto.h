@@ -16,7 +16,9 @@
  * Structs begin with struct_size, so that programs and libraries of different versions understand each other: fields are only
  * ever appended. Options are set up with their _init function; for results, set struct_size to sizeof of the struct.
  *
- * No call aborts the process, writes to stdout or stderr, or touches signals or the environment. Nothing is sent anywhere.
+ * No call aborts the process, writes to stdout or stderr, or touches signals or the environment; but that the host's memory runs out
+ * ends the process. Nothing is sent anywhere. After fork a child may neither use nor free its parent's handles, and is to end with _exit:
+ * drivers wait at exit for threads that it does not have.
  *
  * Weights are read from a mapping of their file: while a model or a checkpoint is being opened, no program may cut that file short
  * or write into it (put another one in its place instead, as retto does), and no medium may go away under it. The system answers
@@ -297,8 +299,8 @@ typedef struct retto_trainer retto_trainer;
 
 /**
  * Takes a line of the log: its level (RETTO_LOG_ERROR and on), where it is from and what it says, both UTF-8 that ends in
- * NUL and lives until the callback returns. It is called on any thread, on several at once; it must not throw, and must not
- * call retto_log_set.
+ * NUL and lives until the callback returns. It is called on any thread, on several at once, in the middle of the library's work; it must
+ * not throw, and must not call the library, but for retto_version, retto_version_string and retto_status_name.
  */
 typedef void (*retto_log_callback)(uint32_t level,
                                    const char *target,
@@ -1249,7 +1251,8 @@ retto_status retto_trainer_run(const struct retto_trainer *trainer,
 
 /**
  * One step of the run, and what is due after it: evaluation, checkpoints. `progress` is filled, with the evaluation if there
- * was one; its `is_over` says whether a step is left. Returns as retto_trainer_run does. One thread at a time; blocks for the
+ * was one; its `is_over` says whether a step is left. Returns as retto_trainer_run does: with RETTO_CANCELLED `progress` is filled
+ * too, with a step that was done before that was heard of, or where the trainer stands. One thread at a time; blocks for the
  * step.
  */
 retto_status retto_trainer_step(const struct retto_trainer *trainer,
@@ -1259,7 +1262,8 @@ retto_status retto_trainer_step(const struct retto_trainer *trainer,
 /**
  * Makes the call that runs return RETTO_CANCELLED when its present step is done, and every later one until
  * retto_trainer_resume is called; within an evaluation when its present batch is done, on several devices when all are. A cancel during
- * retto_trainer_resume is for the run that follows. Any thread, from a callback as well; does not block.
+ * retto_trainer_resume is for the run that follows. Any thread, from a callback as well; does not block. Not from a signal handler: set a
+ * flag there, and return something else than 0 from the progress callback.
  */
 retto_status retto_trainer_cancel(const struct retto_trainer *trainer,
                                   struct retto_error **error);

@@ -420,7 +420,7 @@ public:
             std::exception_ptr thrown;
         } told{progress, nullptr};
         // No exception may cross C.
-        auto callback = [](const retto_progress *at, void *data) -> std::int32_t {
+        retto_progress_callback callback = [](const retto_progress *at, void *data) -> std::int32_t {
             auto &told = *static_cast<Told *>(data);
             try {
                 return told.progress(*at) ? 0 : 1;
@@ -431,7 +431,7 @@ public:
         };
         detail::Place error;
         auto output = detail::sized<retto_train_output>();
-        auto status = retto_trainer_run(handle_.get(), progress ? +callback : nullptr, &told, &output, error);
+        auto status = retto_trainer_run(handle_.get(), progress ? callback : nullptr, &told, &output, error);
         if (told.thrown) std::rethrow_exception(told.thrown);
         if (status != RETTO_CANCELLED || !output.cancelled) error.check(status);
         return output;

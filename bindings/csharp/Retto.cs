@@ -70,7 +70,10 @@ namespace Retto
     /// <summary>An adapter, opened.</summary>
     public sealed class Gpu : IDisposable
     {
-        internal readonly GpuHandle Handle;
+        private readonly GpuHandle handle;
+        private volatile bool disposed;
+
+        internal GpuHandle Handle => disposed ? throw new ObjectDisposedException(nameof(Gpu)) : handle;
 
         /// <param name="adapter">Its index; -1: the one that is preferred.</param>
         public Gpu(int adapter = -1, bool lowPower = false, bool allowSoftware = true, string cacheDir = null)
@@ -85,9 +88,9 @@ namespace Retto
             {
                 options.cacheDir = folder.Data;
                 options.cacheDirLength = folder.Length;
-                GpuHandle handle = null;
-                Native.Call((out IntPtr error) => Native.retto_gpu_open(ref options, out handle, out error));
-                Handle = handle;
+                GpuHandle opened = null;
+                Native.Call((out IntPtr error) => Native.retto_gpu_open(ref options, out opened, out error));
+                handle = opened;
             }
         }
 
@@ -135,7 +138,12 @@ namespace Retto
             }
         }
 
-        public void Dispose() => Handle.Dispose();
+        /// <summary>Frees it when the calls that use it have returned; later ones throw.</summary>
+        public void Dispose()
+        {
+            disposed = true;
+            handle.Dispose();
+        }
     }
 
     /// <summary>What weights are made of: four bytes each, two, or one.</summary>
@@ -149,9 +157,13 @@ namespace Retto
     /// <summary>A model, which never changes: any number of threads may use it.</summary>
     public sealed class Model : IDisposable
     {
-        internal readonly ModelHandle Handle;
+        private readonly ModelHandle handle;
+        private volatile bool disposed;
 
-        internal Model(ModelHandle handle) => Handle = handle;
+        internal Model(ModelHandle handle) => this.handle = handle;
+
+        // A handle that threads keep in use from call to call would never count as closed.
+        internal ModelHandle Handle => disposed ? throw new ObjectDisposedException(nameof(Model)) : handle;
 
         /// <summary>Opens a folder in Hugging Face's layout, with a low-rank adapter of PEFT's format if one is given.</summary>
         public static Model Open(Gpu gpu, string path, string adapter = null)
@@ -318,7 +330,12 @@ namespace Retto
                 Native.Call((out IntPtr e) => Native.retto_model_save(Handle, folder.Data, folder.Length, out e));
         }
 
-        public void Dispose() => Handle.Dispose();
+        /// <summary>Frees it when the calls that use it have returned; later ones throw.</summary>
+        public void Dispose()
+        {
+            disposed = true;
+            handle.Dispose();
+        }
     }
 
     public enum Pooling : uint { Mean = 0, Cls = 1, Max = 2 }

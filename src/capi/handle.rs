@@ -19,11 +19,18 @@ type Table = HashMap<usize, Arc<dyn Any + Send + Sync>>;
 static TABLE: LazyLock<RwLock<Table>> = LazyLock::new(RwLock::default);
 static NEXT: AtomicUsize = AtomicUsize::new(1);
 
-/// A new handle. Its number is never given again, so that one that was freed is known as such.
+/// A new handle. Its number is not given again, so that one that was freed is known as such.
 pub(super) fn insert<O: Opaque>(object: O::Object) -> *mut O {
     // Steps of 16 keep the look of an aligned pointer, which some debuggers and tagging schemes rely on.
-    let id = NEXT.fetch_add(1, Ordering::Relaxed) << 4;
-    TABLE.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::new(object));
+    let mut table = TABLE.write().unwrap_or_else(PoisonError::into_inner);
+    let id = loop {
+        let id = NEXT.fetch_add(1, Ordering::Relaxed) << 4;
+        // Where addresses have 32 bits, numbers begin again after a quarter of a thousand million: not with those in use, nor NULL.
+        if id != 0 && !table.contains_key(&id) {
+            break id;
+        }
+    };
+    table.insert(id, Arc::new(object));
     std::ptr::without_provenance_mut(id)
 }
 

@@ -302,7 +302,8 @@ pub unsafe extern "C" fn retto_trainer_run(
 }
 
 /// One step of the run, and what is due after it: evaluation, checkpoints. `progress` is filled, with the evaluation if there
-/// was one; its `is_over` says whether a step is left. Returns as retto_trainer_run does. One thread at a time; blocks for the
+/// was one; its `is_over` says whether a step is left. Returns as retto_trainer_run does: with RETTO_CANCELLED `progress` is filled
+/// too, with a step that was done before that was heard of, or where the trainer stands. One thread at a time; blocks for the
 /// step.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_trainer_step(
@@ -316,7 +317,12 @@ pub unsafe extern "C" fn retto_trainer_step(
         let out = unsafe { OutStruct::new(progress)? };
         let mut inner = shared.lock()?;
         inner.refuse_if_over()?;
-        shared.check_cancelled()?;
+        if let Err(cancelled) = shared.check_cancelled() {
+            let found = inner.standing();
+            let max_steps = inner.run.as_ref().map_or(0, |running| running.run.total);
+            out.write(&retto_progress { step: found.steps, max_steps, epoch: found.epoch, ..Versioned::defaults() });
+            return Err(cancelled);
+        }
         let (trainer, running) = inner.running()?;
         let mut told = retto_progress { max_steps: running.run.total, ..Versioned::defaults() };
         let _over = running.advance(trainer, &mut |event: &TrainEvent| {
@@ -332,7 +338,8 @@ pub unsafe extern "C" fn retto_trainer_step(
 
 /// Makes the call that runs return RETTO_CANCELLED when its present step is done, and every later one until
 /// retto_trainer_resume is called; within an evaluation when its present batch is done, on several devices when all are. A cancel during
-/// retto_trainer_resume is for the run that follows. Any thread, from a callback as well; does not block.
+/// retto_trainer_resume is for the run that follows. Any thread, from a callback as well; does not block. Not from a signal handler: set a
+/// flag there, and return something else than 0 from the progress callback.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_trainer_cancel(
     trainer: *const retto_trainer,

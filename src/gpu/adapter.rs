@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::waiting::now;
 use crate::error::{Error, Result};
 
 /// One adapter of this machine, as [`Gpu::adapters`](crate::Gpu::adapters) lists it.
@@ -171,7 +172,7 @@ fn instance() -> wgpu::Instance {
 }
 
 pub(super) fn enumerate() -> Vec<(wgpu::Adapter, Adapter)> {
-    let adapters = pollster::block_on(instance().enumerate_adapters(wgpu::Backends::PRIMARY));
+    let adapters = now(instance().enumerate_adapters(wgpu::Backends::PRIMARY));
     adapters.into_iter().enumerate().map(|(index, adapter)| describe(index, adapter)).collect()
 }
 

@@ -10,7 +10,7 @@ use super::adapter::{self, Adapter, GpuOptions};
 use super::cache::PipelineCache;
 use super::choices::Choices;
 use super::kernel::Style;
-use super::waiting::Fault;
+use super::waiting::{Fault, now};
 use super::workspaces::Pool;
 use crate::error::{Error, Result};
 
@@ -162,7 +162,7 @@ impl Gpu {
             experimental_features: experimental(!cooperative_edges.is_empty()),
             ..Default::default()
         };
-        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
+        let (device, queue) = now(adapter.request_device(&descriptor))
             .map_err(|error| Error::Gpu(format!("cannot open {}: {error}", listed.name)))?;
 
         let fault = Arc::new(Mutex::new(None));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::adapter::Adapter;
 use super::cache::PipelineCache;
 use super::device::{Gpu, PipelineKey, lock};
+use super::waiting::now;
 use crate::error::Result;
 
 /// Values of a shader's `override` declarations.
@@ -154,7 +155,7 @@ impl Gpu {
             cache: self.inner.cache.as_ref().map(PipelineCache::used),
         });
         // The innermost first.
-        let errors = scopes.into_iter().rev().filter_map(|scope| pollster::block_on(scope.pop()));
+        let errors = scopes.into_iter().rev().filter_map(|scope| now(scope.pop()));
         match errors.collect::<Vec<_>>().first() {
             Some(error) => Err(self.failed(format!("{label} {constants:?}: {error}"))),
             None => self.check().map(|()| pipeline),

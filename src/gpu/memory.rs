@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use super::device::{Gpu, lock};
+use super::waiting::now;
 use crate::error::{Error, Result};
 
 impl Gpu {
@@ -30,7 +31,7 @@ impl Gpu {
             }
             let scope = self.inner.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
             let buffer = self.inner.device.create_buffer(descriptor);
-            pollster::block_on(scope.pop()).is_none().then_some(buffer)
+            now(scope.pop()).is_none().then_some(buffer)
         };
         let buffer = attempt().or_else(|| {
             // Workspaces kept for batches of other lengths may be in the way.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::device::{Gpu, lock};
@@ -12,6 +13,19 @@ use crate::error::{Error, Result};
 pub(super) enum Fault {
     Lost(String),
     Other(String),
+}
+
+/// What a future of wgpu's comes to. Those of native adapters have done their work when they are made; and nothing that belongs to a thread is
+/// needed here, as a program that frees or saves while it ends may call from a thread that has none of that any more.
+pub(super) fn now<T>(future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::yield_now(),
+        }
+    }
 }
 
 impl Gpu {

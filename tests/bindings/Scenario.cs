@@ -81,6 +81,25 @@ static class Scenario
         Check(wrong == null, "what is read of a model: " + wrong);
     }
 
+    // Threads whose calls overlap have it in use without a pause.
+    static void DisposedWhileItIsAsked(Model model)
+    {
+        var threads = Enumerable.Range(0, 4).Select(_ => new Thread(() =>
+        {
+            try
+            {
+                while (true) model.FillMask("the [MASK]");
+            }
+            catch (ObjectDisposedException)
+            {
+            }
+        }) { IsBackground = true }).ToList();
+        threads.ForEach(thread => thread.Start());
+        Thread.Sleep(200);
+        model.Dispose();
+        threads.ForEach(thread => Check(thread.Join(20000), "a query of a model that was disposed"));
+    }
+
     /// A run that nothing else ends: its callback waits until the trainer is disposed of, and tells it to go on.
     static void DisposedWhileItRuns(Trainer trainer)
     {
@@ -185,6 +204,7 @@ static class Scenario
                 Check(trainer.Resume() == 1, "after what was thrown");
             }
             DisposedWhileItRuns(newTrainer(null));
+            DisposedWhileItIsAsked(Model.Open(gpu, args[0]));
             var lora = new TrainingOptions
             {
                 MaxSteps = 2, LoraR = 2, LoraTargetModules = new[] { "query" }, LrSchedulerType = SchedulerType.Constant,

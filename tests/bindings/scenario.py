@@ -1,10 +1,13 @@
 """What tests/capi/scenario.c does, in Python. scenario.py MODEL LINES FOLDER"""
 
+import atexit
 import copy
 import os
 import pickle
+import signal
 import sys
 import threading
+import time
 
 import retto
 
@@ -58,6 +61,37 @@ def closed_while_it_is_read(model):
 
 def answers(model):
     return [(fill.token, fill.score, fill.token_str) for fill in model.fill_mask(TEXT)[0]]
+
+
+def interrupted(trainer):
+    """Ctrl-C ends a run, with a callback and without, and is told as anywhere else."""
+    trainer.add_lines(HELD_OUT)
+    for progress in None, lambda at: None:
+        threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
+        try:
+            trainer.run(progress)
+        except KeyboardInterrupt:
+            assert trainer.resume() > 0
+        else:
+            raise AssertionError("Ctrl-C was swallowed")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def forked():
+    """A child that does nothing with what its parent has does not wait at its end for threads that it does not have."""
+    child = os.fork()
+    if child == 0:
+        # What Python does at exit. Not what drivers do there: Mesa's joins its threads, and may crash.
+        atexit._run_exitfuncs()
+        os._exit(0)
+    for _ in range(300):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            assert status == 0, status
+            return
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    raise AssertionError("the child hangs")
 
 
 def main(path, lines, folder):
@@ -160,6 +194,8 @@ def main(path, lines, folder):
     refuses(ValueError, base.embed, ["the rain"], max_seq_length=2**32)
     refuses(ValueError, base.evaluate, HELD_OUT, per_device_eval_batch_size=2**32 + 1)
     closed_while_it_is_read(small)
+    interrupted(retto.Trainer(base, max_steps=10**6, lr_scheduler_type="constant"))
+    forked()
     base.close()
     raises("RETTO_INVALID_HANDLE", lambda: base.name)
     raises("RETTO_INVALID_HANDLE", base.fill_mask, TEXT)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import ctypes
 import operator
 import os
+import signal
+import threading
 import weakref
 from ctypes import byref, c_double, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
@@ -101,6 +103,7 @@ class _Handle:
     def __init__(self, handle: c_void_p) -> None:
         self._handle = handle
         self._finalizer = weakref.finalize(self, getattr(_lib, self._free), handle)
+        _handles.add(self)
 
     def close(self) -> None:
         """Frees it now. Later calls on it raise :class:`Error`."""
@@ -111,6 +114,41 @@ class _Handle:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+_handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
+
+
+def _forget() -> None:
+    # A child has none of the threads that its parent's drivers have: freeing what belongs to the parent would wait for them for ever.
+    for handle in list(_handles):
+        handle._finalizer.detach()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+class _Interrupt:
+    """While the library has the main thread, Ctrl-C is noted, for a callback to see; what it is to do is done at the end."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._before: Any = None
+
+    def __enter__(self) -> "_Interrupt":
+        if threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGINT)):
+            self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def _note(self, *_: Any) -> None:
+        self.seen = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            if self.seen:
+                self._before(signal.SIGINT, None)
 
 
 def version() -> str:
@@ -519,19 +557,22 @@ class Trainer(_Handle):
 
     def run(self, progress: Optional[Callable[[Progress], Optional[bool]]] = None) -> TrainOutput:
         """Trains until it is over or cancelled, which ``cancelled`` of the result tells. ``progress`` is told of every step, and
-        cancels by returning ``False``; what it raises cancels, too, and is raised here."""
+        cancels by returning ``False``; what it raises cancels, too, and is raised here. So does Ctrl-C, after the step: the trainer may be
+        resumed."""
         thrown: List[BaseException] = []
 
         def told(at: Any, _: object) -> int:
             try:
-                return 1 if progress is not None and progress(Progress._of(at.contents)) is False else 0
+                answer = progress(Progress._of(at.contents)) if progress is not None else None
+                return 1 if answer is False or interrupt.seen else 0
             except BaseException as error:  # nothing may pass through C
                 thrown.append(error)
                 return 1
 
-        callback = _c.ProgressCallback(told) if progress is not None else _c.ProgressCallback()
         output = _new(_c.TrainOutput)
-        status, message = _status("retto_trainer_run", self._handle, callback, None, byref(output))
+        with _Interrupt() as interrupt:
+            callback = _c.ProgressCallback(told)
+            status, message = _status("retto_trainer_run", self._handle, callback, None, byref(output))
         if thrown:
             raise thrown[0]
         if status != _c.STATUS_OK and not (status == _c.STATUS_CANCELLED and output.cancelled):
