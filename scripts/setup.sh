@@ -8,6 +8,7 @@
 #   scripts/setup.sh test    that, a browser, in which the report page is tested (RETTO_NO_BROWSER=1 does without), and what
 #                            the C library is used from: C++, CMake, pkg-config, Python, Mono, valgrind
 #   scripts/setup.sh mpi     what the feature mpi is built and tested with; fails where that cannot be had, or with RETTO_NO_MPI=1
+#   scripts/setup.sh windows  that of `run`, MinGW, Wine and a screen for it, to build and test for Windows
 #   scripts/setup.sh has-mpi  installs nothing, and says by its exit code whether it is there
 #
 # RETTO_NO_BACKPORTS=1: on Debian 12, take Mesa from the release itself and leave backports alone.
@@ -270,6 +271,20 @@ require_languages() {
     apt_install "${missing[@]}"
 }
 
+# What scripts/windows.sh runs, and the package it is in.
+require_wine() {
+    local missing=() tool
+    for tool in x86_64-w64-mingw32-gcc-posix:gcc-mingw-w64-x86-64-posix x86_64-w64-mingw32-g++-posix:g++-mingw-w64-x86-64-posix \
+        xvfb-run:xvfb xauth:xauth; do
+        command -v "${tool%%:*}" >/dev/null || missing+=("${tool##*:}")
+    done
+    # Debian keeps it out of PATH.
+    command -v wine64 >/dev/null || command -v wine >/dev/null || [[ -e /usr/lib/wine/wine64 ]] || missing+=(wine64)
+    ((${#missing[@]})) || return 0
+    announce "Windows is tested with MinGW and Wine" "${missing[@]}"
+    apt_install "${missing[@]}"
+}
+
 require_venv() {
     ! python3 -c 'import ensurepip, venv' 2>/dev/null || return 0
     announce "The programs Retto is measured beside need Python" python3 python3-venv
@@ -321,6 +336,12 @@ run)
     require_linker
     # Metal is part of macOS.
     ! on_linux || require_adapter
+    ;;
+windows)
+    require_rust
+    require_linker
+    require_adapter
+    require_wine
     ;;
 bench)
     require_rust

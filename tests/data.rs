@@ -43,7 +43,10 @@ fn a_folder_of_songs_becomes_caches_that_adapt_and_eval_take() {
     assert!((3..=5).contains(&songs_in("validation")));
     fails(&[&args[..], &["--strict"]].concat(), &["noise.txt", "0x00"]);
 
-    let (train, validation) = (format!("{caches}/train.safetensors"), format!("{caches}/validation.safetensors"));
+    let [train, validation] = ["train", "validation"].map(|name| {
+        let cache = Path::new(&caches).join(format!("{name}.safetensors"));
+        text(&cache).to_owned()
+    });
     let output = path("adapted");
     let adapt = ["adapt", "--model", &model, "--train", &train, "--validation", &validation, "--output", &output];
     let more = ["--batch-tokens", "64", "--group-by-length", "--static-mask", "--max-steps", "3", "--eval-steps", "2"];

@@ -116,7 +116,9 @@ fn a_folder_that_cannot_be_written_is_named() {
     let model = open(&fixtures().join("fillmask"));
     for folder in [file.clone(), file.join("below")] {
         match model.save(&folder) {
-            Err(Error::Io { path, .. }) => assert!(path.starts_with(&file), "{}", path.display()),
+            Err(Error::Io { path, .. }) => {
+                assert!(path.starts_with(&file) || path.starts_with(file.canonicalize().unwrap()), "{}", path.display())
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -269,20 +269,37 @@ fn is_model_file(name: &str) -> bool {
 }
 
 /// Keeps other processes' saves out of a folder, or readers from a save in progress, until it is dropped. Where the
-/// system cannot lock a folder there is no lock: two programs saving to one folder at once are then the user's to avoid.
+/// system cannot lock it there is no lock: two programs saving to one folder at once are then the user's to avoid.
 pub(crate) struct FolderLock {
-    _folder: Option<fs::File>,
+    _locked: Option<fs::File>,
+}
+
+/// What is locked for a folder: itself.
+#[cfg(not(windows))]
+fn to_be_locked(folder: &Path) -> Option<fs::File> {
+    fs::File::open(folder).ok()
+}
+
+/// What is locked for a folder: Windows locks files alone, so one of its own, empty, where all of this user's programs look for it. In the
+/// folder it would be in the way, and could not be made where one may only read.
+#[cfg(windows)]
+fn to_be_locked(folder: &Path) -> Option<fs::File> {
+    let name = fs::canonicalize(folder).ok()?;
+    let locks = std::env::temp_dir().join("retto-locks");
+    fs::create_dir_all(&locks).ok()?;
+    let file = locks.join(format!("{:016x}", crate::gpu::hash(name.as_os_str().as_encoded_bytes())));
+    fs::File::options().create(true).truncate(false).write(true).open(file).ok()
 }
 
 impl FolderLock {
     fn exclusive(folder: &Path) -> Self {
-        Self { _folder: fs::File::open(folder).ok().filter(|folder| folder.lock().is_ok()) }
+        Self { _locked: to_be_locked(folder).filter(|file| file.lock().is_ok()) }
     }
 
     /// For reading: a save that was interrupted is finished first.
     pub(crate) fn shared(folder: &Path) -> Result<Self> {
         loop {
-            let lock = Self { _folder: fs::File::open(folder).ok().filter(|folder| folder.lock_shared().is_ok()) };
+            let lock = Self { _locked: to_be_locked(folder).filter(|file| file.lock_shared().is_ok()) };
             if !folder.join(COMMITTED).is_dir() {
                 return Ok(lock);
             }

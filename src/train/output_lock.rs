@@ -10,7 +10,33 @@ const NAME: &str = ".retto-run.lock";
 /// Keeps other runs out of a folder until it is dropped; a process that ends in whatever way leaves no lock behind.
 pub(super) struct OutputLock {
     path: PathBuf,
-    _locked: File,
+    /// Taken when it is dropped.
+    locked: Option<File>,
+}
+
+#[cfg(not(windows))]
+fn open(path: &Path) -> std::io::Result<File> {
+    File::options().create(true).truncate(false).write(true).open(path)
+}
+
+/// Such that nobody can remove it while anybody has it open; who is just removing it is waited for.
+#[cfg(windows)]
+fn open(path: &Path) -> std::io::Result<File> {
+    use std::os::windows::fs::OpenOptionsExt;
+
+    const FILE_SHARE_READ_AND_WRITE: u32 = 3;
+    // Of a file that another is removing, and of one that is removed when that has closed it.
+    const BUSY: [i32; 2] = [32, 5];
+    let mut tries = 0;
+    loop {
+        let mut options = File::options();
+        options.create(true).truncate(false).write(true).share_mode(FILE_SHARE_READ_AND_WRITE);
+        match options.open(path) {
+            Err(error) if error.raw_os_error().is_some_and(|code| BUSY.contains(&code)) && tries < 100 => tries += 1,
+            other => return other,
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
 }
 
 impl OutputLock {
@@ -19,10 +45,9 @@ impl OutputLock {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let path = folder.join(NAME);
         loop {
-            let file =
-                File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io(&path))?;
+            let file = open(&path).map_err(Error::io(&path))?;
             match file.try_lock() {
-                Ok(()) if is_at(&file, &path) => return Ok(Some(Self { path, _locked: file })),
+                Ok(()) if is_at(&file, &path) => return Ok(Some(Self { path, locked: Some(file) })),
                 // Who had it removed it since it was opened.
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
@@ -45,7 +70,7 @@ fn is_at(file: &File, path: &Path) -> bool {
     place(file.metadata()) == place(std::fs::metadata(path))
 }
 
-/// A file that is open keeps its name until it is closed there.
+/// A file that is open so keeps its name until it is closed there.
 #[cfg(not(unix))]
 fn is_at(_: &File, _: &Path) -> bool {
     true
@@ -53,6 +78,10 @@ fn is_at(_: &File, _: &Path) -> bool {
 
 impl Drop for OutputLock {
     fn drop(&mut self) {
+        // While it is open nobody can remove it there, this process included.
+        if cfg!(windows) {
+            self.locked = None;
+        }
         // Left behind it does no harm: it is the lock that counts.
         let _ = std::fs::remove_file(&self.path);
     }

@@ -39,7 +39,8 @@ pub fn fails(args: &[&str], words: &[&str]) {
 }
 
 pub fn fixture(name: &str) -> String {
-    fixtures().join(name).to_string_lossy().into_owned()
+    // With the system's own separators, as it is told again.
+    std::path::absolute(fixtures().join(name)).unwrap().to_string_lossy().into_owned()
 }
 
 pub fn text(path: &Path) -> &str {
