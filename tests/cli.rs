@@ -2,9 +2,8 @@
 
 mod common;
 
-use std::io::BufRead;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use common::command::{fails, fixture, json, retto, run, stdout, text};
@@ -419,6 +418,9 @@ fn the_cache_folder_is_made_filled_and_harmless() {
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_saves_and_goes_on() {
+    use std::io::BufRead;
+    use std::process::Command;
+
     let folder = tempfile::tempdir().unwrap();
     let (base, lines) = (fixture("fillmask"), folder.path().join("lines.txt"));
     std::fs::write(&lines, "the rain and you\n".repeat(8)).unwrap();

@@ -2,8 +2,6 @@
 
 mod common;
 
-use std::process::Command;
-
 use common::root;
 
 /// In the order in which a reader meets them.
@@ -60,7 +58,7 @@ fn the_header_compiles_cleanly_as_c_and_cpp() {
     let compile = |compiler: &str, standard: &str, file: &str| {
         let source = folder.path().join(file);
         std::fs::write(&source, program).unwrap();
-        let output = Command::new(compiler)
+        let output = std::process::Command::new(compiler)
             .args([standard, "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only"])
             .arg(format!("-I{}", root().join("include").display()))
             .arg(&source)

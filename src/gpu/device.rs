@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::adapter::{self, Adapter, GpuOptions};
 use super::cache::PipelineCache;
 use super::choices::Choices;
+use super::cpu;
 use super::kernel::Style;
 use super::waiting::{Fault, now};
 use super::workspaces::Pool;
@@ -275,6 +276,11 @@ impl Gpu {
     /// Whether shaders run on the CPU.
     pub(crate) fn is_software(&self) -> bool {
         self.inner.adapter.is_software()
+    }
+
+    /// Whether shaders run on a CPU with sixteen vector registers.
+    pub(crate) fn has_sixteen_registers(&self) -> bool {
+        self.is_software() && cpu::has_sixteen_registers()
     }
 
     /// How kernels are compiled for this adapter.

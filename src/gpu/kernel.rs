@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::adapter::Adapter;
 use super::cache::PipelineCache;
+use super::cpu;
 use super::device::{Gpu, PipelineKey, lock};
 use super::waiting::now;
 use crate::error::Result;
@@ -41,7 +42,7 @@ impl Style {
     /// What suits an adapter.
     pub(super) fn of(adapter: &Adapter) -> Self {
         let narrow = adapter.is_software();
-        Self { narrow, in_words: narrow && slows_down_in_512_bits() }
+        Self { narrow, in_words: narrow && cpu::slows_down_in_512_bits() }
     }
 
     /// The opposite in each respect, which has to give the same results.
@@ -49,15 +50,6 @@ impl Style {
     pub(crate) fn other(self) -> Self {
         Self { narrow: !self.narrow, in_words: !self.in_words }
     }
-}
-
-/// Whether this CPU multiplies more slowly while instructions of 512 bits are under way, which a load of eight times 64 bits is. Measured on
-/// one of Intel's, where GEMMs took a fifth to a third longer; AMD's with AVX-512, where they did not, have SSE4a as well.
-fn slows_down_in_512_bits() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("avx512f") && !std::arch::is_x86_feature_detected!("sse4a");
-    #[cfg(not(target_arch = "x86_64"))]
-    false
 }
 
 /// Lanes of a software adapter's vector.

@@ -3,6 +3,7 @@
 mod adapter;
 mod cache;
 mod choices;
+mod cpu;
 mod device;
 mod download;
 mod kernel;

@@ -26,7 +26,7 @@ pub(crate) struct Pass<'g> {
     seals: Seals,
     /// The last of what the latest dispatch had bound.
     latest: Option<(wgpu::Buffer, Bound)>,
-    /// Floating-point operations of GEMMs so far.
+    /// Floating-point operations of GEMMs, and what attention counts as, so far.
     work: u64,
     /// After how many of them a part is submitted by itself; `None`: never.
     pub(crate) part_after: Option<u64>,
@@ -73,7 +73,7 @@ const STAGED: usize = 16 << 10;
 
 /// Floating-point operations after which a GPU is handed what was recorded. Systems take one for hung that is busy with one submission for
 /// two seconds or more (Windows), and a slow one may do a tenth of a million million in a second; on a fast one that many take a few
-/// milliseconds. Only GEMMs are counted, which are most of it.
+/// milliseconds. GEMMs and attention are counted, which are most of it.
 const PART: u64 = 50_000_000_000;
 
 /// So that tests are submitted in many parts, too: `make test-as-gpu`.

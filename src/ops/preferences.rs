@@ -83,11 +83,7 @@ pub(super) enum Registers {
 
 impl Registers {
     pub(super) fn of(gpu: &Gpu) -> Self {
-        #[cfg(target_arch = "x86_64")]
-        let sixteen = !std::arch::is_x86_feature_detected!("avx512vl");
-        #[cfg(not(target_arch = "x86_64"))]
-        let sixteen = false;
-        match (sixteen && gpu.is_software(), gpu.style().in_words) {
+        match (gpu.has_sixteen_registers(), gpu.style().in_words) {
             (true, _) => Self::Sixteen,
             (false, false) => Self::Many,
             (false, true) => Self::ManyInWords,
