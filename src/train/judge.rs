@@ -227,9 +227,12 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let mut trainer = trainer(&model, folder.path(), true);
             let mut run = trainer.begin((&data).into(), Some((&data).into())).unwrap();
-            // A file is where a folder has to be.
+            // What a folder does not take the place of: of the best model a file, of checkpoints, on Windows, only a folder that is not empty.
             let in_the_way = blocked.map(|name| folder.path().join(name));
-            in_the_way.iter().for_each(|path| fs::write(path, "").unwrap());
+            in_the_way.iter().for_each(|path| match blocked {
+                Some(BEST) => fs::write(path, "").unwrap(),
+                _ => fs::create_dir_all(path.join("something")).unwrap(),
+            });
             let (mut told, mut failures) = (Vec::new(), 0);
             loop {
                 let advanced = trainer.advance(&mut run, (&data).into(), Some((&data).into()), &mut |event| {
@@ -252,7 +255,7 @@ mod tests {
                     (Err(error), Some(path)) => {
                         assert!(matches!(error, Error::Io { .. }), "{error}");
                         assert!(run.state.global_step == 2 && run.state.best.is_some() == (blocked != Some(BEST)));
-                        fs::remove_file(path).unwrap();
+                        fs::remove_file(path).or_else(|_| fs::remove_dir_all(path)).unwrap();
                         failures += 1;
                     }
                     (Err(error), None) => panic!("{error}"),
