@@ -159,7 +159,8 @@ pub struct Counts {
 /// # Errors
 /// [`Error::InvalidArgument`] for an option out of range, or where no song would be held out; [`Error::EmptyCorpus`];
 /// [`Error::BadData`], [`Error::NotUtf8`] and [`Error::Io`] for a bad file with `strict`; [`Error::Io`] for one that was
-/// named and does not exist, and for a cache that cannot be written. Caches are then as they were.
+/// named and does not exist, and for a cache that cannot be written, as on Windows over one that a [`Dataset`](crate::Dataset) has open.
+/// Caches are then as they were.
 pub fn prepare(
     tokenizer: &Tokenizer,
     paths: &[PathBuf],
