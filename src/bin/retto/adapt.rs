@@ -80,9 +80,6 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
         return Err("this model wants its texts in lower case, which training does not do".into());
     }
     let model = open_model(gpu, training.model.as_deref(), None)?;
-    if !model.has_mlm_head() {
-        output::note("note: this checkpoint has no masked-language-model head; a fresh one is trained with it");
-    }
     let longest = model.config().max_position_embeddings;
     // Checked against the model by the trainer, in the words of that option.
     let options = |split| {
@@ -91,6 +88,9 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
     };
     let arguments = args.arguments();
     let mut trainer = ranks.trainer(&model, others, arguments.clone())?;
+    if !model.has_mlm_head() {
+        output::note("note: this checkpoint has no masked-language-model head; a fresh one is trained with it");
+    }
     let (train, split) = data::load(model.tokenizer(), &args.train, &options(training.validation_split))?;
     let validation = match training.validation.is_empty() {
         true => split,
