@@ -23,7 +23,7 @@ fi
 PATH="$PATH:${CARGO_HOME:-${HOME:-}/.cargo}/bin"
 triple=x86_64-pc-windows-gnu
 target=$PWD/target/windows
-export CARGO_TARGET_DIR=$target WINEPREFIX=$target/wine WINEDEBUG=-all WINEDLLOVERRIDES=d3d12=d
+export RETTO_NO_BROWSER=1 CARGO_TARGET_DIR=$target WINEPREFIX=$target/wine WINEDEBUG=-all WINEDLLOVERRIDES=d3d12=d
 export CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER=x86_64-w64-mingw32-gcc-posix
 options=(--target "$triple" --features all --locked)
 if [[ ! -d $(rustc --print target-libdir --target "$triple") ]]; then

@@ -318,15 +318,16 @@ impl Model {
         told: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Option<Vec<f32>>> {
         let max = self.longest_embedded(options, SHORTEST)?;
+        let numbers = examples;
         let examples: Vec<&[u32]> = examples.iter().map(|&example| data.get(example)).collect();
         if let Some(tokens) = examples.iter().map(|ids| ids.len()).find(|&tokens| tokens > max) {
             return Err(Error::TooLong { tokens, max });
         }
-        self.embed_encoded(&examples, options, told)
+        self.embed_encoded(&examples, options, told, &|at| numbers[at])
     }
 
     fn embed_all(&self, examples: &[&[u32]], options: &EmbedOptions, truncated: usize) -> Result<Embeddings> {
-        let values = self.embed_encoded(examples, options, &mut |_, _| ControlFlow::Continue(()))?;
+        let values = self.embed_encoded(examples, options, &mut |_, _| ControlFlow::Continue(()), &|at| at)?;
         Ok(Embeddings { values: values.unwrap_or_default(), dimension: self.config().hidden_size, truncated })
     }
 
@@ -335,6 +336,7 @@ impl Model {
         examples: &[&[u32]],
         options: &EmbedOptions,
         told: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+        number: &dyn Fn(usize) -> usize,
     ) -> Result<Option<Vec<f32>>> {
         let (mut values, mut done) = (Vec::new(), 0);
         while done < examples.len() {
@@ -350,7 +352,7 @@ impl Model {
             }
             let vectors = self.embed_batch(&batch, options)?;
             if let Some(at) = vectors.iter().position(|value| !value.is_finite()) {
-                let text = done + at / self.config().hidden_size;
+                let text = number(done + at / self.config().hidden_size);
                 return Err(Error::not_finite(&format!("the vector of text {text}")));
             }
             done += batch.sequences();

@@ -107,9 +107,8 @@ fn a_folder_of_songs_becomes_caches_that_adapt_and_eval_take() {
     fails(&["eval", "--model", &model, "--data", &unmasked, "--static-mask"], &["no static masks"]);
     fails(&["eval", "--model", &model, "--data", &unmasked, &train], &["given alone"]);
     let eval = ["eval", "--model", &model, "--data", &unmasked];
-    fails(&[&eval[..], &["--unit", "section"]].concat(), &["--unit", "(line)", "retto prepare"]);
-    fails(&[&eval[..], &["--dedup"]].concat(), &["--dedup", "retto prepare"]);
-    fails(&[&eval[..], &["--text-field", "words"]].concat(), &["--text-field", "retto prepare"]);
+    fails(&[&eval[..], &["--unit", "section"]].concat(), &["cache is of lines", "prepare one with --unit section"]);
+    fails(&[&eval[..], &["--dedup"]].concat(), &["prepare one with --dedup"]);
     // What the vocabulary knows nothing of is told.
     std::fs::write(path("foreign.txt"), "\u{4e16}\u{754c}\n\u{4f60}\n".to_owned() + &"the rain and you\n".repeat(9))
         .unwrap();

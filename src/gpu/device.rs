@@ -243,11 +243,11 @@ impl Gpu {
         lock(&self.inner.refused).iter().any(|refused| refused == name)
     }
 
-    /// Has a kernel not used here, now and in later runs where there is a folder to keep that in.
-    pub(crate) fn refuse(&self, name: &str, why: &str) {
+    /// Has a kernel not used here, and if that `lasts` not in later runs either, where there is a folder to keep that in.
+    pub(crate) fn refuse(&self, name: &str, why: &str, lasts: bool) {
         log::warn!("{}: GEMMs are not computed with {name}: {why}", self.inner.adapter.name);
         lock(&self.inner.refused).push(name.to_owned());
-        if let Some(choices) = &self.inner.choices {
+        if let Some(choices) = self.inner.choices.as_ref().filter(|_| lasts) {
             choices.refuse(name, why);
         }
     }

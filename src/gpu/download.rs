@@ -95,6 +95,11 @@ impl Seals {
         (self.before.len() as u64 + 1) * BYTES
     }
 
+    /// How many times as much a part is to have as the first ones: the more of them a pass has, so that there is room for all of it.
+    pub(super) fn growth(&self) -> u64 {
+        1 << (self.before.len() / (PARTS / 8))
+    }
+
     /// Whether a pass may be divided further, where it need not be: other parts are asked for.
     pub(super) fn have_room(&self) -> bool {
         self.before.len() < PARTS / 2

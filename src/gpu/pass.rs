@@ -141,7 +141,9 @@ impl<'g> Pass<'g> {
     /// Counts what was recorded, and submits it as a part where it has become so much.
     pub(crate) fn worked(&mut self, operations: u64) -> Result<()> {
         self.work += operations;
-        match self.part_after.is_some_and(|limit| self.work >= limit) && self.seals.have_room() {
+        match self.part_after.is_some_and(|limit| self.work >= limit.saturating_mul(self.seals.growth()))
+            && self.seals.have_room()
+        {
             true => self.part(),
             false => Ok(()),
         }

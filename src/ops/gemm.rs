@@ -107,7 +107,9 @@ fn compiled(
     loop {
         let (tiling, kernel) = choose(gpu, form, sizes, inputs);
         match compile(tiling, kernel) {
-            Err(Error::Gpu(why)) if !gpu.refuses(tiling.name) && gpu.wait().is_ok() => gpu.refuse(tiling.name, &why),
+            Err(Error::Gpu(why)) if !gpu.refuses(tiling.name) && gpu.wait().is_ok() => {
+                gpu.refuse(tiling.name, &why, false)
+            }
             other => return other.map(|()| (tiling, kernel)),
         }
     }

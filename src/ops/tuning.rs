@@ -32,10 +32,18 @@ pub(crate) fn tune(gpu: &Gpu, fp16: bool) -> Result<()> {
         }
         for rows in Rows::ALL.into_iter().filter(|rows| rows.is_apart(gpu)) {
             let what = rows.key(half);
-            if gpu.choice(what).is_none()
-                && let Some(name) = fastest(&mut trial, rows, half)?
-            {
-                gpu.keep_choice(what, name);
+            if gpu.choice(what).is_some() {
+                continue;
+            }
+            match fastest(&mut trial, rows, half) {
+                Ok(Some(name)) => gpu.keep_choice(what, name),
+                Ok(None) => {}
+                // It only makes things faster: what is preferred does as well, where this device still works.
+                Err(error) => {
+                    gpu.wait()?;
+                    log::warn!("it was not measured which kernels are the fastest: {error}");
+                    return Ok(());
+                }
             }
         }
     }
@@ -48,11 +56,13 @@ struct Trial<'g> {
     /// Another device of the same adapter, when it is needed; software gets along with what it is given.
     apart: bool,
     device: Option<Gpu>,
+    /// Kernels that have failed once.
+    suspects: Vec<&'static str>,
 }
 
 impl<'g> Trial<'g> {
     fn of(gpu: &'g Gpu) -> Self {
-        Self { gpu, apart: !gpu.is_software(), device: None }
+        Self { gpu, apart: !gpu.is_software(), device: None, suspects: Vec::new() }
     }
 
     fn device(&mut self) -> Result<Gpu> {
@@ -64,17 +74,31 @@ impl<'g> Trial<'g> {
         Ok(self.device.insert(device).clone())
     }
 
-    /// A kernel came to this error, and is not to be used; what is tried next has a device that works. Passes on what is not the
-    /// kernel's fault, or has cost the device for which it was tried.
+    /// A kernel came to this error: the second time it is not to be used any more, as the first may have been an accident. What is tried
+    /// next has a device that works. Passes on what is not the kernel's fault, or has cost the device for which it was tried.
     fn failed(&mut self, name: &'static str, error: Error) -> Result<()> {
         if matches!(error, Error::OutOfMemory { .. }) {
             return Err(error);
         }
         self.device.take_if(|device| device.wait().is_err());
         self.gpu.wait()?;
-        self.gpu.refuse(name, &error.to_string());
+        if !self.suspects.contains(&name) {
+            self.suspects.push(name);
+            return Ok(());
+        }
+        // Where another program has the memory, wgpu gives up devices likewise: that passes, and so does this refusal.
+        let why = error.to_string();
+        let lasts = !why.to_lowercase().contains("memory") && works(&self.device()?);
+        self.gpu.refuse(name, &why, lasts);
         Ok(())
     }
+}
+
+/// Whether a device carries out anything at all.
+fn works(gpu: &Gpu) -> bool {
+    let mut pass = Pass::new(gpu);
+    let download = pass.upload(&[1], &[1f32]).and_then(|one| pass.download(&one));
+    download.and_then(|download| pass.submit().and_then(|()| download.wait::<f32>(gpu))).is_ok_and(|one| one == [1.0])
 }
 
 /// The names of the kernels that GEMMs in f16 take here.
@@ -97,14 +121,19 @@ fn differing(trial: &mut Trial) -> Result<()> {
             true => Sizes { m: tiling.rows as u32 + 6, n: tiling.columns as u32 + 10, k: 90 },
             false => Sizes { m: 1030, n: 1034, k: 538 },
         };
-        for form in [Form::Linear, Form::InputGradientAdd, Form::WeightGradient] {
-            match differs(&trial.device()?, tiling, form, sizes) {
-                Ok(false) => continue,
-                Ok(true) => gpu.refuse(tiling.name, "it computes something else than others do"),
+        let forms = [Form::Linear, Form::InputGradientAdd, Form::WeightGradient];
+        while !gpu.refuses(tiling.name) {
+            // Where there is no room for another device, on this one.
+            let device = trial.device().unwrap_or_else(|_| gpu.clone());
+            let mut found = forms.into_iter().map(|form| differs(&device, tiling, form, sizes));
+            match found.find(|found| !matches!(found, Ok(false))) {
+                None => break,
+                Some(Ok(_)) => gpu.refuse(tiling.name, "it computes something else than others do", true),
+                // What was not compared is not used.
+                Some(Err(error @ Error::OutOfMemory { .. })) => gpu.refuse(tiling.name, &error.to_string(), false),
                 // What the driver refuses is not to be used either.
-                Err(error) => trial.failed(tiling.name, error)?,
+                Some(Err(error)) => trial.failed(tiling.name, error)?,
             }
-            break;
         }
     }
     Ok(())
@@ -264,7 +293,7 @@ mod tests {
         assert!(differs(&gpu, &other, Form::Linear, sizes).unwrap());
         let taken = || choose(&gpu, Form::Linear, Sizes { m: 256, n: 64, k: 64 }, Inputs::Single).0.name;
         let refused = taken();
-        gpu.refuse(refused, "a test");
+        gpu.refuse(refused, "a test", false);
         assert_ne!(taken(), refused);
     }
 
@@ -283,12 +312,17 @@ mod tests {
         device.lose();
         let error = of_it.time(&device, candidate, 1).unwrap_err();
         trial.failed("blocks-16", error).unwrap();
+        assert!(!gpu.refuses("blocks-16"), "once may be an accident");
+        for (name, why) in [("blocks-16", "a defect"), ("blocks-64", "Out of memory"), ("blocks-64", "Out of memory")] {
+            trial.failed(name, Error::Gpu(why.into())).unwrap();
+        }
         // The next one works, as does that for which all of this is done.
         for works in [trial.device().unwrap(), gpu.clone()] {
             arrays(&works).unwrap().time(&works, candidate, 1).unwrap();
         }
-        let refused = |gpu: &Gpu| gpu.refuses("blocks-16") && !gpu.refuses("blocks-32");
-        assert!(refused(&gpu) && refused(&Gpu::open_with(&options).unwrap()));
+        let refused = |gpu: &Gpu| ["blocks-16", "blocks-32", "blocks-64"].map(|name| gpu.refuses(name));
+        assert_eq!(refused(&gpu), [true, false, true]);
+        assert_eq!(refused(&Gpu::open_with(&options).unwrap()), [true, false, false]);
         // What has nothing to do with a kernel is passed on.
         let error = Error::OutOfMemory { bytes: 1, in_use: 1 };
         assert!(matches!(trial.failed("tiled", error), Err(Error::OutOfMemory { .. })) && !gpu.refuses("tiled"));

@@ -7,6 +7,9 @@ use super::trainer::Trainer;
 use crate::error::{Error, Result};
 use crate::text::{Purpose, Triplets};
 
+/// Examples that are looked through for one that is masked. Where these have none, nothing could be learnt of the rest either.
+const SEARCHED: usize = 200_000;
+
 impl Trainer {
     /// Refuses triplets that this trainer could not train on, or not be judged by.
     pub(crate) fn check_triplets(&self, train: &Triplets, held_out: &Triplets) -> Result<()> {
@@ -76,15 +79,17 @@ impl Trainer {
         let masking = arguments.masking(Purpose::Train);
         masking.check(&self.model.tokenizer)?;
         // The first that is ends the search: of all but the smallest data one of the first.
-        let is_masked = |example| match data.static_mask(example).filter(|_| arguments.static_mask) {
+        let is_masked = |epoch, example| match data.static_mask(example).filter(|_| arguments.static_mask) {
             Some((_, labels)) => !labels.is_empty(),
-            None => !masking.apply(&self.model.tokenizer, data.get(example), 0, example).1.is_empty(),
+            None => !masking.apply(&self.model.tokenizer, data.get(example), epoch, example).1.is_empty(),
         };
-        match (0..data.len()).any(is_masked) {
+        // A step is a part of an epoch at least.
+        let epochs = arguments.max_steps.unwrap_or(arguments.num_train_epochs.ceil() as u64).max(1);
+        let all = (0..epochs).flat_map(|epoch| (0..data.len()).map(move |example| (epoch, example)));
+        match all.take(SEARCHED).any(|(epoch, example)| is_masked(epoch, example)) {
             true => Ok(()),
             false => {
-                let reason =
-                    "no token of the first epoch is masked: give more or longer lines, or a higher mlm_probability";
+                let reason = "no token of the training data would be masked: give more or longer lines, or a higher mlm_probability";
                 Err(Error::InvalidArgument(reason.into()))
             }
         }

@@ -231,15 +231,19 @@ pub(crate) fn checkpoints(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// Refuses a folder called `checkpoint-N` that is none, in whose place a run would find out that it cannot write its own.
-pub(crate) fn refuse_others(folder: &Path) -> Result<()> {
+/// Refuses a folder called `checkpoint-N` that is none, in whose place a run of so many steps would find out that it cannot write its own.
+pub(crate) fn refuse_others(folder: &Path, total: u64) -> Result<()> {
     let complete = checkpoints(folder)?;
     let named = if folder.is_dir() { names(folder)? } else { Vec::new() };
-    let is_step = |name: &String| name.strip_prefix("checkpoint-").is_some_and(|step| step.parse::<u64>().is_ok());
-    let mut others = named.iter().filter(|name| is_step(name)).map(|name| folder.join(name));
-    match others.find(|path| complete.iter().all(|(_, known)| known != path)) {
-        Some(path) => {
-            let reason = format!("{} has the name of a checkpoint, and no {STATE_FILE}: remove it", path.display());
+    let step = |name: &String| name.strip_prefix("checkpoint-").and_then(|step| step.parse::<u64>().ok());
+    let mut ahead = named.iter().filter(|name| step(name).is_some_and(|step| step <= total));
+    match ahead.find(|name| complete.iter().all(|(_, known)| *known != folder.join(name))) {
+        Some(name) => {
+            let path = folder.join(name);
+            let reason = format!(
+                "{} has the name of a checkpoint, and no {STATE_FILE}: move it elsewhere, or remove it",
+                path.display()
+            );
             Err(Error::InvalidArgument(reason))
         }
         None => Ok(()),

@@ -118,8 +118,9 @@ impl Trainer {
             resume::check_same_run(&state.run, &depends_on)?;
             self.check_best(state)?;
         }
+        let total = Plan::total_steps(train, &arguments);
         if let (Some(folder), Some(_), true) = (&arguments.output_dir, arguments.save_steps, self.is_first()) {
-            resume::refuse_others(folder)?;
+            resume::refuse_others(folder, total)?;
         }
         let start = match self.resumed.take() {
             Some(state) => state,
@@ -133,7 +134,7 @@ impl Trainer {
         let begun = |peer: &mut Self| peer.begin(train, validation);
         let peers = self.peers.iter_mut().map(begun).collect::<Result<Vec<_>>>()?;
         Ok(Run {
-            total: Plan::total_steps(train, &arguments),
+            total,
             masking: arguments.masking(Purpose::Train),
             truncated: train.truncated(),
             state: State { run: depends_on, ..start.clone() },

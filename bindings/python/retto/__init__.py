@@ -138,7 +138,10 @@ class _Interrupt:
 
     def __enter__(self) -> "_Interrupt":
         if threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGINT)):
-            self._before = signal.signal(signal.SIGINT, self._note)
+            try:
+                self._before = signal.signal(signal.SIGINT, self._note)
+            except ValueError:  # of an interpreter beside the main one
+                pass
         return self
 
     def _note(self, *_: Any) -> None:

@@ -108,10 +108,12 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
     // While the trainer is there, its output is locked.
     let model = trainer.model();
     match args.lora_r {
-        Some(_) => save_trained(&training.output, |folder| model.save_adapter(folder, &training.base_name()))?,
+        Some(_) => save_trained(&training.output, |folder| Ok(model.save_adapter(folder, &training.base_name())?))?,
         None => {
-            save_trained(&training.output, |folder| model.save(folder))?;
-            carry_embedding(training.model.as_deref(), model.config(), &training.output)?;
+            save_trained(&training.output, |folder| {
+                model.save(folder)?;
+                carry_embedding(training.model.as_deref(), model.config(), folder)
+            })?;
         }
     }
     training.finish(gpu, metrics, &trained, &arguments, &args.train, (&args.unit.read, Some((&args.unit, &train))))

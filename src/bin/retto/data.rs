@@ -161,15 +161,14 @@ fn refuse_other_units(data: &Dataset, options: &PrepareOptions) -> Result<()> {
     let made_with = |name: &str| data.metadata().get(name).map_or("", String::as_str);
     let unit = format!("{:?}", options.unit).to_lowercase();
     let other = match options {
-        _ if options.unit != Unit::Line && made_with("unit") != unit => Some(("--unit", made_with("unit"))),
-        _ if options.dedup && made_with("dedup") != "true" => Some(("--dedup", "its doubles")),
-        _ if options.text_field != "text" => Some(("--text-field", "one field")),
+        _ if options.unit != Unit::Line && made_with("unit") != unit => {
+            Some((format!("of {}s", made_with("unit")), format!("--unit {unit}")))
+        }
+        _ if options.dedup && made_with("dedup") != "true" => Some(("with its doubles".into(), "--dedup".into())),
         _ => None,
     };
     match other {
-        Some((option, of)) => {
-            Err(format!("a token cache is what it was prepared as ({of}): give {option} to `retto prepare`").into())
-        }
+        Some((of, option)) => Err(format!("this token cache is {of}: prepare one with {option}").into()),
         None => Ok(()),
     }
 }

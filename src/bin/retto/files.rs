@@ -72,19 +72,20 @@ pub(crate) fn forget_run(output: &Path) -> Result<()> {
 
 /// Writes what was trained to its output, or, where that fails, beside it or into the system's temporary folder: an evening's work is not to
 /// be lost to a full disk. That it is not where it was meant to be is still an error.
-pub(crate) fn save_trained(output: &Path, save: impl Fn(&Path) -> retto::Result<()>) -> Result<()> {
+pub(crate) fn save_trained(output: &Path, save: impl Fn(&Path) -> Result<()>) -> Result<()> {
     let Err(error) = save(output) else { return Ok(()) };
-    let mut beside = std::path::absolute(output).unwrap_or_else(|_| output.to_owned()).into_os_string();
-    beside.push("-kept");
-    let elsewhere = tempfile::Builder::new().prefix("retto-kept-").tempdir();
-    let folders = [Some(PathBuf::from(beside)).filter(|it| !it.exists()), elsewhere.ok().map(|it| it.keep())];
-    for folder in folders.into_iter().flatten() {
+    let whole = std::path::absolute(output).unwrap_or_else(|_| output.to_owned());
+    let name = whole.file_name().unwrap_or_default().to_string_lossy();
+    let beside = || Some(whole.with_file_name(format!("{name}-kept"))).filter(|it| !it.exists());
+    let elsewhere = || tempfile::Builder::new().prefix("retto-kept-").tempdir().ok().map(tempfile::TempDir::keep);
+    let places: [&dyn Fn() -> Option<PathBuf>; 2] = [&beside, &elsewhere];
+    for folder in places.into_iter().filter_map(|place| place()) {
         if save(&folder).is_ok() {
             return Err(format!("{error}; what was trained is kept in {}", folder.display()).into());
         }
         let _ = std::fs::remove_dir_all(&folder);
     }
-    Err(error.into())
+    Err(error)
 }
 
 /// Whether a file can be written: found out before the work, not after it. Nothing is left behind.

@@ -219,8 +219,10 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
         return Ok(());
     }
     // While the trainer is there, its output is locked.
-    save_trained(&training.output, |folder| trainer.model().save(folder))?;
-    task.options.save(&training.output, &config)?;
-    carry_prompts(training.model.as_deref(), &training.output)?;
+    save_trained(&training.output, |folder| {
+        trainer.model().save(folder)?;
+        task.options.save(folder, &config)?;
+        carry_prompts(training.model.as_deref(), folder)
+    })?;
     training.finish(gpu, metrics, &trained, &arguments, &args.train, (&args.task.read, None))
 }

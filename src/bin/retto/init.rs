@@ -70,8 +70,8 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     config.vocab_size = asked.unwrap_or(tokenizer.vocab_size());
     config.pad_token_id = tokenizer.pad_token_id();
     let model = Model::init(gpu, config, tokenizer, args.seed)?;
-    forget_run(&args.output)?;
     model.save(&args.output)?;
+    forget_run(&args.output)?;
     output::line(format!(
         "{}: {} parameters, a vocabulary of {}",
         args.output.display(),

@@ -23,8 +23,8 @@ pub(crate) struct Args {
 pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     check_whole_model(&args.output)?;
     let model = open_model(gpu, args.model.as_deref(), Some(&args.adapter))?;
-    forget_run(&args.output)?;
     model.save(&args.output)?;
+    forget_run(&args.output)?;
     carry_embedding(args.model.as_deref(), model.config(), &args.output)?;
     output::line(format!("{}: {} merged in", args.output.display(), args.adapter.display()))
 }

@@ -101,7 +101,13 @@ pub(super) fn read_csv(
     // A quote that is never closed would take all that follows for one field: then the end is in it, and no record of its own.
     let reader = reader.chain(END);
     let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(reader);
-    let header = reader.byte_headers().map_err(wrong)?.clone();
+    let mut header = reader.byte_headers().map_err(wrong)?.clone();
+    if header.iter().eq([&END[1..END.len() - 1]]) {
+        header.clear();
+    }
+    if header.iter().next_back().is_some_and(|field| field.ends_with(END)) {
+        return Err(bad("a quote in the header is never closed".into()));
+    }
     let decode = |bytes: &[u8]| {
         let bytes = bytes.strip_prefix(encoding::MARK).unwrap_or(bytes);
         encoding.decode(bytes).map(std::borrow::Cow::into_owned)

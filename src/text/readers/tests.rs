@@ -114,7 +114,8 @@ fn records_are_songs() {
         ("a.jsonl", b"{\"text\": \"caf\xe9\"}\n", "UTF-8"),
         ("a.csv", b"words,id\na,1\n", "no column 'text' (but words, id)"),
         ("a.csv", b"text,id\na,1\nb\n", "line 3 has 1 fields"),
-        ("a.csv", b"", "no column 'text'"),
+        ("a.csv", b"", "no column 'text' (but )"),
+        ("a.csv", b"id,\"text\n1,a\n", "a quote in the header is never closed"),
         ("a.csv", b"id,text\n1,a\n2,\"b\n3,c\n", "a quote in the record at line 3 is never closed"),
         ("a.csv", b"text\n\"a", "a quote in the record at line 2 is never closed"),
     ] {
