@@ -98,7 +98,9 @@ lint: ## formatting, clippy and the documentation's links, warnings as errors
 	@scripts/setup.sh lint
 	cargo fmt --check
 	cargo clippy --all-targets --features $(FEATURES) $(LOCKED) -- -D warnings
+	cargo clippy --all-targets $(LOCKED) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --features $(FEATURES) $(LOCKED)
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --lib $(LOCKED)
 
 check: lint test ## lint and test
 

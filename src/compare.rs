@@ -401,6 +401,7 @@ fn scores(base: &[Answer], adapted: &[Answer], groups: &[Range<usize>], seed: u6
 mod tests {
     use super::*;
 
+    #[cfg(feature = "prepare")]
     #[test]
     fn intervals_are_over_the_largest_groups_of_which_there_are_several() {
         let tokenizer = Tokenizer::open("tests/reference/fixtures/fillmask").unwrap();

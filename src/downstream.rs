@@ -230,10 +230,28 @@ fn means(training: &[Sums], songs: &[usize]) -> [f64; FIGURES] {
     std::array::from_fn(|figure| total.figures[figure] / count(figure))
 }
 
+/// 97.5 % of the normal distribution are less.
+const NORMAL: f64 = 1.959964;
+
+/// 97.5 % of Student's distribution with so many degrees of freedom are less; of none, which has no spread, it does not matter.
+fn student(freedom: usize) -> f64 {
+    const FIRST: [f64; 10] = [NORMAL, 12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622];
+    // Cornish and Fisher's expansion, to the third figure from ten on.
+    let (z, n) = (NORMAL, freedom as f64);
+    let term = |of: [f64; 4]| of[0] * z + of[1] * z.powi(3) + of[2] * z.powi(5) + of[3] * z.powi(7);
+    let terms = [
+        term([1.0, 1.0, 0.0, 0.0]) / (4.0 * n),
+        term([3.0, 16.0, 5.0, 0.0]) / (96.0 * n.powi(2)),
+        term([-15.0, 17.0, 19.0, 3.0]) / (384.0 * n.powi(3)),
+    ];
+    FIRST.get(freedom).copied().unwrap_or_else(|| z + terms.iter().sum::<f64>())
+}
+
 fn stage([base, adapted]: &[Vec<Vec<Sums>>; 2], seed: u64) -> DownstreamStage {
     let (trainings, songs) = (base.len(), base[0].len());
     // Base, adapted and their difference, over the same songs and seeds.
-    let widened = (trainings as f64 / (trainings as f64 - 1.0).max(1.0)).sqrt();
+    // Resampled, few seeds spread too little: by the root of n / (n - 1), and as the normal distribution's 97.5 % are less than Student's.
+    let widened = (trainings as f64 / (trainings as f64 - 1.0).max(1.0)).sqrt() * student(trainings - 1) / NORMAL;
     let figures = |of: &[usize], picked: &[usize]| {
         let side = |side: &[Vec<Sums>]| -> [f64; FIGURES] {
             let each: Vec<_> = side.iter().map(|training| means(training, picked)).collect();
@@ -255,7 +273,14 @@ fn stage([base, adapted]: &[Vec<Vec<Sums>>; 2], seed: u64) -> DownstreamStage {
     let resampled: Vec<_> = (0..RESAMPLES).map(|_| figures(&draw(trainings), &draw(songs))).collect();
     let side = |side: usize| {
         let interval = |figure: usize| {
-            Interval::new(value[side][figure], resampled.iter().map(|sample| sample[side][figure]).collect())
+            // What was widened may leave what there can be: a share, or the difference of two.
+            let (low, high) = match (figure, side) {
+                (0, _) => (f64::MIN, f64::MAX),
+                (_, 2) => (-1.0, 1.0),
+                _ => (0.0, 1.0),
+            };
+            let of = |sample: &[[f64; FIGURES]; 3]| sample[side][figure].clamp(low, high);
+            Interval::new(value[side][figure], resampled.iter().map(of).collect())
         };
         let searched = |figure: usize| value[0][figure].is_finite().then(|| interval(figure));
         DownstreamFigures {
@@ -278,6 +303,17 @@ mod tests {
     }
 
     #[test]
+    fn students_distribution_is_wider_the_fewer_there_are() {
+        // As tables have it.
+        for (freedom, value) in
+            [(1, 12.706), (4, 2.776), (9, 2.262), (10, 2.228), (20, 2.086), (30, 2.042), (1000, 1.962)]
+        {
+            assert!((student(freedom) - value).abs() < 1e-3, "{freedom}: {}", student(freedom));
+        }
+        assert_eq!(student(0), NORMAL);
+    }
+
+    #[test]
     fn intervals_hold_the_figures_and_pair_the_models() {
         let songs: Vec<Sums> =
             (0..100).map(|i| song(1.0 + (i % 5) as f64, f64::from(i % 2), f64::from(i % 4) / 4.0)).collect();
@@ -288,8 +324,11 @@ mod tests {
         let DownstreamStage { base: b, adapted: a, difference: d } = stage(&[base, vec![better, songs]], 1);
         assert!((b.loss.value - 3.0).abs() < 1e-12 && (a.loss.value - 2.75).abs() < 1e-12);
         assert!((d.loss.value + 0.25).abs() < 1e-12, "{d:?}");
-        // Drawn as twice the better, twice the worse, or both: -0.5, 0 or -0.25, here on either side of the mean by 0.25 times root 2.
-        let spread = 0.25 * 2f64.sqrt();
+        // Drawn as twice the better, twice the worse, or both: -0.5, 0 or -0.25, here on either side of the mean by 0.25 times root 2, and as
+        // much more as Student's distribution of one degree of freedom is wider. A share stays one.
+        let spread = 0.25 * 2f64.sqrt() * 12.7062 / NORMAL;
+        let found = d.recall_at_1.unwrap();
+        assert_eq!((found.low, found.high), (-1.0, 1.0));
         assert!((d.loss.low + 0.25 + spread).abs() < 1e-9 && (d.loss.high + 0.25 - spread).abs() < 1e-9, "{d:?}");
         assert_eq!((d.accuracy.value, d.accuracy.low, d.accuracy.high), (0.0, 0.0, 0.0));
         assert!(b.accuracy.low < 0.5 && b.accuracy.high > 0.5 && b.accuracy.low > 0.35);

@@ -113,10 +113,23 @@ impl EmbedOptions {
             options.max_seq_length = model_max_length(folder)?;
             return Ok(options);
         };
+        let order: Vec<&str> = modules.iter().map(|module| module.name.as_str()).collect();
+        let known = [&["Transformer", "Pooling"][..], &["Transformer", "Pooling", "Normalize"]];
+        if order.iter().all(|name| known[1].contains(name)) && !known.contains(&&order[..]) {
+            let reason = format!("{}: a model of the parts {}", folder.display(), order.join(", "));
+            return Err(Error::Unsupported(reason));
+        }
         for Module { name, kind, folder: place } in modules {
             match name.as_str() {
                 "Transformer" => {
-                    let bert = read_json(&place.join("sentence_bert_config.json"))?.unwrap_or_default();
+                    let (path, bert) = transformer_options(&place)?;
+                    // Each would change what is read of a text, or taken of it.
+                    let other = ["tokenizer_args", "processor_kwargs", "processing_kwargs"];
+                    let other = other.into_iter().find(|key| bert[*key].as_object().is_some_and(|it| !it.is_empty()));
+                    let output = bert["module_output_name"].as_str().filter(|name| *name != "token_embeddings");
+                    if let Some(what) = other.or(output.map(|_| "module_output_name")) {
+                        return Err(Error::Unsupported(format!("{}: {what}", path.display())));
+                    }
                     let length = bert["max_seq_length"].as_u64().filter(|&length| length > 0);
                     options.max_seq_length = match length {
                         Some(length) => Some(usize::try_from(length).unwrap_or(usize::MAX)),
@@ -137,9 +150,14 @@ impl EmbedOptions {
                 }
             }
         }
-        let prompts = folder.join("config_sentence_transformers.json");
-        if let Some(name) = read_json(&prompts)?.unwrap_or_default()["default_prompt_name"].as_str() {
-            let reason = format!("{}: a prompt before each text ('{name}')", prompts.display());
+        let path = folder.join("config_sentence_transformers.json");
+        let whole = read_json(&path)?.unwrap_or_default();
+        if let Some(name) = whole["default_prompt_name"].as_str() {
+            let reason = format!("{}: a prompt before each text ('{name}')", path.display());
+            return Err(Error::Unsupported(reason));
+        }
+        if !whole["truncate_dim"].is_null() {
+            let reason = format!("{}: vectors cut to truncate_dim {}", path.display(), whole["truncate_dim"]);
             return Err(Error::Unsupported(reason));
         }
         Ok(options)
@@ -179,12 +197,25 @@ impl EmbedOptions {
     }
 }
 
+/// Options of a Transformer part, and their file: under the names that versions of sentence-transformers gave it, in their order.
+fn transformer_options(place: &Path) -> Result<(std::path::PathBuf, Value)> {
+    for kind in ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"] {
+        let path = place.join(format!("sentence_{kind}_config.json"));
+        if let Some(options) = read_json(&path)? {
+            return Ok((path, options));
+        }
+    }
+    Ok((place.to_owned(), Value::Null))
+}
+
 /// What a folder's tokenizer says is the longest text, if the model could read a longer one.
 fn model_max_length(folder: &Path) -> Result<Option<usize>> {
     let tokenizer = read_json(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
     let model = read_json(&folder.join("config.json"))?.unwrap_or_default();
     let readable = model["max_position_embeddings"].as_u64().unwrap_or(u64::MAX);
-    let length = tokenizer["model_max_length"].as_u64().filter(|length| (1..readable).contains(length));
+    // The second is how older ones are written.
+    let said = tokenizer["model_max_length"].as_u64().or(tokenizer["max_len"].as_u64());
+    let length = said.filter(|length| (1..readable).contains(length));
     Ok(length.and_then(|length| usize::try_from(length).ok()))
 }
 
@@ -222,7 +253,7 @@ fn pooling_of(config: &Value, path: &Path) -> Result<Pooling> {
 
 impl Model {
     /// One vector for each text. Lines of a text are joined by the separator token, as the sections of
-    /// [`prepare`](crate::Unit::Section) are; all are of token type 0. A text without words is embedded by its special tokens.
+    /// `prepare` are; all are of token type 0. A text without words is embedded by its special tokens.
     ///
     /// ```no_run
     /// # fn main() -> retto::Result<()> {

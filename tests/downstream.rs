@@ -59,10 +59,14 @@ fn two_models_are_compared_by_a_task_built_on_both() {
     assert!(!told(&["--data", &songs, "--validation-split", "0.2"]).contains(seen));
     assert!(told(&["--data", &songs]).contains("held out --validation-split 0.2 with --seed 42"));
     assert!(told(&["--data", &songs, "--validation-split", "0.2", "--seed", "7"]).contains(seen));
-    assert!(told(&["--data", &songs, "--validation", &songs]).contains(seen));
-    let other = tempfile::tempdir().unwrap();
-    let other = text(&write_songs(other.path(), 12)).to_owned();
+    let other = path("other.txt");
+    let words = fs::read_to_string(&songs).unwrap().replace("again", "again again").replace("the ", "you the ");
+    fs::write(&other, words).unwrap();
+    assert!(told(&["--data", &other, "--validation", &songs]).contains(seen));
     assert!(!told(&["--data", &songs, "--validation", &other]).contains(seen));
+    // What this task learns cannot judge it.
+    let same = ["downstream", "--base", &base, "--adapted", &adapted, "--data", &songs, "--validation", &songs];
+    fails(&same, &["held-out songs", "among those that are learnt"]);
 
     let report = path("report.html");
     let compare = ["compare", "--base", &base, "--adapted", &adapted, "--data", &songs];

@@ -230,6 +230,68 @@ fn options_that_are_saved_are_opened_again() {
     );
 }
 
+/// What would make other vectors is refused by its name.
+#[test]
+fn what_sentence_transformers_does_otherwise_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let says = |what: &str| {
+        let error = EmbedOptions::open(folder.path()).unwrap_err();
+        assert!(matches!(error, Error::Unsupported(_)) && error.to_string().contains(what), "{what}: {error}");
+    };
+    let modules = |list: &str| write(folder.path(), "modules.json", &format!("[{list}]"));
+    write(folder.path(), "1_Pooling/config.json", r#"{"pooling_mode": "mean"}"#);
+    modules(TRANSFORMER);
+    says("parts Transformer");
+    modules(&format!("{TRANSFORMER}, {NORMALIZE}, {POOLING}"));
+    says("Transformer, Normalize, Pooling");
+    modules(&format!("{TRANSFORMER}, {POOLING}"));
+    let prompts = "config_sentence_transformers.json";
+    write(folder.path(), prompts, r#"{"truncate_dim": 64}"#);
+    says("truncate_dim 64");
+    write(folder.path(), prompts, r#"{"truncate_dim": null}"#);
+    for (options, what) in [
+        (r#"{"tokenizer_args": {"model_max_length": 10}}"#, "tokenizer_args"),
+        (r#"{"processing_kwargs": {"text": {"max_length": 10}}}"#, "processing_kwargs"),
+        (r#"{"module_output_name": "sentence_embedding"}"#, "module_output_name"),
+    ] {
+        write(folder.path(), "sentence_bert_config.json", options);
+        says(what);
+    }
+    // Under an older name, as the longest text is in the tokenizer's config.
+    fs::remove_file(folder.path().join("sentence_bert_config.json")).unwrap();
+    write(folder.path(), "sentence_distilbert_config.json", r#"{"max_seq_length": 7}"#);
+    assert_eq!(EmbedOptions::open(folder.path()).unwrap().max_seq_length, Some(7));
+    fs::remove_file(folder.path().join("sentence_distilbert_config.json")).unwrap();
+    write(folder.path(), "tokenizer_config.json", r#"{"max_len": 16}"#);
+    assert_eq!(EmbedOptions::open(folder.path()).unwrap().max_seq_length, Some(16));
+    assert!(matches!(EmbedOptions::open(folder.path().join("mistyped")), Err(Error::Io { .. })));
+}
+
+/// Of a text that is too long the end is kept where the tokenizer says so.
+#[test]
+fn texts_are_cut_at_the_side_that_the_tokenizer_names() {
+    let folder = copy_fixture("fillmask");
+    let options = EmbedOptions { max_seq_length: Some(4), ..Default::default() };
+    let vector = |text: &str, options: &EmbedOptions| {
+        Model::open(gpu(), folder.path()).unwrap().embed(&[text], options).unwrap().values().to_vec()
+    };
+    let whole = EmbedOptions::default();
+    assert_eq!(vector("the rain and you", &options), vector("the rain", &whole));
+    let path = folder.path().join("tokenizer_config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap_or("{}".into())).unwrap();
+    config["truncation_side"] = "left".into();
+    fs::write(&path, config.to_string()).unwrap();
+    assert_eq!(vector("the rain and you", &options), vector("and you", &whole));
+    let model = Model::open(gpu(), folder.path()).unwrap();
+    let data = Dataset::from_lines(model.tokenizer(), &["the rain and you"], 4).unwrap();
+    assert_eq!(data.get(0), model.tokenizer().encode("and you").unwrap());
+    let song = folder.path().join("song.txt");
+    fs::write(&song, "the rain and you\n").unwrap();
+    let cache = folder.path().join("cache");
+    retto::prepare(model.tokenizer(), &[song], &cache, None, &retto::PrepareOptions::new(4), |_| {}).unwrap();
+    assert_eq!(Dataset::open(&cache, model.tokenizer()).unwrap().get(0), data.get(0));
+}
+
 /// Older models have their encoder in a folder of its own.
 #[test]
 fn an_encoder_in_a_folder_of_its_own_is_found() {
@@ -237,7 +299,10 @@ fn an_encoder_in_a_folder_of_its_own_is_found() {
     let inner = folder.path().join("0_Transformer");
     fs::rename(copy_fixture("fillmask").keep(), &inner).unwrap();
     let transformer = TRANSFORMER.replace(r#""path": """#, r#""path": "0_Transformer""#);
-    write(folder.path(), "modules.json", &format!("[{transformer}]"));
+    write(folder.path(), "modules.json", &format!("[{transformer}, {POOLING}]"));
+    write(folder.path(), "1_Pooling/config.json", r#"{"pooling_mode": "mean"}"#);
+    // One that is no model's beside it says nothing.
+    write(folder.path(), "config.json", r#"{"__version__": "1.0.0"}"#);
     let options = EmbedOptions::open(folder.path()).unwrap();
     assert_eq!(Model::encoder_folder(folder.path()).unwrap(), inner);
     let found = Model::open(gpu(), folder.path()).unwrap();

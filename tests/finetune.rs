@@ -400,6 +400,8 @@ fn the_command_trains_evaluates_and_writes_what_embed_opens() {
     let pair = "{\"anchor\": \"you\", \"positive\": \"you\", \"negative\": null}\n";
     bad("b.jsonl", &(pair.to_owned() + "\n{\"anchor\": \"you\"}\n"), &[], &["line 3", "'positive'"]);
     bad("f.jsonl", &(lines_of(2) + pair), &[], &["line 3", "some have a negative and some have none"]);
+    let several = r#"{"anchor": "you", "positive": "town", "negative_1": "rain", "negative_2": "river"}"#;
+    bad("g.jsonl", several, &[], &["line 1", "has 'negative_1'", "one negative"]);
     bad("c.jsonl", r#"{"anchor": "you", "positive": "town"}"#, &[], &["takes a negative with each pair"]);
     bad("d.jsonl", r#"{"text": "you"}"#, &["--train", &triplets], &["triplets.jsonl gives triplets"]);
     bad("e.jsonl", &lines_of(3), &["--validation-split", "0.5"], &["know no songs to hold out"]);
@@ -457,4 +459,28 @@ fn what_embedding_takes_is_carried_over() {
     let output = folder.path().join("judged");
     let no_text = ["adapt", "--train", text(&songs), "--output", text(&output), "--eval-steps", "1"];
     fails(&[&no_text[..], &["--model", text(base.path())]].concat(), &["--eval-steps", "--validation"]);
+}
+
+/// A song that is there twice is not learnt and held out.
+#[test]
+fn what_is_learnt_does_not_judge() {
+    let model = fresh_model();
+    let folder = tempfile::tempdir().unwrap();
+    let sections = |name: &str, text: &str| {
+        let (file, cache) = (folder.path().join(name), folder.path().join(format!("{name}.cache")));
+        std::fs::write(&file, text).unwrap();
+        let options = PrepareOptions { unit: Unit::Section, ..PrepareOptions::new(32) };
+        prepare(model.tokenizer(), &[file], &cache, None, &options, |_| {}).unwrap();
+        Dataset::open(&cache, model.tokenizer()).unwrap()
+    };
+    let learnt = "the rain\n\nand you\n\n\nthe town\n\nthe river\n";
+    let other = "rain and rain\n\nyou and you\n\n\nin the town\n\nriver and town\n";
+    let train = Triplets::from_sections(sections("train.txt", learnt)).unwrap();
+    let both = sections("both.txt", &format!("{learnt}\n\n{other}"));
+    let held_out = Triplets::from_held_out_sections(both, &train).unwrap();
+    assert_eq!((held_out.songs().unwrap().0, held_out.learnt()), (2, 4));
+    let alone = Triplets::from_sections(sections("other.txt", other)).unwrap();
+    assert_eq!((alone.songs(), alone.learnt()), (held_out.songs(), 0));
+    let error = Triplets::from_held_out_sections(sections("again.txt", learnt), &train).unwrap_err().to_string();
+    assert!(error.contains("4 sections are left out"), "{error}");
 }

@@ -268,14 +268,14 @@ fn divergence_is_an_error_and_is_not_saved() {
         model.parameter_shapes().iter().map(|(key, _)| of(key)).collect::<Vec<_>>()
     };
     let mut before = bits(trainer.model());
-    let error = (0..100).find_map(|_| {
-        let error = trainer.train_step(&batch, 1e37).err();
+    let error = (0..10_000).find_map(|_| {
+        let error = trainer.train_step(&batch, 1e3).err();
         if error.is_none() {
             before = bits(trainer.model());
         }
         error
     });
-    let error = error.expect("values of 1e37 overflow");
+    let error = error.expect("values of millions overflow");
     assert!(matches!(error, Error::Diverged { .. }), "{error}");
     assert!(bits(trainer.model()) == before, "the step that failed changed something");
     // What is no number is not saved; what is finite may be.
@@ -293,4 +293,29 @@ fn long_lines_are_cut_and_counted() {
     let lines = ["the ".repeat(3 * max), "the rain".to_owned()];
     let output = trainer.train(&lines, &[], |_| ControlFlow::Continue(())).unwrap();
     assert_eq!((output.truncated, output.tokens), (1, max + base.tokenizer().encode("the rain").unwrap().len()));
+}
+
+/// What is made of a trainer's model stays as it is, whatever the trainer does next.
+#[test]
+fn what_is_made_of_a_model_in_training_is_its_own() {
+    let (key, frozen) = ("cls.predictions.transform.dense.weight", "bert.encoder.layer.0.output.dense.weight");
+    let arguments = TrainingArguments { learning_rate: 1e-2, ..Default::default() };
+    let mut trainer = Trainer::new(&model(), arguments.clone()).unwrap();
+    let mut batch = PackedBatch::default();
+    batch.push_masked(&[2, 4, 9, 3], &[(1, 7)]);
+    trainer.train_step(&batch, 1e-2).unwrap();
+    let merged = trainer.model().merge().unwrap();
+    let other = Trainer::new(trainer.model(), TrainingArguments { freeze_layers: vec![0], ..arguments }).unwrap();
+    let of = |model: &Model| [key, frozen].map(|key| model.parameter(key).unwrap());
+    let before = of(trainer.model());
+    trainer.train_step(&batch, 1e-2).unwrap();
+    assert_ne!(of(trainer.model()), before);
+    assert_eq!(of(&merged), before);
+    assert_eq!(of(other.model()), before);
+    // And a rate that is no number changes nothing.
+    for rate in [f64::NAN, f64::INFINITY, -1.0] {
+        let before = of(trainer.model());
+        assert!(matches!(trainer.train_step(&batch, rate), Err(Error::InvalidArgument(_))));
+        assert_eq!(of(trainer.model()), before);
+    }
 }

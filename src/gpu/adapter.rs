@@ -137,11 +137,18 @@ impl GpuOptions {
 /// The adapter with this index, or the one whose name contains this text.
 pub(super) fn named(wanted: &str) -> Result<(wgpu::Adapter, Adapter)> {
     let adapters = enumerate();
-    // `4090` is a part of a name, where there are not so many adapters.
     let index: Option<usize> = wanted.trim().parse().ok().filter(|&index| index < adapters.len());
     let name = wanted.trim().to_lowercase();
-    let matches = |a: &Adapter| index.map_or(a.name.to_lowercase().contains(&name), |index| a.index == index);
+    let matches = |a: &Adapter| index.map_or(is_named(&a.name.to_lowercase(), &name), |index| a.index == index);
     find(adapters, wanted, |adapter| !name.is_empty() && matches(adapter))
+}
+
+/// Whether that is a part of a name. `4090` may be, a whole number of it; but `1` is the index of an adapter that is not there.
+fn is_named(name: &str, part: &str) -> bool {
+    match part.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => part.len() > 2 && name.split(|c: char| !c.is_ascii_digit()).any(|number| number == part),
+        false => name.contains(part),
+    }
 }
 
 fn find(
@@ -246,6 +253,16 @@ fn memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::is_named;
+
+    #[test]
+    fn a_number_is_an_index_or_a_whole_number_of_a_name() {
+        let name = "nvidia geforce rtx 4090 (a100-sxm4-80gb)";
+        for (part, is) in [("4090", true), ("a100", true), ("rtx", true), ("1", false), ("40", false), ("409", false)] {
+            assert_eq!(is_named(name, part), is, "{part}");
+        }
+    }
+
     /// `make test-as-gpu` would else be the usual tests again: it says by a variable of its own what it means.
     #[test]
     fn what_gpus_take_is_taken_where_that_is_asked_for() {

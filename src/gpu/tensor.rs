@@ -311,7 +311,9 @@ fn checked_size(gpu: &Gpu, shape: &[usize], what: &str) -> Result<u64> {
 
 /// At least 4 bytes: WebGPU has no empty bindings.
 fn byte_size(shape: &[usize]) -> u64 {
-    (shape.iter().map(|&n| n as u64).product::<u64>() * ELEMENT).max(ELEMENT)
+    // What is beyond all numbers is beyond all limits.
+    let saturating = |bytes: u64, &n: &usize| bytes.saturating_mul(n as u64);
+    shape.iter().fold(ELEMENT, saturating).max(ELEMENT)
 }
 
 /// Rounds up so that batches of nearly the same length share buffers: eight classes an octave, 12.5 % waste at most.

@@ -48,7 +48,7 @@ impl Model {
     /// # Errors
     /// [`Error::OutOfMemory`] and other GPU errors.
     pub fn merge(&self) -> Result<Self> {
-        Ok(self.with_network(self.bert.merged(&self.gpu)?, None))
+        Ok(self.with_network(self.bert.merged(&self.gpu, self.live)?, None))
     }
 
     /// Writes the low-rank adapter that this model was trained with as PEFT reads it. `base_model_name_or_path` is noted for
@@ -99,7 +99,7 @@ impl Model {
 
     /// This model without its factors; the weights are shared.
     pub(crate) fn without_lora(&self) -> Result<Self> {
-        Ok(self.with_network(self.bert.duplicate(&self.gpu, &|_| false)?, None))
+        Ok(self.with_network(self.bert.duplicate(&self.gpu, &|_| false, self.live)?, None))
     }
 
     /// This model with fresh factors: A random, B zero.

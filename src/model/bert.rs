@@ -93,9 +93,10 @@ impl Bert {
         Ok(Self { config, embeddings, layers, head })
     }
 
-    /// A copy on the same GPU: with buffers of its own for what will be trained, sharing the others. Without low-rank factors.
-    pub(crate) fn duplicate(&self, gpu: &Gpu, is_trainable: &dyn Fn(&str) -> bool) -> Result<Self> {
-        Self::new(gpu, self.config.clone(), &mut CopySource::new(gpu, self.parameters(), is_trainable)?)
+    /// A copy on the same GPU: with buffers of its own for what will be trained, and if this one is live for what it trains itself, sharing the
+    /// others. Without low-rank factors.
+    pub(crate) fn duplicate(&self, gpu: &Gpu, is_trainable: &dyn Fn(&str) -> bool, live: bool) -> Result<Self> {
+        Self::new(gpu, self.config.clone(), &mut CopySource::new(gpu, self.parameters(), is_trainable, live)?)
     }
 
     /// Puts low-rank factors beside the weights that the config targets.
@@ -166,10 +167,10 @@ impl Bert {
     }
 
     /// A copy whose weights have the low-rank updates added, sharing what has none.
-    pub(crate) fn merged(&self, gpu: &Gpu) -> Result<Self> {
+    pub(crate) fn merged(&self, gpu: &Gpu, live: bool) -> Result<Self> {
         let updated: Vec<&String> =
             self.linears().into_iter().filter(|linear| !linear.loras.is_empty()).flat_map(|l| &l.weight.keys).collect();
-        let merged = self.duplicate(gpu, &|key| updated.iter().any(|updated| *updated == key))?;
+        let merged = self.duplicate(gpu, &|key| updated.iter().any(|updated| *updated == key), live)?;
         for (from, to) in self.linears().into_iter().zip(merged.linears()) {
             if !from.loras.is_empty() {
                 let mut pass = Pass::new(gpu);

@@ -196,6 +196,10 @@ impl BertConfig {
                 return Err(Error::InvalidArgument(format!("{name} is {share}; it must be from 0 to below 1")));
             }
         }
+        let finite = [("layer_norm_eps", self.layer_norm_eps), ("initializer_range", self.initializer_range)];
+        if let Some((name, value)) = finite.into_iter().find(|(_, value)| !(0.0..1e3).contains(value)) {
+            return Err(Error::InvalidArgument(format!("{name} is {value}; it must be from 0 to below 1000")));
+        }
         if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return Err(Error::InvalidArgument(format!(
                 "hidden_size {} is not a multiple of num_attention_heads {}",

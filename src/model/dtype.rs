@@ -85,7 +85,7 @@ impl Model {
         let parameters = self.bert.parameters();
         // What a trainer may go on to change has to be copied. What is packed already never changes; what is about to be is copied by that.
         let is_copied = |key: &str| own == Dtype::Float32 && !is_matrix(key);
-        let mut source = CopySource::new(&self.gpu, parameters, &is_copied)?;
+        let mut source = CopySource::new(&self.gpu, parameters, &is_copied, false)?;
         let config = self.config().clone();
         let bert = match own == dtype {
             true => Bert::new(&self.gpu, config.clone(), &mut source)?,

@@ -40,9 +40,6 @@ impl Module {
 
 /// Where the encoder of a sentence-transformers model lies; the folder itself for any other model.
 pub(super) fn transformer_folder(folder: &Path) -> Result<PathBuf> {
-    if folder.join("config.json").exists() {
-        return Ok(folder.to_owned());
-    }
     let modules = Module::list(folder)?.unwrap_or_default();
     let transformer = modules.into_iter().find(|module| module.name == "Transformer");
     Ok(transformer.map_or_else(|| folder.to_owned(), |module| module.folder))

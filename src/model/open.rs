@@ -42,6 +42,8 @@ pub struct Model {
     pub(crate) has_mlm_head: bool,
     /// The low-rank factors that stand beside the weights, and are not part of [`Model::parameter_shapes`].
     pub(crate) lora: Option<LoraConfig>,
+    /// Whether it belongs to a trainer, which goes on to change it: then nothing that is trained there is shared.
+    pub(crate) live: bool,
 }
 
 /// Values by checkpoint key.
@@ -154,7 +156,7 @@ impl Model {
             Bert::new(gpu, config.clone(), &mut loaded)
         })?;
         gpu.flush()?;
-        Ok(Self { gpu: gpu.clone(), bert, tokenizer, has_mlm_head, lora: None })
+        Ok(Self { gpu: gpu.clone(), bert, tokenizer, has_mlm_head, lora: None, live: false })
     }
 
     /// A randomly initialised model: weights normal with `config.initializer_range`, biases 0, LayerNorms 1, as
@@ -173,15 +175,15 @@ impl Model {
         tokenizer.check_vocabulary(config.vocab_size)?;
         let mut source = InitialSource { seed, range: config.initializer_range };
         let bert = Bert::new(gpu, config, &mut source)?;
-        Ok(Self { gpu: gpu.clone(), bert, tokenizer, has_mlm_head: true, lora: None })
+        Ok(Self { gpu: gpu.clone(), bert, tokenizer, has_mlm_head: true, lora: None, live: false })
     }
 
-    /// A copy on the same GPU: with buffers of its own for what will be trained, sharing the others. A low-rank adapter has
-    /// become part of the weights.
+    /// A copy on the same GPU: with buffers of its own for what will be trained, or is being trained, sharing the others. A low-rank adapter
+    /// has become part of the weights.
     pub(crate) fn duplicate(&self, is_trainable: &dyn Fn(&str) -> bool) -> Result<Self> {
         let bert = match self.lora {
-            Some(_) => self.bert.merged(&self.gpu)?.duplicate(&self.gpu, is_trainable)?,
-            None => self.bert.duplicate(&self.gpu, is_trainable)?,
+            Some(_) => self.bert.merged(&self.gpu, self.live)?.duplicate(&self.gpu, is_trainable, false)?,
+            None => self.bert.duplicate(&self.gpu, is_trainable, self.live)?,
         };
         Ok(self.with_network(bert, None))
     }
@@ -200,7 +202,7 @@ impl Model {
     /// Another network in this one's place.
     pub(crate) fn with_network(&self, bert: Bert, lora: Option<LoraConfig>) -> Self {
         let (gpu, tokenizer) = (self.gpu.clone(), self.tokenizer.clone());
-        Self { gpu, bert, tokenizer, has_mlm_head: self.has_mlm_head, lora }
+        Self { gpu, bert, tokenizer, has_mlm_head: self.has_mlm_head, lora, live: false }
     }
 
     /// Where config, tokenizer and weights of a model lie: in the folder itself, or in sentence-transformers' layout maybe in one within.

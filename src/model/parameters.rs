@@ -197,7 +197,7 @@ fn normal(rng: &mut ChaCha8Rng, len: usize, deviation: f64) -> Vec<f32> {
     pairs.take(len).map(|x| (x * deviation) as f32).collect()
 }
 
-/// The values of another model: copied on the GPU where they will be trained, shared where not.
+/// The values of another model: copied on the GPU where they will be trained, or, of one that is live, are being trained; shared where not.
 pub(crate) struct CopySource<'p> {
     parameters: Vec<&'p Parameter>,
     is_trainable: &'p dyn Fn(&str) -> bool,
@@ -210,10 +210,12 @@ impl<'p> CopySource<'p> {
         gpu: &Gpu,
         parameters: Vec<&'p Parameter>,
         is_trainable: &'p dyn Fn(&str) -> bool,
+        live: bool,
     ) -> Result<Self> {
         let mut source = Self { parameters, is_trainable, copies: HashMap::new() };
-        let trained = source.parameters.iter().copied().filter(|parameter| source.is_trainable(&parameter.keys));
-        let trained: Vec<&Parameter> = trained.collect();
+        let changes = |parameter: &Parameter| source.is_trainable(&parameter.keys) || (live && parameter.trainable);
+        let trained: Vec<&Parameter> =
+            source.parameters.iter().copied().filter(|parameter| changes(parameter)).collect();
         let copies = zeros_like(gpu, &trained, "")?;
         source.copies = trained.iter().map(|parameter| parameter.index).zip(copies).collect();
         Ok(source)

@@ -125,7 +125,13 @@ pub(crate) fn write_tensors<'m>(
     if let Some(error) = failed.take() {
         return Err(error);
     }
-    written.map_err(|error| Error::Io { path: path.to_owned(), source: std::io::Error::other(error) })
+    written.map_err(|error| {
+        let source = match error {
+            safetensors::SafeTensorError::IoError(error) => error,
+            other => std::io::Error::other(other),
+        };
+        Error::Io { path: path.to_owned(), source }
+    })
 }
 
 /// See [`Model::save`].

@@ -189,7 +189,7 @@ impl<'t> Assembler<'t> {
         // Only a window goes on in the middle of a line.
         let line = if ids.len() > self.room && self.unit != Unit::Window {
             self.truncated += 1;
-            &ids[..self.room]
+            if self.template.cuts_front { &ids[ids.len() - self.room..] } else { &ids[..self.room] }
         } else {
             ids
         };

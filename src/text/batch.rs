@@ -54,11 +54,14 @@ impl PackedBatch {
         self.cu_seqlens.push(self.input_ids.len() as u32);
     }
 
-    /// Appends a sequence of which some tokens are asked about: (index within the sequence, label), ascending.
+    /// Appends a sequence of which some tokens are asked about: (index within the sequence, label), ascending. An index beyond its end
+    /// makes a batch that is refused.
     pub fn push_masked(&mut self, input_ids: &[u32], labels: &[(u32, u32)]) {
         let first = self.tokens() as u32;
         self.push(input_ids);
-        self.masked_rows.extend(labels.iter().map(|(row, _)| first + row));
+        // Not that of a token of the next sequence.
+        let row = |row: u32| if (row as usize) < input_ids.len() { first + row } else { u32::MAX };
+        self.masked_rows.extend(labels.iter().map(|&(index, _)| row(index)));
         self.labels.extend(labels.iter().map(|(_, label)| label));
     }
 
@@ -127,6 +130,10 @@ mod tests {
             |b| b.masked_rows[1] = 0,
             |b| b.labels.truncate(1),
         ];
+        let mut beyond = PackedBatch::default();
+        beyond.push_masked(&[2, 7, 3], &[(4, 9)]);
+        beyond.push(&[2, 7, 3]);
+        assert_eq!(beyond.masked_rows, [u32::MAX], "not a token of the next sequence");
         for spoil in broken {
             let mut batch = good.clone();
             spoil(&mut batch);

@@ -25,7 +25,7 @@ pub(super) const FORMAT: &str = "1";
 
 /// Tokenized examples to train on or to evaluate: lines in memory, or a token cache that is read where it lies.
 ///
-/// A token cache is a safetensors file, written by `retto prepare` or [`prepare`](crate::prepare):
+/// A token cache is a safetensors file, written by `retto prepare` or `prepare` (feature `prepare`):
 ///
 /// | tensor | shape | what |
 /// |---|---|---|
@@ -92,11 +92,16 @@ impl Dataset {
                 continue;
             }
             if example.len() > max_length {
-                // The closing special token stays last, as transformers' truncation leaves it.
-                let last = example[example.len() - 1];
+                // The special tokens around it stay, as transformers' truncation leaves them.
+                let (first, last) = (example[0], example[example.len() - 1]);
+                if tokenizer.cuts_front() {
+                    example.drain(..example.len() - max_length);
+                }
                 example.truncate(max_length);
-                if tokenizer.is_special(last) {
-                    example[max_length - 1] = last;
+                for (at, id) in [(0, first), (max_length - 1, last)] {
+                    if tokenizer.is_special(id) {
+                        example[at] = id;
+                    }
                 }
                 dataset.truncated += 1;
             }

@@ -55,6 +55,7 @@ impl Settings {
         for source in sources {
             for key in ["additional_special_tokens", "extra_special_tokens"] {
                 let tokens = source[key].as_array().into_iter().flatten();
+                let tokens = tokens.chain(source[key].as_object().into_iter().flat_map(|named| named.values()));
                 added.extend(tokens.filter_map(|token| Some((added_token(token, true)?, None))));
             }
         }
@@ -62,6 +63,11 @@ impl Settings {
         added.sort_by_key(|(_, id)| id.unwrap_or(u64::MAX));
         let clean_up_tokenization_spaces = config["clean_up_tokenization_spaces"].as_bool().unwrap_or(false);
         Ok(Self { config, names, added, clean_up_tokenization_spaces })
+    }
+
+    /// The side at which texts are cut, where it is said.
+    pub(super) fn truncation_side(&self) -> Option<&str> {
+        self.config["truncation_side"].as_str()
     }
 
     fn flag(&self, name: &str, default: bool) -> bool {
@@ -84,9 +90,10 @@ impl Settings {
         let bad = |error: tokenizers::Error| Error::tokenizer(path, error.to_string());
         let mut inner = Inner::from_bytes(bytes).map_err(bad)?;
         let class = self.config["tokenizer_class"].as_str().unwrap_or("BertTokenizer");
-        if let (Some(NormalizerWrapper::BertNormalizer(found)), "BertTokenizer" | "BertTokenizerFast") =
-            (inner.get_normalizer(), class)
-        {
+        // Those that are BERT's under another name, for one.
+        let alike = ["Bert", "DistilBert", "Electra", "MPNet"]
+            .contains(&class.trim_end_matches("Fast").trim_end_matches("Tokenizer"));
+        if let (Some(NormalizerWrapper::BertNormalizer(found)), true) = (inner.get_normalizer(), alike) {
             let normalizer = self.normalizer(found.clean_text);
             inner.with_normalizer(Some(normalizer)).map_err(bad)?;
         }
@@ -99,6 +106,22 @@ impl Settings {
             named.chain(added).filter(|token| inner.token_to_id(&token.content).is_some_and(|id| !is_marked(id)));
         let unmarked: Vec<_> = unmarked.collect();
         inner.add_special_tokens(unmarked).map_err(bad)?;
+        // What was added beside the file, whose ids tell that the model has room for it.
+        let listed =
+            |inner: &Inner, content: &str| inner.get_added_tokens_decoder().values().any(|it| it.content == content);
+        for (token, id) in self.added.iter().filter(|(_, id)| id.is_some()) {
+            if listed(&inner, &token.content) {
+                continue;
+            }
+            let add = [token.clone()];
+            if token.special { inner.add_special_tokens(add) } else { inner.add_tokens(add) }.map_err(bad)?;
+            let got = inner.token_to_id(&token.content).map(u64::from);
+            if got != *id {
+                let (token, id) = (&token.content, id.unwrap_or_default());
+                let reason = format!("the added token '{token}' should have id {id}, but {got:?} is next");
+                return Err(Error::tokenizer(path, reason));
+            }
+        }
         let [_, _, cls_token, sep_token, _] = &self.names;
         if let (None, ModelWrapper::WordPiece(_), "BertTokenizer" | "BertTokenizerFast", Some(cls), Some(sep)) = (
             inner.get_post_processor(),
@@ -223,6 +246,31 @@ mod tests {
         };
         assert!(decoded(r#"{"clean_up_tokenization_spaces": true}"#).contains("isn't"));
         assert!(decoded("{}").contains("isn ' t"));
+    }
+
+    /// As beside a vocabulary; but a file says most of it itself, and a token that has no id is not known to have a row in the model.
+    #[test]
+    fn added_tokens_are_applied_to_a_tokenizer_json() {
+        let vocabulary = std::fs::read(folder().join("vocab.txt")).unwrap();
+        let settings = Settings::read(Path::new(""), with(&[]).unwrap().files()).unwrap();
+        let json = settings.open_vocabulary(&vocabulary, Path::new("")).unwrap().to_string(false).unwrap();
+        let open = |name: &str, text: &str| {
+            let files = [("tokenizer.json", json.as_str()), (name, text)];
+            let files = files.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
+            Tokenizer::from_files(Path::new(""), files.to_vec())
+        };
+        let next = open("none", "").unwrap().vocab_size();
+        let decoder = format!(r#"{{"added_tokens_decoder": {{"{next}": {{"content": "frobnicate"}}}}}}"#);
+        for (name, text) in
+            [(ADDED_TOKENS_FILE, format!(r#"{{"frobnicate": {next}}}"#)), (TOKENIZER_CONFIG_FILE, decoder)]
+        {
+            let tokenizer = open(name, &text).unwrap();
+            assert_eq!(tokenizer.encode("the frobnicate").unwrap()[2] as usize, next);
+            assert!(!tokenizer.is_special(next as u32));
+        }
+        assert!(open(ADDED_TOKENS_FILE, r#"{"frobnicate": 9999}"#).unwrap_err().to_string().contains("frobnicate"));
+        let unplaced = open(TOKENIZER_CONFIG_FILE, r#"{"additional_special_tokens": ["frobnicate"]}"#).unwrap();
+        assert_eq!(unplaced.vocab_size(), next);
     }
 
     #[test]

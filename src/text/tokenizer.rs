@@ -44,6 +44,7 @@ struct Shared {
     continuations: OnceLock<Option<Vec<bool>>>,
     /// transformers' `clean_up_tokenization_spaces`.
     clean_up: bool,
+    cuts_front: bool,
 }
 
 /// See [`Tokenizer::template`].
@@ -52,6 +53,8 @@ pub(crate) struct Template {
     pub(crate) suffix: Vec<u32>,
     /// `None` where this tokenizer has none.
     pub(crate) separator: Option<u32>,
+    /// [`Tokenizer::cuts_front`]
+    pub(crate) cuts_front: bool,
 }
 
 impl Template {
@@ -89,6 +92,10 @@ impl Tokenizer {
             (None, Some(vocabulary)) => settings.open_vocabulary(vocabulary, &folder.join(VOCAB_FILE))?,
             (None, None) => return Err(Error::tokenizer(folder, "no tokenizer.json and no vocab.txt")),
         };
+        let cuts_front = match settings.truncation_side() {
+            Some(side) => side == "left",
+            None => inner.get_truncation().is_some_and(|it| it.direction == tokenizers::TruncationDirection::Left),
+        };
         // Some checkpoints ship with padding and truncation on; here batches are packed, and callers are told what is cut.
         let _ = inner.with_padding(None).with_truncation(None);
 
@@ -109,6 +116,7 @@ impl Tokenizer {
             special,
             vocab_size,
             clean_up: settings.clean_up_tokenization_spaces,
+            cuts_front,
             folder: folder.to_owned(),
             files,
             inner,
@@ -133,6 +141,11 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// Whether of a text that is too long the end is kept.
+    pub(crate) fn cuts_front(&self) -> bool {
+        self.shared.cuts_front
+    }
+
     /// What is put before and after a text, and between two lines of one: \[CLS\], \[SEP\] and \[SEP\] for BERT.
     pub(crate) fn template(&self) -> Result<Template> {
         let around = self.encode("a")?;
@@ -142,7 +155,7 @@ impl Tokenizer {
         let at = at.ok_or_else(|| bad("it changes a text when it adds its special tokens"))?;
         let (prefix, suffix) = (around[..at].to_vec(), around[at + body.len()..].to_vec());
         let separator = suffix.last().copied().or(self.shared.sep_token_id);
-        Ok(Template { prefix, suffix, separator })
+        Ok(Template { prefix, suffix, separator, cuts_front: self.cuts_front() })
     }
 
     /// The ids of a text whose lines are joined by the separator token, cut to `longest` by leaving out the last before the closing
@@ -158,7 +171,11 @@ impl Tokenizer {
         }
         let around = template.around();
         let tokens = around + body.len();
-        body.truncate(longest.saturating_sub(around));
+        let room = longest.saturating_sub(around);
+        if template.cuts_front {
+            body.drain(..body.len().saturating_sub(room));
+        }
+        body.truncate(room);
         Ok(([&template.prefix[..], &body, &template.suffix].concat(), tokens))
     }
 

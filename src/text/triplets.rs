@@ -16,6 +16,7 @@ pub struct Triplets {
     texts: Dataset,
     source: Source,
     truncated: usize,
+    learnt: usize,
     hash: u64,
 }
 
@@ -71,11 +72,18 @@ pub(crate) struct TripletBatch {
     pub(crate) groups: Vec<u32>,
 }
 
+/// What a text is known by.
+fn hash_of(data: &Dataset, text: usize) -> u64 {
+    let mut hash = Hash::default();
+    hash.example(data.get(text));
+    hash.0
+}
+
 /// Held-out triplets of each song.
 const HELD_OUT_DRAWS: u64 = 4;
 
 impl Triplets {
-    /// Triplets drawn from the sections of songs: a token cache that was prepared with [`Unit::Section`](crate::Unit::Section). An epoch
+    /// Triplets drawn from the sections of songs: a token cache that was prepared with `Unit::Section`. An epoch
     /// takes each song with at least two sections once: one of them is the anchor, another the positive, and a section of another
     /// song, which may have one alone, the negative; all drawn anew, as functions of seed, epoch and song. Of a section longer
     /// than the longest example its beginning is used, and counted as [`Triplets::truncated`]. A section that came before, in any
@@ -85,6 +93,28 @@ impl Triplets {
     /// [`Error::InvalidArgument`] for a dataset that knows no songs or is not one of sections, for one without a song of two
     /// sections, and for one of a single song.
     pub fn from_sections(data: Dataset) -> Result<Self> {
+        Self::from_sections_without(data, HashSet::new())
+    }
+
+    /// [`Triplets::from_sections`] of songs that are to judge what learns from others: sections that are among the others' texts are left out, and
+    /// counted as [`Triplets::learnt`]. A song that is there twice would otherwise be learnt and held out.
+    ///
+    /// # Errors
+    /// As [`Triplets::from_sections`], of what is left.
+    pub fn from_held_out_sections(data: Dataset, train: &Self) -> Result<Self> {
+        let texts: Vec<usize> = match &train.source {
+            Source::Songs(songs) => songs.sections.clone(),
+            Source::Given { .. } => (0..train.texts.len()).collect(),
+        };
+        Self::from_sections_without(data, texts.into_iter().map(|text| hash_of(&train.texts, text)).collect())
+    }
+
+    /// Sections that were left out because they are learnt: see [`Triplets::from_held_out_sections`].
+    pub fn learnt(&self) -> usize {
+        self.learnt
+    }
+
+    fn from_sections_without(data: Dataset, learnt: HashSet<u64>) -> Result<Self> {
         let invalid = |reason: String| Err(Error::InvalidArgument(reason));
         let Some(songs) = data.song_boundaries() else {
             return invalid("lines know no songs to draw triplets from: give a token cache of sections".into());
@@ -96,15 +126,18 @@ impl Triplets {
             ));
         }
         let mut of_songs = Songs { sections: Vec::new(), starts: vec![0], anchors: Vec::new() };
-        let (mut truncated, mut seen) = (0, HashSet::new());
+        let (mut truncated, mut seen, mut left_out) = (0, HashSet::new(), 0);
         let mut sections = data.sections().unwrap_or_default().into_iter().peekable();
         for end in songs.iter().skip(1) {
             let mut count = 0;
             while let Some(section) = sections.next_if(|section| (section.start as u64) < *end) {
                 let text = section.start;
-                let mut hash = Hash::default();
-                hash.example(data.get(text));
-                if !seen.insert(hash.0) {
+                let hash = hash_of(&data, text);
+                if learnt.contains(&hash) {
+                    left_out += 1;
+                    continue;
+                }
+                if !seen.insert(hash) {
                     continue;
                 }
                 of_songs.sections.push(text);
@@ -119,7 +152,10 @@ impl Triplets {
                 of_songs.starts.push(of_songs.sections.len());
             }
         }
-        let hint = "(two blank lines part songs in a text file, one blank line parts sections)";
+        let hint = match left_out {
+            0 => "(two blank lines part songs in a text file, one blank line parts sections)".to_owned(),
+            _ => format!("({left_out} sections are left out, as they are among those that are learnt)"),
+        };
         if of_songs.len() < 2 {
             return invalid(format!("a triplet takes two songs, and there is {}: {hint}", of_songs.len()));
         }
@@ -128,7 +164,7 @@ impl Triplets {
         }
         let mut hash = Hash(data.hash());
         of_songs.sections.iter().chain(&of_songs.starts).for_each(|&n| hash.bytes(&(n as u64).to_le_bytes()));
-        Ok(Self { texts: data, source: Source::Songs(of_songs), truncated, hash: hash.0 })
+        Ok(Self { texts: data, source: Source::Songs(of_songs), truncated, learnt: left_out, hash: hash.0 })
     }
 
     /// Given triplets, or pairs where no negative is given. Lines of a text are joined by the separator token; a text is cut to
@@ -340,7 +376,7 @@ impl<'t> Given<'t> {
         let mut hash = Hash(self.texts.hash());
         hash.bytes(&[u8::from(negatives)]);
         let source = Source::Given { triplets: self.triplets, negatives };
-        Ok(Triplets { texts: self.texts, source, truncated: self.truncated, hash: hash.0 })
+        Ok(Triplets { texts: self.texts, source, truncated: self.truncated, learnt: 0, hash: hash.0 })
     }
 }
 

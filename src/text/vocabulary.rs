@@ -18,7 +18,6 @@ use crate::error::{Error, Result};
 
 /// How a vocabulary is learnt by [`Tokenizer::train`].
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct WordPieceOptions {
     /// Entries at most, special tokens included.
     pub vocab_size: usize,

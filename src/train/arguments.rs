@@ -6,7 +6,9 @@ use crate::error::{Error, Result};
 use crate::model::{BertConfig, EmbeddingObjective, LoraConfig};
 use crate::text::{Masking, Purpose, SHORTEST};
 
-/// Options of a training run. Fields and defaults are those of transformers' `TrainingArguments` and `run_mlm.py`.
+/// Options of a training run. Names are those of transformers' `TrainingArguments` and `run_mlm.py`, where these have such an option, and so
+/// are defaults; but checkpoints are written where `save_steps` asks for them, held-out data are evaluated after each epoch where
+/// `eval_steps` says nothing else, and `max_seq_length` is the model's longest.
 ///
 /// ```
 /// let arguments = retto::TrainingArguments { learning_rate: 3e-4, ..Default::default() };
@@ -221,6 +223,18 @@ impl Default for TrainingArguments {
     }
 }
 
+fn within(name: &str, value: f64, low: f64, high: f64) -> Result<()> {
+    match value >= low && value <= high {
+        true => Ok(()),
+        false => Err(Error::InvalidArgument(format!("{name} is {value}; it must be from {low} to {high}"))),
+    }
+}
+
+/// Refuses what no learning rate is.
+pub(crate) fn check_learning_rate(rate: f64) -> Result<()> {
+    within("learning_rate", rate, 0.0, 1e3)
+}
+
 impl TrainingArguments {
     /// How examples are masked for one purpose: its draws are independent of those for others.
     pub(super) fn masking(&self, purpose: Purpose) -> Masking {
@@ -235,12 +249,8 @@ impl TrainingArguments {
     }
 
     pub(crate) fn validate(&self, config: &BertConfig) -> Result<()> {
-        let within = |name: &str, value: f64, low: f64, high: f64| match value >= low && value <= high {
-            true => Ok(()),
-            false => Err(Error::InvalidArgument(format!("{name} is {value}; it must be from {low} to {high}"))),
-        };
         within("num_train_epochs", self.num_train_epochs, 0.0, 1e6)?;
-        within("learning_rate", self.learning_rate, 0.0, 1e3)?;
+        check_learning_rate(self.learning_rate)?;
         within("warmup_ratio", self.warmup_ratio, 0.0, 1.0)?;
         within("weight_decay", self.weight_decay, 0.0, 1e3)?;
         within("adam_beta1", self.adam_beta1, 0.0, 1.0 - f64::EPSILON)?;

@@ -14,10 +14,11 @@ impl Trainer {
     /// Refuses triplets that this trainer could not train on, or not be judged by.
     pub(crate) fn check_triplets(&self, train: &Triplets, held_out: &Triplets) -> Result<()> {
         let data = |triplets| Data::triplets(triplets, &self.arguments);
-        self.check_data(data(train), Some(data(held_out)))
+        self.check_data(data(train), Some(data(held_out)))?;
+        self.check_memory(data(train))
     }
 
-    /// Refuses data and options that would fail later, or not do what they say.
+    /// Refuses data and options that would fail later, or not do what they say; whether all has room is another question.
     pub(super) fn check_data(&self, train: Data, validation: Option<Data>) -> Result<()> {
         let arguments = &self.arguments;
         let length = self.longest()?;
@@ -71,7 +72,6 @@ impl Trainer {
             let reason = format!("batch_tokens is {budget}, but the longest example has {longest} tokens");
             return Err(Error::InvalidArgument(reason));
         }
-        self.check_memory(train)?;
         let Data::Examples(data) = train else { return Ok(()) };
         if let Some(Data::Examples(validation)) = validation {
             self.model.check_masked(validation, &arguments.evaluation_options())?;

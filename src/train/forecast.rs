@@ -30,10 +30,11 @@ pub struct Forecast {
 }
 
 impl Trainer {
-    /// Foresees a run on these data. One batch is computed twice for it, and nothing changed.
+    /// Foresees a run on these data. One batch is computed twice for it, and nothing changed; of a run that would need more memory than its
+    /// adapter has, none is, and no time is told.
     ///
     /// # Errors
-    /// As [`Trainer::train_dataset`].
+    /// As [`Trainer::train_dataset`], but for [`Error::WouldNotFit`](crate::Error::WouldNotFit).
     pub fn forecast(&self, train: &Dataset) -> Result<Forecast> {
         self.forecast_on(train.into())
     }
@@ -54,7 +55,8 @@ impl Trainer {
         let steps = Plan::total_steps(train, &self.arguments).saturating_sub(done);
         let mut seconds_per_token = 0.0;
         // The first time compiles the kernels.
-        for _ in 0..if steps > 0 { 2 } else { 0 } {
+        let has_room = self.check_memory(train).is_ok();
+        for _ in 0..if steps > 0 && has_room { 2 } else { 0 } {
             let share = plan.share(train, &self.arguments, 0, self.place().0, &self.proportions());
             let Some(examples) = share.first() else { break };
             let batch = self.batch(train, examples, &masking, &self.arguments, 0);

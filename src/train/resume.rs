@@ -348,7 +348,7 @@ impl Saved {
     /// made on. What training leaves as it is is not read. A failure leaves the model changed in part.
     pub(crate) fn load_into(self, model: &mut Model) -> Result<()> {
         match self {
-            Self::Factors(read) => *model = *read,
+            Self::Factors(read) => *model = Model { live: model.live, ..*read },
             Self::Weights(checkpoint, _unchanged) => {
                 for parameter in model.bert.trained_parameters() {
                     checkpoint.load_into(&model.gpu, &parameter.value, parameter, "")?;

@@ -111,6 +111,7 @@ impl Trainer {
         // All of them before any is changed: refused, the trainer still stands where it was resumed.
         for trainer in self.peers.iter().chain([&*self]) {
             trainer.check_data(train, validation)?;
+            trainer.check_memory(train)?;
         }
         self.check_judged(validation)?;
         let depends_on = resume::run_of(&arguments, &self.base, &self.kernels, train, validation);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::arguments::{Objective, TrainingArguments};
+use super::arguments::{Objective, TrainingArguments, check_learning_rate};
 use super::data::Batch;
 use super::events::StepReport;
 use super::output_lock::OutputLock;
@@ -104,6 +104,7 @@ impl Trainer {
         let kernels = in_use(&model.gpu);
         let weights: Vec<&Tensor> = model.bert.parameters().into_iter().map(|parameter| &parameter.value).collect();
         let base = format!("of weights with the hash {:016x}", fingerprint(&model.gpu, &weights)?);
+        let model = Model { live: true, ..model };
         Ok(Self {
             model,
             arguments,
@@ -294,7 +295,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// The model as trained so far.
+    /// The model as trained so far; later steps change it. What is made of it, by [`Model::merge`] say, stays as it is.
     pub fn model(&self) -> &Model {
         &self.model
     }
@@ -313,7 +314,7 @@ impl Trainer {
 
     /// The trained model, giving back the memory of gradients and optimizer state.
     pub fn into_model(self) -> Model {
-        self.model
+        Model { live: false, ..self.model }
     }
 
     /// One optimizer step on a batch with labels, at this learning rate: forward, backward, clip, AdamW.
@@ -331,6 +332,8 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::train_step`].
     pub fn train_step_accumulated(&mut self, batches: &[PackedBatch], learning_rate: f64) -> Result<StepReport> {
+        // A rate that is no number makes all weights none.
+        check_learning_rate(learning_rate)?;
         if self.arguments.objective != Objective::MaskedLm {
             return Err(Error::InvalidArgument("this trainer's objective is embeddings: train_triplets".into()));
         }

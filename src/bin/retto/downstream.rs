@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use indicatif::{ProgressBar, ProgressStyle};
 use retto::{
     Downstream, DownstreamEvent, DownstreamFigures, DownstreamOptions, Gpu, Interval, Objective, TrainingArguments,
+    Triplets,
 };
 use serde_json::json;
 
@@ -63,16 +64,16 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
         max_seq_length: Some(task.length),
         ..args.optimizer.arguments()
     };
-    let open = |what: &str, paths: &[PathBuf], split| {
-        finetune::load(base.tokenizer(), what, paths, &args.task.read, &task, (split, args.optimizer.seed))
+    let open = |what: &str, paths: &[PathBuf], split, learnt: Option<&Triplets>| {
+        finetune::load(base.tokenizer(), what, paths, &args.task.read, &task, (split, args.optimizer.seed), learnt)
     };
     // What is held out of the data, unless it is given.
     let share = args.validation.is_empty().then_some(args.validation_split);
-    let (train, split_off) = open("", &args.data, share.unwrap_or(0.0))?;
+    let (train, split_off) = open("", &args.data, share.unwrap_or(0.0), None)?;
     let held_out = match split_off {
         Some(held_out) => held_out,
         None if share.is_some() => return Err("there is nothing to judge by: give --validation".into()),
-        None => open("held-out ", &args.validation, 0.0)?.0,
+        None => open("held-out ", &args.validation, 0.0, Some(&train))?.0,
     };
     let judged = if share.is_some() { &args.data } else { &args.validation };
     let text_field = args.task.read.text_field.as_str();
@@ -129,6 +130,9 @@ fn print(found: &Downstream) -> Result<()> {
     ))?;
     if *groups < output::FEW {
         output::note(output::few(*groups, over));
+    }
+    if runs.len() == 1 {
+        output::note("note: one training of each: how much trainings differ by their seeds is not in the intervals");
     }
     type Pick = fn(&DownstreamFigures) -> Option<Interval>;
     let rows: [(&str, Pick); 5] = [

@@ -132,7 +132,7 @@ impl Task {
     }
 }
 
-/// Triplets of songs, or given ones; the second are those of songs that are held out. `what` they are, for notes: nothing, or "held-out ".
+/// Triplets of songs, or given ones, without sections that others have `learnt`; the second are those of songs that are held out. `what` they are, for notes: nothing, or "held-out ".
 pub(crate) fn load(
     tokenizer: &Tokenizer,
     what: &str,
@@ -140,6 +140,7 @@ pub(crate) fn load(
     read: &ReadArgs,
     task: &Task,
     (validation_split, seed): (f64, u64),
+    learnt: Option<&Triplets>,
 ) -> Result<(Triplets, Option<Triplets>)> {
     let given: Vec<bool> = paths.iter().map(Triplets::is_json_lines).collect();
     if given.iter().all(|given| *given) {
@@ -156,12 +157,18 @@ pub(crate) fn load(
     }
     let options = read.sections(task.length, validation_split, seed);
     let (train, held_out) = data::load(tokenizer, paths, &options)?;
-    let open = |data: Dataset, what: &str| -> Result<Triplets> {
-        let triplets = Triplets::from_sections(data).map_err(|error| format!("{what}songs: {error}"))?;
+    let open = |data: Dataset, what: &str, learnt: Option<&Triplets>| -> Result<Triplets> {
+        let triplets = match learnt {
+            Some(learnt) => Triplets::from_held_out_sections(data, learnt),
+            None => Triplets::from_sections(data),
+        };
+        let triplets = triplets.map_err(|error| format!("{what}songs: {error}"))?;
         tell(&triplets, what, read, task)?;
         Ok(triplets)
     };
-    Ok((open(train, what)?, held_out.map(|data| open(data, "held-out ")).transpose()?))
+    let train = open(train, what, learnt)?;
+    let held_out = held_out.map(|data| open(data, "held-out ", Some(&train))).transpose()?;
+    Ok((train, held_out))
 }
 
 /// What is not as it should be, as a note, or with `--strict` as an error.
@@ -177,6 +184,12 @@ fn tell(triplets: &Triplets, what: &str, read: &ReadArgs, task: &Task) -> Result
     if cut > 0 {
         output::note(format!(
             "note: {cut} {what}texts are longer than {longest} tokens, and only their beginning is used"
+        ));
+    }
+    if triplets.learnt() > 0 {
+        output::note(format!(
+            "note: {} {what}sections are also among those that are learnt, and are left out",
+            triplets.learnt()
         ));
     }
     if let Some((songs, alone)) = triplets.songs().filter(|(_, alone)| *alone > 0) {
@@ -200,13 +213,13 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
         ..training.arguments()
     };
     let mut trainer = ranks.trainer(&model, others, arguments.clone())?;
-    let open = |what: &str, paths: &[PathBuf], split| {
-        load(model.tokenizer(), what, paths, &args.task.read, &task, (split, training.optimizer.seed))
+    let open = |what: &str, paths: &[PathBuf], split, learnt: Option<&Triplets>| {
+        load(model.tokenizer(), what, paths, &args.task.read, &task, (split, training.optimizer.seed), learnt)
     };
-    let (train, split) = open("", &args.train, training.validation_split)?;
+    let (train, split) = open("", &args.train, training.validation_split, None)?;
     let validation = match training.validation.is_empty() {
         true => split,
-        false => Some(open("held-out ", &training.validation, 0.0)?.0),
+        false => Some(open("held-out ", &training.validation, 0.0, Some(&train))?.0),
     };
     let config = model.config().clone();
     drop(model);

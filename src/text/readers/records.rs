@@ -75,6 +75,10 @@ pub(super) fn read_triplets(lines: &mut Lines, sink: &mut TripletSink) -> Result
         let anchor = text("anchor")?.ok_or_else(|| missing("anchor"))?;
         let positive = text("positive")?.ok_or_else(|| missing("positive"))?;
         let negative = text("negative")?;
+        let others = record.as_object().into_iter().flat_map(|record| record.keys());
+        if let Some(other) = others.into_iter().find(|key| key.starts_with("negative") && *key != "negative") {
+            return Err(lines.bad(&format!("has '{other}': a triplet has one negative, called 'negative'")));
+        }
         sink([Some(&anchor), Some(&positive), negative.as_deref()])?
             .map_err(|reason| lines.bad(&format!("is no triplet: {reason}")))?;
     }
