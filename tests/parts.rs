@@ -5,7 +5,9 @@ mod common;
 
 use std::ops::ControlFlow;
 
-use common::{fixtures, fresh_model, gpu};
+#[cfg(feature = "default-model")]
+use common::gpu;
+use common::{fixtures, fresh_model};
 use retto::{BertConfig, Dataset, Error, Gpu, LoraConfig, Model, Tokenizer, Trainer, TrainingArguments};
 
 fn lines() -> Vec<String> {

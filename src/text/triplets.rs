@@ -389,6 +389,7 @@ fn other_than(this: usize, n: usize, random: &mut Stream) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(feature = "prepare")]
     use std::collections::HashSet;
 
     fn tokenizer() -> Tokenizer {
