@@ -1,0 +1,144 @@
+"""How the C library is called: texts, errors, what it made, and Ctrl-C."""
+
+from __future__ import annotations
+
+import ctypes
+import operator
+import os
+import signal
+import threading
+import weakref
+from ctypes import byref, c_void_p
+from typing import Any, Iterable, Union
+
+from . import _library as _c
+
+_lib = _c.load()
+PathLike = Union[str, "os.PathLike[str]"]
+
+
+class Error(Exception):
+    """What the C library answered: ``status`` is its number, ``status_name`` its name, the text says what to do."""
+
+    def __init__(self, status: int, message: str) -> None:
+        self.status = status
+        self.status_name = _lib.retto_status_name(status).decode()
+        super().__init__(message or self.status_name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Python's own would call it with the text alone.
+        return type(self), (self.status, str(self)), self.__dict__
+
+
+Error.__module__ = "retto"
+
+
+def _status(name: str, *arguments: Any) -> tuple[int, str]:
+    error = c_void_p()
+    status = getattr(_lib, name)(*arguments, byref(error))
+    message = _lib.retto_error_message(error).decode()
+    _lib.retto_error_free(error)
+    return status, message
+
+
+def _call(name: str, *arguments: Any) -> None:
+    status, message = _status(name, *arguments)
+    if status != _c.STATUS_OK:
+        raise Error(status, message)
+
+
+def _new(kind: Any) -> Any:
+    value = kind()
+    value.struct_size = ctypes.sizeof(kind)
+    return value
+
+
+def _defaults(kind: Any, init: str) -> Any:
+    value = kind()
+    status = getattr(_lib, init)(byref(value), ctypes.sizeof(kind))
+    if status != _c.STATUS_OK:
+        raise Error(status, "")
+    return value
+
+
+def _text(text: str) -> tuple[bytes, int]:
+    data = text.encode()
+    return data, len(data)
+
+
+def _texts(texts: Iterable[str]) -> Any:
+    if isinstance(texts, str):
+        raise TypeError("a list of texts is wanted, not one text")
+    strings = [_c.String(*_text(text)) for text in texts]
+    return (_c.String * len(strings))(*strings)
+
+
+def _integer(name: str, value: Any, kind: Any) -> int:
+    value, end = operator.index(value), 1 << 8 * ctypes.sizeof(kind)
+    if not 0 <= value < end:
+        # ctypes would cut it down to one that fits.
+        raise ValueError(f"{name} is {value}; it must be from 0 to {end - 1}")
+    return value
+
+
+def _path(path: PathLike) -> tuple[bytes, int]:
+    return _text(os.fspath(path))
+
+
+class _Handle:
+    """What the library made: freed with ``close()``, at the end of a ``with``, or when it is not used any more."""
+
+    _free: str = ""
+
+    def __init__(self, handle: c_void_p) -> None:
+        self._handle = handle
+        self._finalizer = weakref.finalize(self, getattr(_lib, self._free), handle)
+        _handles.add(self)
+
+    def close(self) -> None:
+        """Frees it now. Later calls on it raise :class:`Error`."""
+        self._finalizer()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+_handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
+
+
+def _forget() -> None:
+    # A child has none of the threads that its parent's drivers have: freeing what belongs to the parent would wait for them for ever.
+    for handle in list(_handles):
+        handle._finalizer.detach()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+class _Interrupt:
+    """While the library has the main thread, Ctrl-C is noted, for a callback to see; what it is to do is done at the end."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._before: Any = None
+
+    def __enter__(self) -> "_Interrupt":
+        if threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGINT)):
+            try:
+                self._before = signal.signal(signal.SIGINT, self._note)
+            except ValueError:  # of an interpreter beside the main one
+                pass
+        return self
+
+    def _note(self, *_: Any) -> None:
+        self.seen = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            if self.seen:
+                self._before(signal.SIGINT, None)
