@@ -31,6 +31,7 @@ impl Default for CompareOptions {
 
 /// How well blanks are filled.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Scores {
     /// Mean cross entropy of the words, in nats.
     pub loss: Interval,
@@ -59,6 +60,7 @@ pub enum Kind {
 
 /// How many blanks are of each kind; the rest are of none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Kinds {
     /// Both are right.
     pub both_right: usize,
@@ -74,6 +76,7 @@ pub struct Kinds {
 
 /// What one model says to a showcase.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Shown {
     /// The likeliest words, best first.
     pub answers: Vec<Fill>,
@@ -83,6 +86,7 @@ pub struct Shown {
 
 /// A blank, and what both models say to it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Showcase {
     /// How they differ.
     pub kind: Kind,

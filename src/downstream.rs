@@ -44,6 +44,7 @@ pub enum DownstreamEvent {
 
 /// How well held-out texts are told apart, or how two models differ in that.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub struct DownstreamFigures {
     /// Mean loss of the held-out triplets.
     pub loss: Interval,
@@ -59,6 +60,7 @@ pub struct DownstreamFigures {
 
 /// Both models at one point.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub struct DownstreamStage {
     /// The model before its adaptation.
     pub base: DownstreamFigures,
@@ -70,6 +72,7 @@ pub struct DownstreamStage {
 
 /// The trainings with one seed: held-out loss and accuracy after them.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub struct DownstreamRun {
     /// The seed.
     pub seed: u64,

@@ -10,6 +10,7 @@ use crate::text::PackedBatch;
 
 /// One answer for one mask, as transformers' fill-mask pipeline gives it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Fill {
     /// Probability of this token among the whole vocabulary.
     pub score: f32,
@@ -23,6 +24,7 @@ pub struct Fill {
 
 /// Where one particular word stands among a model's answers.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub struct GoldRank {
     /// Probability of the word's token among the whole vocabulary.
     pub score: f32,

@@ -46,6 +46,7 @@ impl Default for EvaluationOptions {
 
 /// What [`Model::evaluate`] found.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Evaluation {
     /// Mean cross entropy of the masked tokens, in nats.
     pub loss: f64,
