@@ -177,7 +177,7 @@ fn browser() -> Option<PathBuf> {
 #[test]
 fn the_page_renders_in_a_browser_and_holds_the_figures() {
     let Models { folder, base, adapted, songs } = models(&[]);
-    let page = folder.path().join("report <1>.html");
+    let page = folder.path().join(if cfg!(windows) { "report &1.html" } else { "report <1>.html" });
     let args = ["compare", "--base", &base, "--adapted", &adapted, "--data", &songs, "--html", text(&page), "--json"];
     let comparison = json(&args);
     assert!(Path::new(&adapted).join("loss.svg").is_file());

@@ -213,7 +213,9 @@ fn folders_are_walked_by_name_and_only_for_known_formats() {
     let named = ["README", "b/data.json", "b/z.lrc", "b", "b/c/d.cho", "README"].map(|name| folder.path().join(name));
     let files = corpus_files(&named).unwrap();
     let names: Vec<_> = files.iter().map(|file| file.file_name().unwrap().to_str().unwrap()).collect();
-    assert_eq!(names, ["README", "data.json", "z.lrc", "...and more.lrc", "a.txt.gz", "d.cho", "a.csv"]);
+    // The last by way of the link.
+    let want = ["README", "data.json", "z.lrc", "...and more.lrc", "a.txt.gz", "d.cho", "a.csv"];
+    assert_eq!(names, want[..if cfg!(unix) { 7 } else { 6 }]);
     assert!(matches!(corpus_files(&[folder.path().join("none")]), Err(Error::Io { .. })));
     #[cfg(unix)]
     assert!(corpus_files(&["/dev/null".into()]).unwrap_err().to_string().contains("read twice"));
