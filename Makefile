@@ -20,7 +20,7 @@ FEATURES = all$$(scripts/setup.sh has-mpi && echo ,mpi)
 # What `make bench` is given: `make bench BENCH="--only fill --models mini"`; --help lists it. With --burn, burn too.
 BENCH ?=
 
-.PHONY: help demo build capi header test test-next test-as-gpu test-windows test-hosts bench bench-scaling memcheck lint check reference install install-command install-library
+.PHONY: help demo build capi header test test-next test-as-gpu test-windows test-hosts bench bench-scaling memcheck lint lint-features check reference install install-command install-library
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -98,8 +98,12 @@ lint: ## formatting, clippy and the documentation's links, warnings as errors
 	@scripts/setup.sh lint
 	cargo fmt --check
 	cargo clippy --all-targets --features $(FEATURES) $(LOCKED) -- -D warnings
-	cargo clippy --all-targets $(LOCKED) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --features $(FEATURES) $(LOCKED)
+
+lint-features: ## that it compiles and its documentation links with the features that a Rust program takes: none, and reading corpora
+	@scripts/setup.sh lint
+	cargo clippy --all-targets $(LOCKED) -- -D warnings
+	cargo clippy --all-targets --features prepare $(LOCKED) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --lib $(LOCKED)
 
 check: lint test ## lint and test
