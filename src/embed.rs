@@ -125,7 +125,8 @@ impl EmbedOptions {
                     let (path, bert) = transformer_options(&place)?;
                     // Each would change what is read of a text, or taken of it.
                     let other = ["tokenizer_args", "processor_kwargs", "processing_kwargs"];
-                    let other = other.into_iter().find(|key| bert[*key].as_object().is_some_and(|it| !it.is_empty()));
+                    let changes = |(key, value): (&String, &Value)| key != "trust_remote_code" && !value.is_null();
+                    let other = other.into_iter().find(|key| bert[*key].as_object().into_iter().flatten().any(changes));
                     let output = bert["module_output_name"].as_str().filter(|name| *name != "token_embeddings");
                     if let Some(what) = other.or(output.map(|_| "module_output_name")) {
                         return Err(Error::Unsupported(format!("{}: {what}", path.display())));

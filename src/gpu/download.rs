@@ -95,7 +95,7 @@ impl Seals {
         (self.before.len() as u64 + 1) * BYTES
     }
 
-    /// How many times as much a part is to have as the first ones: the more of them a pass has, so that there is room for all of it.
+    /// How many times as much a part is to have as the first ones: the more of them a pass has, as there is room for so many.
     pub(super) fn growth(&self) -> u64 {
         1 << (self.before.len() / (PARTS / 8))
     }

@@ -40,6 +40,11 @@ impl Module {
 
 /// Where the encoder of a sentence-transformers model lies; the folder itself for any other model.
 pub(super) fn transformer_folder(folder: &Path) -> Result<PathBuf> {
+    // A model that was saved into such a folder is not passed over for what is in its parts.
+    let has = |name: &str| folder.join(name).is_file();
+    if has("config.json") && (has("model.safetensors") || has("model.safetensors.index.json")) {
+        return Ok(folder.to_owned());
+    }
     let modules = Module::list(folder)?.unwrap_or_default();
     let transformer = modules.into_iter().find(|module| module.name == "Transformer");
     Ok(transformer.map_or_else(|| folder.to_owned(), |module| module.folder))

@@ -88,7 +88,7 @@ impl<'g> Trial<'g> {
         }
         // Where another program has the memory, wgpu gives up devices likewise: that passes, and so does this refusal.
         let why = error.to_string();
-        let lasts = !why.to_lowercase().contains("memory") && works(&self.device()?);
+        let lasts = !why.to_lowercase().contains("memory") && self.device().is_ok_and(|device| works(&device));
         self.gpu.refuse(name, &why, lasts);
         Ok(())
     }
@@ -123,13 +123,18 @@ fn differing(trial: &mut Trial) -> Result<()> {
         };
         let forms = [Form::Linear, Form::InputGradientAdd, Form::WeightGradient];
         while !gpu.refuses(tiling.name) {
-            // Where there is no room for another device, on this one.
-            let device = trial.device().unwrap_or_else(|_| gpu.clone());
+            let device = match trial.device() {
+                Ok(device) => device,
+                // What was not compared is not used.
+                Err(error) => {
+                    gpu.refuse(tiling.name, &error.to_string(), false);
+                    continue;
+                }
+            };
             let mut found = forms.into_iter().map(|form| differs(&device, tiling, form, sizes));
             match found.find(|found| !matches!(found, Ok(false))) {
                 None => break,
                 Some(Ok(_)) => gpu.refuse(tiling.name, "it computes something else than others do", true),
-                // What was not compared is not used.
                 Some(Err(error @ Error::OutOfMemory { .. })) => gpu.refuse(tiling.name, &error.to_string(), false),
                 // What the driver refuses is not to be used either.
                 Some(Err(error)) => trial.failed(tiling.name, error)?,

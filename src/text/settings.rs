@@ -97,6 +97,20 @@ impl Settings {
             let normalizer = self.normalizer(found.clean_text);
             inner.with_normalizer(Some(normalizer)).map_err(bad)?;
         }
+        // What was added beside the file. A stale list is no reason not to open what is whole in itself; and a token that has no id may have
+        // no row in the model.
+        let own: Vec<String> = inner.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
+        for (token, id) in self.added.iter().filter(|(token, id)| id.is_some() && !own.contains(&token.content)) {
+            let next = inner.get_vocab_size(true) as u64;
+            let place = inner.token_to_id(&token.content).map_or(next, u64::from);
+            if token.content.is_empty() || *id != Some(place) {
+                let (token, id) = (&token.content, id.unwrap_or_default());
+                log::warn!("{}: the added token '{token}' is left out: its id is {id}, not {place}", path.display());
+                continue;
+            }
+            let add = [token.clone()];
+            if token.special { inner.add_special_tokens(add) } else { inner.add_tokens(add) }.map_err(bad)?;
+        }
         // What the config names is never split and never masked, whether the file marks it or not.
         let named = self.names.iter().map(|name| AddedToken::from(name, true));
         let added = self.added.iter().map(|(token, _)| token.clone()).filter(|token| token.special);
@@ -106,22 +120,6 @@ impl Settings {
             named.chain(added).filter(|token| inner.token_to_id(&token.content).is_some_and(|id| !is_marked(id)));
         let unmarked: Vec<_> = unmarked.collect();
         inner.add_special_tokens(unmarked).map_err(bad)?;
-        // What was added beside the file, whose ids tell that the model has room for it.
-        let listed =
-            |inner: &Inner, content: &str| inner.get_added_tokens_decoder().values().any(|it| it.content == content);
-        for (token, id) in self.added.iter().filter(|(_, id)| id.is_some()) {
-            if listed(&inner, &token.content) {
-                continue;
-            }
-            let add = [token.clone()];
-            if token.special { inner.add_special_tokens(add) } else { inner.add_tokens(add) }.map_err(bad)?;
-            let got = inner.token_to_id(&token.content).map(u64::from);
-            if got != *id {
-                let (token, id) = (&token.content, id.unwrap_or_default());
-                let reason = format!("the added token '{token}' should have id {id}, but {got:?} is next");
-                return Err(Error::tokenizer(path, reason));
-            }
-        }
         let [_, _, cls_token, sep_token, _] = &self.names;
         if let (None, ModelWrapper::WordPiece(_), "BertTokenizer" | "BertTokenizerFast", Some(cls), Some(sep)) = (
             inner.get_post_processor(),
@@ -268,7 +266,21 @@ mod tests {
             assert_eq!(tokenizer.encode("the frobnicate").unwrap()[2] as usize, next);
             assert!(!tokenizer.is_special(next as u32));
         }
-        assert!(open(ADDED_TOKENS_FILE, r#"{"frobnicate": 9999}"#).unwrap_err().to_string().contains("frobnicate"));
+        // A list that does not fit is left out, and a token that two files list is what either makes it.
+        for stale in [r#"{"frobnicate": 9999}"#, r#"{"": 9999}"#] {
+            assert_eq!(open(ADDED_TOKENS_FILE, stale).unwrap().vocab_size(), next);
+        }
+        let list = format!(r#"{{"<x>": {next}}}"#);
+        for config in [
+            format!(r#"{{"added_tokens_decoder": {{"{next}": {{"content": "<x>", "special": true}}}}}}"#),
+            r#"{"additional_special_tokens": ["<x>"]}"#.to_owned(),
+        ] {
+            let files =
+                [("tokenizer.json", json.as_str()), (ADDED_TOKENS_FILE, &list), (TOKENIZER_CONFIG_FILE, &config)];
+            let files = files.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
+            let tokenizer = Tokenizer::from_files(Path::new(""), files.to_vec()).unwrap();
+            assert!(tokenizer.is_special(next as u32) && tokenizer.vocab_size() == next + 1);
+        }
         let unplaced = open(TOKENIZER_CONFIG_FILE, r#"{"additional_special_tokens": ["frobnicate"]}"#).unwrap();
         assert_eq!(unplaced.vocab_size(), next);
     }

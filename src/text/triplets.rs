@@ -86,7 +86,7 @@ impl Triplets {
     /// Triplets drawn from the sections of songs: a token cache that was prepared with `Unit::Section`. An epoch
     /// takes each song with at least two sections once: one of them is the anchor, another the positive, and a section of another
     /// song, which may have one alone, the negative; all drawn anew, as functions of seed, epoch and song. Of a section longer
-    /// than the longest example its beginning is used, and counted as [`Triplets::truncated`]. A section that came before, in any
+    /// than the longest example its beginning is used, whichever side of other texts the tokenizer cuts, and counted as [`Triplets::truncated`]. A section that came before, in any
     /// song, is left out: a chorus would be its own positive.
     ///
     /// # Errors

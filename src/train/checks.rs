@@ -7,7 +7,7 @@ use super::trainer::Trainer;
 use crate::error::{Error, Result};
 use crate::text::{Purpose, Triplets};
 
-/// Examples that are looked through for one that is masked. Where these have none, nothing could be learnt of the rest either.
+/// Examples that are looked through for one that is masked, or one epoch's, if those are more.
 const SEARCHED: usize = 200_000;
 
 impl Trainer {
@@ -86,7 +86,7 @@ impl Trainer {
         // A step is a part of an epoch at least.
         let epochs = arguments.max_steps.unwrap_or(arguments.num_train_epochs.ceil() as u64).max(1);
         let all = (0..epochs).flat_map(|epoch| (0..data.len()).map(move |example| (epoch, example)));
-        match all.take(SEARCHED).any(|(epoch, example)| is_masked(epoch, example)) {
+        match all.take(SEARCHED.max(data.len())).any(|(epoch, example)| is_masked(epoch, example)) {
             true => Ok(()),
             false => {
                 let reason = "no token of the training data would be masked: give more or longer lines, or a higher mlm_probability";

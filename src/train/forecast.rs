@@ -25,7 +25,7 @@ pub struct Forecast {
     /// The adapter's memory, where its driver tells.
     pub adapter_bytes: Option<u64>,
     /// How long the steps will take, evaluation left out, by the time one batch took; of several devices as if they were alike,
-    /// and without what they have to say to each other.
+    /// and without what they have to say to each other. Zero where it is not known: see [`Trainer::forecast`].
     pub duration: Duration,
 }
 
@@ -42,7 +42,7 @@ impl Trainer {
     /// [`Trainer::forecast`] for [`Trainer::train_triplets`]. Triplets of later epochs are taken to be as long as those of the first.
     ///
     /// # Errors
-    /// As [`Trainer::train_triplets`].
+    /// As [`Trainer::forecast`].
     pub fn forecast_triplets(&self, train: &Triplets) -> Result<Forecast> {
         self.forecast_on(Data::triplets(train, &self.arguments))
     }

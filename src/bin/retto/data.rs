@@ -156,7 +156,7 @@ pub(crate) fn note_unknown(prepared: &Prepared) {
     }
 }
 
-/// Options of reading text that a token cache, which was made with its own, cannot follow.
+/// Options of what an example is that a token cache, which was made with its own, cannot follow.
 fn refuse_other_units(data: &Dataset, options: &PrepareOptions) -> Result<()> {
     let made_with = |name: &str| data.metadata().get(name).map_or("", String::as_str);
     let unit = format!("{:?}", options.unit).to_lowercase();

@@ -368,9 +368,13 @@ fn waiting(report: &StepReport) -> String {
 /// What a run will take, in words.
 pub(crate) fn announce(forecast: &Forecast) {
     let of = forecast.adapter_bytes.map_or(String::new(), |bytes| format!(" of {}", HumanBytes(bytes)));
+    // Of what has no room it is not known.
+    let time = match forecast.duration.is_zero() {
+        true => String::new(),
+        false => format!("about {} for ", HumanDuration(forecast.duration)),
+    };
     output::note(format!(
-        "about {} for {} steps, and {}{of} of GPU memory: {} for weights and optimizer, {} for activations",
-        HumanDuration(forecast.duration),
+        "{time}{} steps, and {}{of} of GPU memory: {} for weights and optimizer, {} for activations",
         forecast.steps,
         HumanBytes(forecast.state_bytes + forecast.activation_bytes),
         HumanBytes(forecast.state_bytes),

@@ -75,8 +75,15 @@ pub(super) fn read_triplets(lines: &mut Lines, sink: &mut TripletSink) -> Result
         let anchor = text("anchor")?.ok_or_else(|| missing("anchor"))?;
         let positive = text("positive")?.ok_or_else(|| missing("positive"))?;
         let negative = text("negative")?;
-        let others = record.as_object().into_iter().flat_map(|record| record.keys());
-        if let Some(other) = others.into_iter().find(|key| key.starts_with("negative") && *key != "negative") {
+        // As several are called, where they are texts.
+        let is_another = |key: &str| {
+            let rest = key.strip_prefix("negative").unwrap_or("negative");
+            rest == "s"
+                || rest.strip_prefix('_').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+        };
+        let mut others = record.as_object().into_iter().flatten();
+        if let Some((other, _)) = others.find(|(key, value)| is_another(key) && (value.is_string() || value.is_array()))
+        {
             return Err(lines.bad(&format!("has '{other}': a triplet has one negative, called 'negative'")));
         }
         sink([Some(&anchor), Some(&positive), negative.as_deref()])?
