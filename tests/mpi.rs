@@ -167,7 +167,6 @@ fn children(of: u32) -> Vec<u32> {
 #[test]
 fn what_one_process_alone_meets_with_ends_all_with_one_message() {
     let room = Room::new();
-    let args = room.adapt("bad", &[]);
     let songs = room.path("songs.txt");
     let own = room.path("own");
     // The same numbers, of the same norm, but for two that have changed places.
@@ -181,7 +180,7 @@ fn what_one_process_alone_meets_with_ends_all_with_one_message() {
     weights[at..].rotate_left(4);
     std::fs::write(other.join("model.safetensors"), weights).unwrap();
     // Each process reads a file of its own: the second one's has other lines, the third one has none; or other weights.
-    for (ranks, prepare, words) in [
+    for (name, (ranks, prepare, words)) in ["bad", "worse", "worst"].into_iter().zip([
         (
             2,
             "sed s/rain/sun/ $songs > $own",
@@ -193,7 +192,9 @@ fn what_one_process_alone_meets_with_ends_all_with_one_message() {
             "cp $songs $own; base=$other",
             "the ranks are not about to do the same: on rank 0 the model to start from is of weights with the hash",
         ),
-    ] {
+    ]) {
+        // Of its own: what was ended may still be ending.
+        let args = room.adapt(name, &[]);
         let own = format!("{}.$OMPI_COMM_WORLD_RANK.txt", own.display());
         let shell = format!(
             "songs={}; own={own}; base={}; other={}; if test $OMPI_COMM_WORLD_RANK = 0; then cp $songs $own; else {prepare}; fi; exec \"$@\"",
@@ -225,7 +226,9 @@ fn what_one_process_alone_meets_with_ends_all_with_one_message() {
         assert!(errors.len() == 1 && errors[0].contains(words), "{told}");
         assert!(began.elapsed() < Duration::from_secs(60), "nobody waited for the watchdog");
     }
-    assert!(!Path::new(&room.path("bad")).join("config.json").exists());
+    for name in ["bad", "worse", "worst"] {
+        assert!(!Path::new(&room.path(name)).join("config.json").exists());
+    }
 }
 
 /// A process that is alive and silent, as one whose driver hangs.

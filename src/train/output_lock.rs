@@ -2,10 +2,13 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
 const NAME: &str = ".retto-run.lock";
+/// For one that was ended, and is not gone yet, where it is started again at once.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Keeps other runs out of a folder until it is dropped; a process that ends in whatever way leaves no lock behind.
 pub(super) struct OutputLock {
@@ -44,12 +47,16 @@ impl OutputLock {
     pub(super) fn take(folder: &Path) -> Result<Option<Self>> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let path = folder.join(NAME);
+        let began = Instant::now();
         loop {
             let file = open(&path).map_err(Error::io(&path))?;
             match file.try_lock() {
                 Ok(()) if is_at(&file, &path) => return Ok(Some(Self { path, locked: Some(file) })),
                 // Who had it removed it since it was opened.
                 Ok(()) => {}
+                Err(TryLockError::WouldBlock) if began.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
                 Err(TryLockError::WouldBlock) => {
                     let folder = folder.display();
                     let reason = format!("{folder}: another run writes its checkpoints there: give another folder");
