@@ -54,7 +54,6 @@ cargo test "${options[@]}" --lib --bins --tests --no-fail-fast
 cargo rustc "${options[@]}" --lib --crate-type cdylib --crate-type staticlib -- --print native-static-libs
 built=$target/$triple/debug
 cp "$built/retto.dll" "$target/programs"
-cp "$(x86_64-w64-mingw32-gcc-posix -print-file-name=libwinpthread-1.dll)" "$target/programs" 2>/dev/null || true
 program() {
     local compiler=$1 source=$2 name
     name=$(basename "$source").exe && shift 2

@@ -10,7 +10,8 @@
 
 // With dropout, context = (P * M) V, where M is 0 or 1 / (1 - p); backward, dcontext V^T is multiplied by M, and dV takes
 // (P * M)^T. delta stays the same sum.
-// Blocks from `first` to before `end` are taken.
+//
+// Of the list, blocks from `first` to before `end` are taken.
 struct Sizes { first: u32, end: u32, heads: u32, head_size: u32, scale: f32, site: u32, threshold: u32, kept: f32 }
 var<immediate> sizes: Sizes;
 

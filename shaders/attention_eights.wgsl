@@ -7,7 +7,7 @@
 //
 // The same arithmetic, but that sums over a row are taken in pieces of eight, and softmax's largest score is known after each 8 keys.
 
-// Blocks from `first` to before `end` are taken.
+// Of the list, blocks from `first` to before `end` are taken.
 struct Sizes { first: u32, end: u32, heads: u32, head_size: u32, scale: f32, site: u32, threshold: u32, kept: f32 }
 var<immediate> sizes: Sizes;
 

@@ -16,4 +16,3 @@ fn f16_bits(value: f32) -> u32 {
     let rounded = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13u) & 1u)) >> 13u;
     return sign | min(rounded, 0x7c00u);
 }
-

@@ -1,4 +1,5 @@
 // y = x in f16, two in a word. What f16 cannot hold becomes an infinity, so that a scale that is too large is noticed.
+// f16.wgsl comes before this file.
 
 struct Params { len: u32 }
 var<immediate> params: Params;

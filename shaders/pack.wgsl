@@ -3,6 +3,7 @@
 // A row takes `words` words: two or four elements each, the first in the lowest bits, with zeros behind the last; their number is
 // even. In f16 the scale is the power of two by which the largest becomes 2^14 to 2^15, half of the largest f16 there is, so that
 // nothing overflows and little is too small; in int8 a 127th of the largest. gemm_b_packed.wgsl and embedding.wgsl read this.
+// f16.wgsl comes before this file.
 
 override BITS: u32; // of an element: 16 or 8
 override THREADS: u32 = 64u; // of a workgroup; 8 on software adapters

@@ -169,7 +169,8 @@ const TOGETHER: usize = 64;
 /// sections, and so on: see [`GroupKind`].
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for models of different tokenizers, options out of range, or data in which no word is taken;
+/// [`Error::InvalidArgument`] for models of different tokenizers, options out of range, data in which no word is taken, or a loss that is not
+/// finite;
 /// [`Error::NoMlmHead`]; [`Error::TooLong`] for data prepared for a longer model; GPU errors.
 pub fn compare(base: &Model, adapted: &Model, data: &Dataset, options: &CompareOptions) -> Result<Comparison> {
     for model in [base, adapted] {

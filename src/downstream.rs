@@ -116,8 +116,8 @@ struct Sums {
 /// Trains the same task from both models, with the same seeds, triplets and order, and compares how well held-out texts are then told
 /// apart. Intervals are of a paired bootstrap over the held-out songs and, after the trainings, over the seeds: triplets of one song are
 /// not independent of each other, nor is what one training came to. (The spread over so few seeds is scaled up, as Student's distribution is
-/// wider than the normal one, and by the root of
-/// seeds / (seeds - 1), which resampling leaves out.) `observe` ends it by breaking; then the figures are of the seeds that are complete.
+/// wider than the normal one, and by the root of seeds / (seeds - 1), which resampling leaves out.) `observe` ends it by breaking; then
+/// the figures are of the seeds that are complete.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] for models of different tokenizers, no seeds, or another objective; as [`Trainer::train_triplets`].

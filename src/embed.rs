@@ -340,7 +340,7 @@ impl Model {
         }
     }
 
-    /// \[examples, hidden\] of these examples of a dataset, whatever sections they are of. `told` hears between passes how many are done,
+    /// \[examples, hidden\], finite, of these examples of a dataset, whatever sections they are of. `told` hears between passes how many are done,
     /// of how many; nothing comes of it where that breaks.
     pub(crate) fn embed_examples(
         &self,

@@ -245,7 +245,7 @@ impl Gpu {
 
     /// Has a kernel not used here, and if that `lasts` not in later runs either, where there is a folder to keep that in.
     pub(crate) fn refuse(&self, name: &str, why: &str, lasts: bool) {
-        log::warn!("{}: GEMMs are not computed with {name}: {why}", self.inner.adapter.name);
+        log::warn!("{}: {name} is not used: {why}", self.inner.adapter.name);
         lock(&self.inner.refused).push(name.to_owned());
         if let Some(choices) = self.inner.choices.as_ref().filter(|_| lasts) {
             choices.refuse(name, why);

@@ -82,15 +82,15 @@ pub(crate) struct Sizes {
 /// Records one GEMM with the kernel preferred on this adapter. B may be a packed weight, for a linear layer.
 pub(crate) fn gemm(pass: &mut Pass, form: Form, arrays: &Gemm) -> Result<()> {
     let inputs = arrays.b.packing().map_or(Inputs::Single, Inputs::Packed);
-    preferred(pass, form, arrays, inputs)
+    gemm_of(pass, form, arrays, inputs)
 }
 
 /// [`gemm`] with A and B as [`to_half`](super::half::to_half) gives them.
 pub(crate) fn gemm_f16(pass: &mut Pass, form: Form, arrays: &Gemm) -> Result<()> {
-    preferred(pass, form, arrays, Inputs::Half)
+    gemm_of(pass, form, arrays, Inputs::Half)
 }
 
-fn preferred(pass: &mut Pass, form: Form, arrays: &Gemm, inputs: Inputs) -> Result<()> {
+fn gemm_of(pass: &mut Pass, form: Form, arrays: &Gemm, inputs: Inputs) -> Result<()> {
     let compile = |tiling: &Tiling, kernel: &Kernel| pass.compile(kernel, tiling.first_variant + form as usize);
     let (tiling, kernel) = compiled(pass.gpu(), form, arrays.sizes, inputs, compile)?;
     gemm_with(pass, tiling, kernel, form, arrays)

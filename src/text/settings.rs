@@ -91,8 +91,7 @@ impl Settings {
         let mut inner = Inner::from_bytes(bytes).map_err(bad)?;
         let class = self.config["tokenizer_class"].as_str().unwrap_or("BertTokenizer");
         // Those that are BERT's under another name, for one.
-        let alike = ["Bert", "DistilBert", "Electra", "MPNet"]
-            .contains(&class.trim_end_matches("Fast").trim_end_matches("Tokenizer"));
+        let alike = ["Bert", "DistilBert", "Electra", "MPNet"].contains(&kind(class));
         if let (Some(NormalizerWrapper::BertNormalizer(found)), true) = (inner.get_normalizer(), alike) {
             let normalizer = self.normalizer(found.clean_text);
             inner.with_normalizer(Some(normalizer)).map_err(bad)?;
@@ -108,8 +107,7 @@ impl Settings {
                 log::warn!("{}: the added token '{token}' is left out: its id is {id}, not {place}", path.display());
                 continue;
             }
-            let add = [token.clone()];
-            if token.special { inner.add_special_tokens(add) } else { inner.add_tokens(add) }.map_err(bad)?;
+            add(&mut inner, token).map_err(bad)?;
         }
         // What the config names is never split and never masked, whether the file marks it or not.
         let named = self.names.iter().map(|name| AddedToken::from(name, true));
@@ -157,8 +155,7 @@ impl Settings {
         inner.with_decoder(Some(WordPieceDecoder::new("##".into(), true)));
         inner.add_special_tokens(special).map_err(failed)?;
         for (token, id) in &self.added {
-            let add = [token.clone()];
-            if token.special { inner.add_special_tokens(add) } else { inner.add_tokens(add) }.map_err(failed)?;
+            add(&mut inner, token).map_err(failed)?;
             let got = inner.token_to_id(&token.content).map(u64::from);
             if id.is_some() && got != *id {
                 let (token, id) = (&token.content, id.unwrap_or_default());
@@ -169,9 +166,20 @@ impl Settings {
     }
 }
 
+/// Adds a token as what it is.
+fn add(inner: &mut Inner, token: &AddedToken) -> std::result::Result<(), tokenizers::Error> {
+    let token_alone = [token.clone()];
+    if token.special { inner.add_special_tokens(token_alone) } else { inner.add_tokens(token_alone) }.map(|_| ())
+}
+
+/// A class of transformers' tokenizers without what all of their names end with.
+fn kind(class: &str) -> &str {
+    class.trim_end_matches("Fast").trim_end_matches("Tokenizer")
+}
+
 /// Whether a tokenizer of transformers splits text as BERT's does, given a list of tokens. Its Japanese one, say, does not.
 fn reads_as_bert(class: &str) -> bool {
-    let name = class.trim_end_matches("Fast").trim_end_matches("Tokenizer");
+    let name = kind(class);
     let alike = [
         "Bert",
         "DistilBert",

@@ -44,6 +44,7 @@ struct Shared {
     continuations: OnceLock<Option<Vec<bool>>>,
     /// transformers' `clean_up_tokenization_spaces`.
     clean_up: bool,
+    /// transformers' `truncation_side`.
     cuts_front: bool,
 }
 

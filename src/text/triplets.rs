@@ -16,6 +16,7 @@ pub struct Triplets {
     texts: Dataset,
     source: Source,
     truncated: usize,
+    /// Sections left out, see [`Triplets::from_held_out_sections`].
     learnt: usize,
     hash: u64,
 }
@@ -86,8 +87,8 @@ impl Triplets {
     /// Triplets drawn from the sections of songs: a token cache that was prepared with `Unit::Section`. An epoch
     /// takes each song with at least two sections once: one of them is the anchor, another the positive, and a section of another
     /// song, which may have one alone, the negative; all drawn anew, as functions of seed, epoch and song. Of a section longer
-    /// than the longest example its beginning is used, whichever side of other texts the tokenizer cuts, and counted as [`Triplets::truncated`]. A section that came before, in any
-    /// song, is left out: a chorus would be its own positive.
+    /// than the longest example its beginning is used, whichever side of other texts the tokenizer cuts, and counted as
+    /// [`Triplets::truncated`]. A section that came before, in any song, is left out: a chorus would be its own positive.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a dataset that knows no songs or is not one of sections, for one without a song of two

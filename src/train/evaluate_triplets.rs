@@ -104,7 +104,7 @@ impl Model {
         let texts: Vec<usize> = texts.into_iter().collect();
         let embed = EmbedOptions { pooling, normalize, ..EmbedOptions::default() };
         let Some(values) = self.embed_examples(data.texts(), &texts, &embed, told)? else { return Ok(None) };
-        let vectors = Vectors::new(values, self.config().hidden_size, &texts, loss.distance_metric())?;
+        let vectors = Vectors::new(values, self.config().hidden_size, &texts, loss.distance_metric());
         let scores = match loss {
             EmbeddingLoss::Triplet { triplet_margin, .. } => {
                 triplets.iter().map(|triplet| vectors.triplet(triplet, triplet_margin)).collect()
@@ -157,11 +157,8 @@ struct Vectors {
 }
 
 impl Vectors {
-    /// Scaled to length 1 where cosines are taken.
-    fn new(mut values: Vec<f32>, dimension: usize, texts: &[usize], metric: DistanceMetric) -> Result<Self> {
-        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            return Err(Error::not_finite(&format!("the vector of text {}", texts[at / dimension])));
-        }
+    /// Of finite values. Scaled to length 1 where cosines are taken.
+    fn new(mut values: Vec<f32>, dimension: usize, texts: &[usize], metric: DistanceMetric) -> Self {
         if metric == DistanceMetric::Cosine {
             for row in values.chunks_exact_mut(dimension) {
                 let norm = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt().max(1e-12);
@@ -169,7 +166,7 @@ impl Vectors {
             }
         }
         let rows = texts.iter().enumerate().map(|(row, &text)| (text, row)).collect();
-        Ok(Self { values, dimension, rows, metric })
+        Self { values, dimension, rows, metric }
     }
 
     fn of(&self, text: usize) -> &[f32] {

@@ -54,8 +54,8 @@ impl Trainer {
         let done = self.resumed.as_ref().map_or(0, |state| state.global_step);
         let steps = Plan::total_steps(train, &self.arguments).saturating_sub(done);
         let mut seconds_per_token = 0.0;
-        // The first time compiles the kernels.
         let has_room = self.check_memory(train).is_ok();
+        // The first time compiles the kernels.
         for _ in 0..if steps > 0 && has_room { 2 } else { 0 } {
             let share = plan.share(train, &self.arguments, 0, self.place().0, &self.proportions());
             let Some(examples) = share.first() else { break };

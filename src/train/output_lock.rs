@@ -38,7 +38,7 @@ fn open(path: &Path) -> std::io::Result<File> {
             Err(error) if error.raw_os_error().is_some_and(|code| BUSY.contains(&code)) && tries < 100 => tries += 1,
             other => return other,
         }
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

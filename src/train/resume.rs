@@ -224,26 +224,27 @@ pub(crate) fn checkpoints(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     if !folder.is_dir() {
         return Ok(Vec::new());
     }
-    let step = |name: &String| name.strip_prefix("checkpoint-").and_then(|step| step.parse::<u64>().ok());
-    let found = names(folder)?.into_iter().filter_map(|name| Some((step(&name)?, folder.join(name))));
-    let mut found: Vec<_> = found.filter(|(_, path)| path.join(STATE_FILE).is_file()).collect();
+    let mut found = named_as_checkpoints(folder)?;
+    found.retain(|(_, path)| path.join(STATE_FILE).is_file());
     found.sort();
     Ok(found)
 }
 
+/// What is called `checkpoint-N` in a folder, with that number, whatever it is.
+fn named_as_checkpoints(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let step = |name: &String| name.strip_prefix("checkpoint-").and_then(|step| step.parse::<u64>().ok());
+    Ok(names(folder)?.into_iter().filter_map(|name| Some((step(&name)?, folder.join(name)))).collect())
+}
+
 /// Refuses a folder called `checkpoint-N` that is none, in whose place a run of so many steps would find out that it cannot write its own.
 pub(crate) fn refuse_others(folder: &Path, total: u64) -> Result<()> {
-    let complete = checkpoints(folder)?;
-    let named = if folder.is_dir() { names(folder)? } else { Vec::new() };
-    let step = |name: &String| name.strip_prefix("checkpoint-").and_then(|step| step.parse::<u64>().ok());
-    let mut ahead = named.iter().filter(|name| step(name).is_some_and(|step| step <= total));
-    match ahead.find(|name| complete.iter().all(|(_, known)| *known != folder.join(name))) {
-        Some(name) => {
-            let path = folder.join(name);
-            let reason = format!(
-                "{} has the name of a checkpoint, and no {STATE_FILE}: move it elsewhere, or remove it",
-                path.display()
-            );
+    let named = if folder.is_dir() { named_as_checkpoints(folder)? } else { Vec::new() };
+    let is_in_the_way = |(step, path): &(u64, PathBuf)| *step <= total && !path.join(STATE_FILE).is_file();
+    match named.into_iter().find(is_in_the_way) {
+        Some((_, path)) => {
+            let path = path.display();
+            let reason =
+                format!("{path} has the name of a checkpoint, and no {STATE_FILE}: move it elsewhere, or remove it");
             Err(Error::InvalidArgument(reason))
         }
         None => Ok(()),

@@ -321,7 +321,7 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::Diverged`] where loss or gradients are not finite: the parameters are then unchanged. [`Error::TooLong`] and
-    /// [`Error::InvalidArgument`] for a batch that does not fit; GPU errors.
+    /// [`Error::InvalidArgument`] for a batch that does not fit, or a rate that is not from 0 to 1000; GPU errors.
     pub fn train_step(&mut self, batch: &PackedBatch, learning_rate: f64) -> Result<StepReport> {
         self.train_step_accumulated(std::slice::from_ref(batch), learning_rate)
     }

@@ -132,7 +132,8 @@ impl Task {
     }
 }
 
-/// Triplets of songs, or given ones, without sections that others have `learnt`; the second are those of songs that are held out. `what` they are, for notes: nothing, or "held-out ".
+/// Triplets of songs, without sections that are `learnt`, or given ones; the second are those of songs that are held out. `what` they are,
+/// for notes: nothing, or "held-out ".
 pub(crate) fn load(
     tokenizer: &Tokenizer,
     what: &str,

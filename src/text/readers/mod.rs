@@ -84,8 +84,8 @@ fn is_hidden(name: &str) -> bool {
 }
 
 /// The files meant by these paths: files as they are, folders as all files of known formats within, however deep, sorted
-/// by name; hidden ones are left out, and so is `.json`, which beside songs is rarely songs, and what belongs to a model. Each file comes once, though links or several
-/// paths lead to it: a copy might be held out of what it is trained on.
+/// by name; hidden ones are left out, and so is `.json`, which beside songs is rarely songs, and what belongs to a model. Each file
+/// comes once, though links or several paths lead to it: a copy might be held out of what it is trained on.
 pub(crate) fn corpus_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     fn is_new(path: &Path, seen: &mut HashSet<PathBuf>) -> Result<bool> {
         Ok(seen.insert(path.canonicalize().map_err(Error::io(path))?))
