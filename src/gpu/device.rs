@@ -283,6 +283,11 @@ impl Gpu {
         self.is_software() && cpu::has_sixteen_registers()
     }
 
+    /// Bytes of the first-level cache for instructions of the CPU that shaders run on, where that is known.
+    pub(crate) fn instruction_cache(&self) -> Option<usize> {
+        cpu::instruction_cache().filter(|_| self.is_software())
+    }
+
     /// How kernels are compiled for this adapter.
     pub(crate) fn style(&self) -> Style {
         self.inner.style

@@ -71,22 +71,30 @@ impl Rows {
     }
 }
 
-/// What makes a difference among software adapters: the vector registers of the CPU.
+/// What makes a difference among software adapters: the CPU under them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Registers {
-    /// Software on x86 without AVX-512. On the one that was measured, of AMD's, LLVM also makes no gathering instructions.
-    Sixteen,
-    Many,
+pub(super) enum Processor {
+    /// Software on x86 without AVX-512, which has sixteen vector registers. On the one that was measured, of AMD's, LLVM also makes no
+    /// gathering instructions.
+    SixteenRegisters,
+    Any,
     /// Where loads are of words: see [`Style::in_words`](crate::gpu::Style::in_words).
-    ManyInWords,
+    InWords,
+    /// Likewise, and the first-level cache for instructions holds the loop of `vectors-32`.
+    InWordsWithRoom,
 }
 
-impl Registers {
+/// Bytes of the loop of `vectors-32` in words.
+const LOOP_OF_VECTORS_32: usize = 55 << 10;
+
+impl Processor {
     pub(super) fn of(gpu: &Gpu) -> Self {
+        let has_room = || gpu.instruction_cache().is_some_and(|bytes| bytes > LOOP_OF_VECTORS_32);
         match (gpu.has_sixteen_registers(), gpu.style().in_words) {
-            (true, _) => Self::Sixteen,
-            (false, false) => Self::Many,
-            (false, true) => Self::ManyInWords,
+            (true, _) => Self::SixteenRegisters,
+            (false, false) => Self::Any,
+            (false, true) if has_room() => Self::InWordsWithRoom,
+            (false, true) => Self::InWords,
         }
     }
 }
@@ -95,16 +103,21 @@ impl Registers {
 pub(super) fn preferred(
     is_software: bool,
     mesa: Option<u32>,
-    registers: Registers,
+    processor: Processor,
     rows: Rows,
 ) -> &'static [&'static str] {
     // On software measured, see ARCHITECTURE.md; on GPUs not yet. The cooperative ones are in f16 alone.
     match (is_software, mesa >= Some(26), rows) {
-        (true, true, Rows::Some | Rows::Many | Rows::Plenty) if registers == Registers::ManyInWords => {
+        (true, true, Rows::Some | Rows::Many | Rows::Plenty) if processor == Processor::InWords => {
             &["sixes-32", "vectors-32", "subgroup", "tiled"]
         }
-        (true, true, Rows::Few) if registers == Registers::Sixteen => &["turns-16", "vectors-16", "subgroup", "tiled"],
-        (true, true, Rows::Some | Rows::Many | Rows::Plenty) if registers == Registers::Sixteen => {
+        (true, true, Rows::Some | Rows::Many | Rows::Plenty) if processor == Processor::InWordsWithRoom => {
+            &["vectors-32", "subgroup", "tiled"]
+        }
+        (true, true, Rows::Few) if processor == Processor::SixteenRegisters => {
+            &["turns-16", "vectors-16", "subgroup", "tiled"]
+        }
+        (true, true, Rows::Some | Rows::Many | Rows::Plenty) if processor == Processor::SixteenRegisters => {
             &["turns-24", "vectors-16", "subgroup", "tiled"]
         }
         (true, true, Rows::Blanks) => &["vectors-4", "subgroup", "tiled"],
@@ -138,17 +151,18 @@ mod tests {
     #[test]
     fn what_is_preferred_exists_and_ends_with_what_runs_anywhere() {
         for rows in Rows::ALL {
-            for (is_software, mesa, registers) in [
-                (true, Some(25), Registers::Many),
-                (true, Some(25), Registers::ManyInWords),
-                (true, Some(26), Registers::Sixteen),
-                (true, Some(26), Registers::Many),
-                (true, Some(26), Registers::ManyInWords),
-                (true, None, Registers::Many),
-                (false, None, Registers::Many),
-                (false, Some(26), Registers::Sixteen),
+            for (is_software, mesa, processor) in [
+                (true, Some(25), Processor::Any),
+                (true, Some(25), Processor::InWords),
+                (true, Some(26), Processor::SixteenRegisters),
+                (true, Some(26), Processor::Any),
+                (true, Some(26), Processor::InWords),
+                (true, Some(26), Processor::InWordsWithRoom),
+                (true, None, Processor::Any),
+                (false, None, Processor::Any),
+                (false, Some(26), Processor::SixteenRegisters),
             ] {
-                let names = preferred(is_software, mesa, registers, rows);
+                let names = preferred(is_software, mesa, processor, rows);
                 assert_eq!(names.last(), Some(&TILINGS[0].name));
                 for name in names {
                     assert!(TILINGS.iter().any(|tiling| tiling.name == *name), "{name}");

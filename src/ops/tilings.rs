@@ -9,7 +9,7 @@ use super::gemm_kernels::{
     EIGHTS_ACROSS, EIGHTS_ALONG, EIGHTS_PACKED, PAIRS, SIXES, SIXES_PACKED, SUBGROUP, SUBGROUP_F16, SUBGROUP_PACKED,
     TILED, TILED_F16, TILED_PACKED, TURNS, TURNS_PACKED, VECTOR, VECTOR_F16, VECTOR_PACKED,
 };
-use super::preferences::{Registers, Rows, preferred};
+use super::preferences::{Processor, Rows, preferred};
 use crate::gpu::{Gpu, Kernel, Packing};
 
 /// One way to compute C: a kernel, and the tile of C that one of its workgroups takes.
@@ -48,7 +48,7 @@ fn takes_arrays_apart(gpu: &Gpu) -> bool {
 /// The same, for so many sums that a CPU of sixteen registers reads and stores one for each product: they compile for seconds there, and
 /// are slower than those with fewer.
 fn takes_large_arrays_apart(gpu: &Gpu) -> bool {
-    takes_arrays_apart(gpu) && Registers::of(gpu) != Registers::Sixteen
+    takes_arrays_apart(gpu) && Processor::of(gpu) != Processor::SixteenRegisters
 }
 
 /// Cooperative matrices of this edge, for subgroups that all have so many lanes.
@@ -256,7 +256,7 @@ impl Tiling {
     /// so long that a driver takes the GPU for hung.
     pub(crate) fn is_for(&self, gpu: &Gpu, rows: Rows) -> bool {
         let fits = self.rows <= (rows.typical().m as usize).next_multiple_of(16);
-        let sixteen = Registers::of(gpu) == Registers::Sixteen;
+        let sixteen = Processor::of(gpu) == Processor::SixteenRegisters;
         match self.name {
             "eights-12" => false,
             name if name.starts_with("eights") => fits && gpu.is_software() && !takes_arrays_apart(gpu),
@@ -311,7 +311,7 @@ pub(crate) fn choose(gpu: &Gpu, form: Form, sizes: Sizes, inputs: Inputs) -> (&'
     let rows = Rows::of(gpu, sizes);
     let measured = gpu.choice(rows.key(inputs == Inputs::Half));
     let measured = measured.as_deref().and_then(|name| named(&name));
-    let preferred = preferred(gpu.is_software(), gpu.adapter().mesa_version(), Registers::of(gpu), rows);
+    let preferred = preferred(gpu.is_software(), gpu.adapter().mesa_version(), Processor::of(gpu), rows);
     let mut choices = measured.into_iter().chain(preferred.iter().filter_map(named));
     let last = match inputs {
         Inputs::Single => &TILED,
