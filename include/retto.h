@@ -181,7 +181,7 @@ enum retto_status
      */
     RETTO_DEVICE_LOST = 8,
     /**
-     * A run was cancelled. What was trained so far is there, and retto_trainer_resume goes on with it.
+     * A callback ended what was going on, or retto_trainer_cancel. What was trained so far is there, and retto_trainer_resume goes on with it.
      */
     RETTO_CANCELLED = 9,
     /**
@@ -249,6 +249,18 @@ enum retto_status
      * resume the run from a checkpoint with a new trainer.
      */
     RETTO_RANK_FAILED = 25,
+    /**
+     * A score, loss or vector is not finite: the model's weights are too large, or damaged.
+     */
+    RETTO_NOT_FINITE = 26,
+    /**
+     * The checkpoint is of a run with other options, lines or models. Begin anew, in another folder, or give what that run began with.
+     */
+    RETTO_OTHER_RUN = 27,
+    /**
+     * Another run, of this process or of another, writes its checkpoints into the folder.
+     */
+    RETTO_FOLDER_IN_USE = 28,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -443,6 +455,12 @@ typedef struct retto_gold_rank {
 } retto_gold_rank;
 
 /**
+ * Is told between passes how many lines, batches or texts are done, of how many, on the thread that called. Anything but 0 ends the call
+ * with RETTO_CANCELLED, and without a result. Must not throw; it may call anything.
+ */
+typedef int32_t (*retto_count_callback)(uint64_t done, uint64_t total, void *user_data);
+
+/**
  * How held-out lines are masked and scored. Set it up with retto_evaluation_options_init.
  */
 typedef struct retto_evaluation_options {
@@ -475,6 +493,11 @@ typedef struct retto_evaluation_options {
      * The same seed gives every model with the same tokenizer the same blanks. Default 42.
      */
     uint64_t seed;
+    /**
+     * Is told of batches that are done. Default NULL.
+     */
+    retto_count_callback on_progress;
+    void *user_data;
 } retto_evaluation_options;
 
 /**
@@ -561,6 +584,11 @@ typedef struct retto_embed_options {
      * Whether texts are put into lower case before they are tokenized. Default 0.
      */
     uint32_t do_lower_case;
+    /**
+     * Is told of texts that are done. Default NULL.
+     */
+    retto_count_callback on_progress;
+    void *user_data;
 } retto_embed_options;
 
 /**
@@ -1077,7 +1105,7 @@ retto_status retto_evaluation_options_init(struct retto_evaluation_options *opti
 
 /**
  * Masks held-out lines, always in the same way, and measures how they are filled. NULL options are the defaults. Any thread;
- * blocks until all lines are done.
+ * blocks until all lines are done, or the options' callback ends it: RETTO_CANCELLED.
  */
 retto_status retto_model_evaluate(const struct retto_model *model,
                                   const struct retto_string *lines,
@@ -1148,7 +1176,7 @@ retto_status retto_embed_options_init(struct retto_embed_options *options,
                                       size_t struct_size);
 
 /**
- * Fills options with what the folder of a sentence-transformers model says; of any other model's, with the defaults. Set
+ * Fills options with what the folder of a sentence-transformers model says, and no callback; of any other model's, with the defaults. Set
  * struct_size before. RETTO_UNSUPPORTED for parts this library does not have. Any thread; blocks while small files are read.
  */
 retto_status retto_embed_options_open(const char *folder,
@@ -1158,8 +1186,8 @@ retto_status retto_embed_options_open(const char *folder,
 
 /**
  * One vector for each text. Lines of a text are joined by the separator token. NULL options are the defaults. Free the vectors
- * with retto_embeddings_free. Any thread, several at once; blocks until the GPU has answered, which comes after a training
- * step that is on it.
+ * with retto_embeddings_free. Any thread, several at once; blocks until all are done or the options' callback ends it: RETTO_CANCELLED.
+ * Each pass comes after a training step that is on the GPU.
  */
 retto_status retto_model_embed(const struct retto_model *model,
                                const struct retto_string *texts,

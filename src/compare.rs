@@ -1,6 +1,6 @@
 //! Two models on the same blanks.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use crate::error::{Error, Result};
 use crate::fill::Fill;
@@ -164,15 +164,29 @@ type Answer = (f64, usize);
 
 /// Sequences asked about in one pass.
 const TOGETHER: usize = 64;
+
 /// Takes words out of held-out examples, one at a time and the same for both models, and compares what they put there.
 /// Intervals are of a paired bootstrap over songs: blanks of one song are not independent of each other. Of a single song they are over its
 /// sections, and so on: see [`GroupKind`].
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for models of different tokenizers, options out of range, data in which no word is taken, or a loss that is not
-/// finite;
-/// [`Error::NoMlmHead`]; [`Error::TooLong`] for data prepared for a longer model; GPU errors.
+/// [`Error::InvalidArgument`] for models of different tokenizers, options out of range, or data in which no word is taken;
+/// [`Error::NoMlmHead`]; [`Error::TooLong`] for data prepared for a longer model; [`Error::NotFinite`] for a loss; GPU errors.
 pub fn compare(base: &Model, adapted: &Model, data: &Dataset, options: &CompareOptions) -> Result<Comparison> {
+    compare_with(base, adapted, data, options, |_, _| ControlFlow::Continue(()))
+}
+
+/// [`compare`], telling before each pass how many blanks are answered, of how many, by both models together; ended by breaking.
+///
+/// # Errors
+/// As [`compare`]; [`Error::Cancelled`].
+pub fn compare_with(
+    base: &Model,
+    adapted: &Model,
+    data: &Dataset,
+    options: &CompareOptions,
+    mut observe: impl FnMut(usize, usize) -> ControlFlow<()>,
+) -> Result<Comparison> {
     for model in [base, adapted] {
         model.require_mlm_head()?;
         model.tokenizer.require_mask_token()?;
@@ -196,7 +210,9 @@ pub fn compare(base: &Model, adapted: &Model, data: &Dataset, options: &CompareO
             "no word is taken out of these data: give more lines, or more of them".into(),
         ));
     }
-    let (of_base, of_adapted) = (ask(base, data, &blanks)?, ask(adapted, data, &blanks)?);
+    let both = 2 * blanks.len();
+    let of_base = ask(base, data, &blanks, &mut |done| observe(done, both))?;
+    let of_adapted = ask(adapted, data, &blanks, &mut |done| observe(blanks.len() + done, both))?;
 
     let (group_kind, groups) = groups(data, &blanks);
     let [base_scores, adapted_scores, difference] = scores(&of_base, &of_adapted, &groups, options.seed);
@@ -317,9 +333,18 @@ fn masked(model: &Model, data: &Dataset, blank: &Blank) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-fn ask(model: &Model, data: &Dataset, blanks: &[Blank]) -> Result<Vec<Answer>> {
+/// `told` hears before each pass how many are done.
+fn ask(
+    model: &Model,
+    data: &Dataset,
+    blanks: &[Blank],
+    told: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<Vec<Answer>> {
     let mut answers = Vec::with_capacity(blanks.len());
     for part in blanks.chunks(TOGETHER) {
+        if told(answers.len()).is_break() {
+            return Err(Error::Cancelled);
+        }
         let mut batch = PackedBatch::default();
         for blank in part {
             batch.push_masked(&masked(model, data, blank)?, &[(blank.at as u32, blank.gold)]);
@@ -415,7 +440,7 @@ mod tests {
             let (path, cache) = (folder.path().join("a.txt"), folder.path().join("cache"));
             std::fs::write(&path, text).unwrap();
             let options = crate::PrepareOptions::new(16);
-            crate::prepare(&tokenizer, &[path], &cache, None, &options, |_| {}).unwrap();
+            crate::prepare(&tokenizer, &[path], &cache, None, &options, |_| ControlFlow::Continue(())).unwrap();
             let data = Dataset::open(&cache, &tokenizer).unwrap();
             let blanks: Vec<Blank> = (0..data.len())
                 .flat_map(|example| [1, 2].map(|at| Blank { example, at, gold: data.get(example)[at] }))

@@ -40,6 +40,17 @@ pub enum DownstreamEvent {
         /// The step.
         report: StepReport,
     },
+    /// The held-out texts are being embedded: by either model before its trainings, and by what came of each training.
+    Evaluating {
+        /// Trainings so far.
+        trained: usize,
+        /// Trainings in all: twice the seeds.
+        trainings: usize,
+        /// Texts so far.
+        done: usize,
+        /// How many there are in all.
+        total: usize,
+    },
 }
 
 /// How well held-out texts are told apart, or how two models differ in that.
@@ -120,7 +131,8 @@ struct Sums {
 /// the figures are of the seeds that are complete.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for models of different tokenizers, no seeds, or another objective; as [`Trainer::train_triplets`].
+/// [`Error::InvalidArgument`] for models of different tokenizers, no seeds, or another objective; [`Error::Cancelled`] where it was ended
+/// before the first seed was complete; as [`Trainer::train_triplets`].
 pub fn downstream(
     base: &Model,
     adapted: &Model,
@@ -151,8 +163,14 @@ pub fn downstream(
         seed: first,
         retrieval: true,
     };
-    let score = |model: &Model| sums(model, held_out, &evaluation);
-    let before = [vec![score(base)?], vec![score(adapted)?]];
+    let trainings = 2 * options.seeds;
+    let score = |model: &Model, trained: usize, observe: &mut dyn FnMut(&DownstreamEvent) -> ControlFlow<()>| {
+        sums(model, held_out, &evaluation, &mut |done, total| {
+            observe(&DownstreamEvent::Evaluating { trained, trainings, done, total })
+        })
+    };
+    let mut at_first = |model: &Model| score(model, 0, &mut observe)?.ok_or(Error::Cancelled);
+    let before = [vec![at_first(base)?], vec![at_first(adapted)?]];
     let groups = before[0][0].len();
     let mut after = [Vec::new(), Vec::new()];
     let mut runs = Vec::new();
@@ -168,18 +186,21 @@ pub fn downstream(
                 ..options.arguments.clone()
             };
             let mut trainer = Trainer::new(model, arguments)?;
-            let (trained, trainings) = (after[0].len() + after[1].len(), 2 * options.seeds);
+            let trained = after[0].len() + after[1].len();
             let output = trainer.train_triplets(train, None, |event| match event {
                 TrainEvent::Step(report) => {
                     observe(&DownstreamEvent::Step { trained, trainings, report: report.clone() })
                 }
                 _ => ControlFlow::Continue(()),
             })?;
-            if output.cancelled {
+            let sums = match output.cancelled {
+                true => None,
+                false => score(trainer.model(), trained + 1, &mut observe)?,
+            };
+            let Some(sums) = sums else {
                 after[0].truncate(runs.len());
                 break 'seeds;
-            }
-            let sums = score(trainer.model())?;
+            };
             let means = means(&sums, &(0..groups).collect::<Vec<_>>());
             found[side] = [means[0], means[1]];
             after[side].push(sums);
@@ -187,7 +208,7 @@ pub fn downstream(
         runs.push(DownstreamRun { seed, base: found[0], adapted: found[1] });
     }
     if runs.is_empty() {
-        return Err(Error::InvalidArgument("ended before the trainings of the first seed were complete".into()));
+        return Err(Error::Cancelled);
     }
     let total = |pick: fn(&Sums) -> f64| before[0][0].iter().map(pick).sum::<f64>() as usize;
     Ok(Downstream {
@@ -201,10 +222,14 @@ pub fn downstream(
     })
 }
 
-/// By song, those without a held-out triplet or section left out.
-fn sums(model: &Model, data: &Triplets, options: &TripletEvaluationOptions) -> Result<Vec<Sums>> {
-    let scores = model.score_triplets(data, options, &mut |_, _| ControlFlow::Continue(()))?;
-    let (triplets, queries) = scores.unwrap_or_default();
+/// By song, those without a held-out triplet or section left out. `None` where `told` breaks.
+fn sums(
+    model: &Model,
+    data: &Triplets,
+    options: &TripletEvaluationOptions,
+    told: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+) -> Result<Option<Vec<Sums>>> {
+    let Some((triplets, queries)) = model.score_triplets(data, options, told)? else { return Ok(None) };
     let mut sums: std::collections::BTreeMap<usize, Sums> = std::collections::BTreeMap::new();
     for score in &triplets {
         let of = sums.entry(score.group).or_default();
@@ -219,7 +244,7 @@ fn sums(model: &Model, data: &Triplets, options: &TripletEvaluationOptions) -> R
         of.figures[3] += f64::from(query.rank <= 10);
         of.figures[4] += 1.0 / query.rank as f64;
     }
-    Ok(sums.into_values().collect())
+    Ok(Some(sums.into_values().collect()))
 }
 
 /// Means over the songs picked.

@@ -268,9 +268,22 @@ impl Model {
     /// ```
     ///
     /// # Errors
-    /// [`Error::TooLong`] with `strict`; [`Error::InvalidArgument`] for a `max_seq_length` below 3 or beyond the model;
-    /// [`Error::BadTokenizer`] for a text it cannot represent; [`Error::InvalidArgument`] for a vector that is not finite; GPU errors.
+    /// [`Error::TooLong`] with `strict`; [`Error::InvalidArgument`] for a `max_seq_length` below 3 or beyond the model, or a text without a
+    /// token; [`Error::BadTokenizer`] for a text it cannot represent; [`Error::NotFinite`]; GPU errors.
     pub fn embed<S: AsRef<str>>(&self, texts: &[S], options: &EmbedOptions) -> Result<Embeddings> {
+        self.embed_with(texts, options, |_, _| ControlFlow::Continue(()))
+    }
+
+    /// [`Model::embed`], telling between passes how many texts are done, of how many, and ended by breaking.
+    ///
+    /// # Errors
+    /// As [`Model::embed`]; [`Error::Cancelled`].
+    pub fn embed_with<S: AsRef<str>>(
+        &self,
+        texts: &[S],
+        options: &EmbedOptions,
+        mut observe: impl FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Embeddings> {
         let template = self.tokenizer.template()?;
         let longest = self.longest_embedded(options, SHORTEST.max(template.around() + 1))?;
         let mut truncated = 0;
@@ -295,7 +308,7 @@ impl Model {
             encoded.push(ids);
         }
         let examples: Vec<&[u32]> = encoded.iter().map(Vec::as_slice).collect();
-        self.embed_all(&examples, options, truncated)
+        self.embed_all(&examples, options, truncated, &mut observe)
     }
 
     /// [`Model::embed`] for examples that are tokenized already, special tokens included: `do_lower_case` comes too late for
@@ -305,6 +318,19 @@ impl Model {
     /// # Errors
     /// As [`Model::embed`].
     pub fn embed_dataset(&self, data: &Dataset, options: &EmbedOptions) -> Result<Embeddings> {
+        self.embed_dataset_with(data, options, |_, _| ControlFlow::Continue(()))
+    }
+
+    /// [`Model::embed_dataset`], telling between passes how many vectors are done, of how many, and ended by breaking.
+    ///
+    /// # Errors
+    /// As [`Model::embed`]; [`Error::Cancelled`].
+    pub fn embed_dataset_with(
+        &self,
+        data: &Dataset,
+        options: &EmbedOptions,
+        mut observe: impl FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Embeddings> {
         let longest = self.longest_embedded(options, SHORTEST)?;
         if data.longest() > longest {
             return Err(Error::TooLong { tokens: data.longest(), max: longest });
@@ -315,7 +341,7 @@ impl Model {
         }
         let Some(sections) = data.sections() else {
             let examples: Vec<&[u32]> = (0..data.len()).map(|i| data.get(i)).collect();
-            return self.embed_all(&examples, options, data.truncated());
+            return self.embed_all(&examples, options, data.truncated(), &mut observe);
         };
         let longer = sections.iter().filter(|section| section.len() > 1).count();
         if options.strict && longer > 0 {
@@ -323,7 +349,7 @@ impl Model {
             return Err(Error::InvalidArgument(reason));
         }
         let firsts: Vec<&[u32]> = sections.iter().map(|section| data.get(section.start)).collect();
-        self.embed_all(&firsts, options, data.truncated() + longer)
+        self.embed_all(&firsts, options, data.truncated() + longer, &mut observe)
     }
 
     fn longest_embedded(&self, options: &EmbedOptions, shortest: usize) -> Result<usize> {
@@ -358,9 +384,15 @@ impl Model {
         self.embed_encoded(&examples, options, told, &|at| numbers[at])
     }
 
-    fn embed_all(&self, examples: &[&[u32]], options: &EmbedOptions, truncated: usize) -> Result<Embeddings> {
-        let values = self.embed_encoded(examples, options, &mut |_, _| ControlFlow::Continue(()), &|at| at)?;
-        Ok(Embeddings { values: values.unwrap_or_default(), dimension: self.config().hidden_size, truncated })
+    fn embed_all(
+        &self,
+        examples: &[&[u32]],
+        options: &EmbedOptions,
+        truncated: usize,
+        told: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Embeddings> {
+        let values = self.embed_encoded(examples, options, told, &|at| at)?.ok_or(Error::Cancelled)?;
+        Ok(Embeddings { values, dimension: self.config().hidden_size, truncated })
     }
 
     fn embed_encoded(
@@ -385,7 +417,7 @@ impl Model {
             let vectors = self.embed_batch(&batch, options)?;
             if let Some(at) = vectors.iter().position(|value| !value.is_finite()) {
                 let text = number(done + at / self.config().hidden_size);
-                return Err(Error::not_finite(&format!("the vector of text {text}")));
+                return Err(Error::not_finite(format!("the vector of text {text}")));
             }
             done += batch.sequences();
             values.extend(vectors);

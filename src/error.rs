@@ -146,6 +146,24 @@ pub enum Error {
     /// Of several devices that train together another one failed, or did not answer. A checkpoint written before is whole.
     #[error("training on several devices ended: {0}")]
     RankFailed(String),
+    /// The observer of a call broke it off. What the call would have returned, or written, is not there.
+    #[error("cancelled")]
+    Cancelled,
+    /// What a model computed is no number: ranked or counted, it would look like an answer.
+    #[error("{what} is not finite: the model's weights are too large, or damaged")]
+    NotFinite {
+        /// What was computed.
+        what: String,
+    },
+    /// A checkpoint was written by a run with other options, data or models: going on with it would be neither run.
+    #[error("cannot resume: {0}")]
+    OtherRun(String),
+    /// Another run, of this process or of another, writes into a folder.
+    #[error("{}: another run writes its checkpoints there: give another folder", folder.display())]
+    FolderInUse {
+        /// The `output_dir`.
+        folder: PathBuf,
+    },
 }
 
 /// The crate's result.
@@ -162,9 +180,8 @@ impl Error {
         Error::BadCheckpoint { path: path.into(), reason: reason.into() }
     }
 
-    /// Of a model whose numbers are no answer: ranked and counted, they would look like one.
-    pub(crate) fn not_finite(what: &str) -> Self {
-        Error::InvalidArgument(format!("{what} is not finite: the model's weights are too large, or damaged"))
+    pub(crate) fn not_finite(what: impl Into<String>) -> Self {
+        Error::NotFinite { what: what.into() }
     }
 
     pub(crate) fn tokenizer(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {

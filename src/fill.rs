@@ -39,8 +39,8 @@ impl Model {
     /// others still masked, as transformers does.
     ///
     /// # Errors
-    /// [`Error::NoMask`], [`Error::TooLong`], [`Error::NoMlmHead`]; [`Error::InvalidArgument`] for a `top_k` of 0, and where weights are so
-    /// large that a score is not finite; GPU errors.
+    /// [`Error::NoMask`], [`Error::TooLong`], [`Error::NoMlmHead`]; [`Error::InvalidArgument`] for a `top_k` of 0; [`Error::NotFinite`] for
+    /// a score; GPU errors.
     pub fn fill_mask(&self, text: &str, top_k: usize) -> Result<Vec<Vec<Fill>>> {
         Ok(self.fill_mask_batch(&[text], top_k)?.remove(0))
     }

@@ -48,7 +48,7 @@ mod ops;
 mod text;
 mod train;
 
-pub use compare::{CompareOptions, Comparison, GroupKind, Kind, Kinds, Scores, Showcase, Shown, compare};
+pub use compare::{CompareOptions, Comparison, GroupKind, Kind, Kinds, Scores, Showcase, Shown, compare, compare_with};
 pub use downstream::{
     Downstream, DownstreamEvent, DownstreamFigures, DownstreamOptions, DownstreamRun, DownstreamStage, downstream,
 };

@@ -185,7 +185,7 @@ fn python_does_what_c_does() {
 fn csharp_does_what_c_does() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("Scenario.exe");
-    let sources = ["Retto", "Trainer", "Native"].map(|name| format!("bindings/csharp/{name}.cs"));
+    let sources = ["Retto", "Trainer", "Counting", "Native"].map(|name| format!("bindings/csharp/{name}.cs"));
     let mut compiler = Command::new("mcs");
     compiler.args(["-langversion:7", "-warnaserror", "tests/bindings/Scenario.cs"]).args(sources);
     succeeds(compiler.arg(format!("-out:{}", program.display())));

@@ -192,7 +192,10 @@ fn a_cache_trains_as_its_lines_do() {
     std::fs::write(folder.path().join("a.txt"), lines.join("\n")).unwrap();
     let model = model();
     let cache = folder.path().join("c.safetensors");
-    prepare(model.tokenizer(), &[folder.path().into()], &cache, None, &PrepareOptions::new(32), |_| {}).unwrap();
+    prepare(model.tokenizer(), &[folder.path().into()], &cache, None, &PrepareOptions::new(32), |_| {
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     let cache = Dataset::open(&cache, model.tokenizer()).unwrap();
     let lines = Dataset::from_lines(model.tokenizer(), &lines, 32).unwrap();
     let arguments = TrainingArguments { max_steps: Some(6), learning_rate: 1e-3, ..Default::default() };

@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use common::{copy_fixture, fixtures, gpu};
@@ -78,7 +79,15 @@ fn other_templates_are_answered() {
 fn many_texts_are_embedded_in_their_order() {
     let model = model();
     let texts: Vec<String> = (0..1500).map(|i| "rain ".repeat(1 + i % 13)).collect();
-    let all = model.embed(&texts, &EmbedOptions::default()).unwrap();
+    let mut told = Vec::new();
+    let all = model.embed_with(&texts, &EmbedOptions::default(), |done, total| {
+        told.push((done, total));
+        ControlFlow::Continue(())
+    });
+    let all = all.unwrap();
+    assert!(!told.is_empty() && told.is_sorted() && told.iter().all(|at| at.0 < 1500 && at.1 == 1500), "{told:?}");
+    let broken_off = model.embed_with(&texts, &EmbedOptions::default(), |_, _| ControlFlow::Break(()));
+    assert!(matches!(broken_off, Err(Error::Cancelled)));
     assert_eq!(all.len(), texts.len());
     for index in [0, 7, 640, 1201, 1499] {
         let alone = model.embed(&texts[index..=index], &EmbedOptions::default()).unwrap();
@@ -95,7 +104,7 @@ fn sections_are_joined_by_the_separator() {
     let (text, cache) = (folder.path().join("songs.txt"), folder.path().join("cache.safetensors"));
     fs::write(&text, "the rain\nand you\n\nyou\nand the rain\n").unwrap();
     let options = retto::PrepareOptions { unit: retto::Unit::Section, ..retto::PrepareOptions::new(32) };
-    retto::prepare(model.tokenizer(), &[text], &cache, None, &options, |_| {}).unwrap();
+    retto::prepare(model.tokenizer(), &[text], &cache, None, &options, |_| ControlFlow::Continue(())).unwrap();
     let data = Dataset::open(&cache, model.tokenizer()).unwrap();
     let from_file = model.embed_dataset(&data, &EmbedOptions::default()).unwrap();
     let from_text = model.embed(&["the rain\nand you", "you\r\n\nand the rain\n"], &EmbedOptions::default()).unwrap();
@@ -106,7 +115,7 @@ fn sections_are_joined_by_the_separator() {
     // Windows replaces no file that is mapped.
     drop(data);
     fs::write(&text, "the rain\nand you\nthe rain\n\nyou\n").unwrap();
-    retto::prepare(model.tokenizer(), &[text], &cache, None, &short, |_| {}).unwrap();
+    retto::prepare(model.tokenizer(), &[text], &cache, None, &short, |_| ControlFlow::Continue(())).unwrap();
     let data = Dataset::open(&cache, model.tokenizer()).unwrap();
     let sections = model.embed_dataset(&data, &EmbedOptions::default()).unwrap();
     assert_eq!((data.len() > 2, data.truncated(), sections.len(), sections.truncated()), (true, 0, 2, 1));
@@ -290,7 +299,10 @@ fn texts_are_cut_at_the_side_that_the_tokenizer_names() {
         let song = folder.path().join("song.txt");
         fs::write(&song, "the rain and you\n").unwrap();
         let cache = folder.path().join("cache");
-        retto::prepare(model.tokenizer(), &[song], &cache, None, &retto::PrepareOptions::new(4), |_| {}).unwrap();
+        retto::prepare(model.tokenizer(), &[song], &cache, None, &retto::PrepareOptions::new(4), |_| {
+            ControlFlow::Continue(())
+        })
+        .unwrap();
         assert_eq!(Dataset::open(&cache, model.tokenizer()).unwrap().get(0), data.get(0));
     }
 }

@@ -41,7 +41,10 @@ fn songs(model: &Model, count: usize) -> Triplets {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
     let options = PrepareOptions { unit: Unit::Section, dedup: true, ..PrepareOptions::new(32) };
-    prepare(model.tokenizer(), &[write_songs(folder.path(), count)], &cache, None, &options, |_| {}).unwrap();
+    prepare(model.tokenizer(), &[write_songs(folder.path(), count)], &cache, None, &options, |_| {
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     Triplets::from_sections(Dataset::open(&cache, model.tokenizer()).unwrap()).unwrap()
 }
 
@@ -204,7 +207,7 @@ fn a_held_out_section_longer_than_the_longest_example_is_judged_by_its_beginning
         let (path, cache) = (folder.path().join(name), folder.path().join(format!("{name}.cache")));
         fs::write(&path, songs).unwrap();
         let options = PrepareOptions { unit: Unit::Section, ..PrepareOptions::new(12) };
-        prepare(model.tokenizer(), &[path], &cache, None, &options, |_| {}).unwrap();
+        prepare(model.tokenizer(), &[path], &cache, None, &options, |_| ControlFlow::Continue(())).unwrap();
         Triplets::from_sections(Dataset::open(&cache, model.tokenizer()).unwrap()).unwrap()
     };
     // A first verse that takes three examples, and one that ends the last song.
@@ -283,6 +286,9 @@ fn what_does_not_go_together_is_refused_by_name() {
     assert!(compared(masked, &songs).contains("set Objective::Embedding"));
     assert!(compared(DownstreamOptions { seeds: 0, ..Default::default() }, &songs).contains("seeds is 0"));
     assert!(compared(DownstreamOptions::default(), &pairs).contains("negative with each pair"));
+    let options = DownstreamOptions { seeds: 2, ..Default::default() };
+    let broken_off = downstream(&base, &base, &songs, &songs, &options, |_| ControlFlow::Break(()));
+    assert!(matches!(broken_off, Err(Error::Cancelled)));
 }
 
 /// A last batch of one triplet would teach nothing where texts are each other's negatives: it is a part of the one before.
@@ -470,7 +476,7 @@ fn what_is_learnt_does_not_judge() {
         let (file, cache) = (folder.path().join(name), folder.path().join(format!("{name}.cache")));
         std::fs::write(&file, text).unwrap();
         let options = PrepareOptions { unit: Unit::Section, ..PrepareOptions::new(32) };
-        prepare(model.tokenizer(), &[file], &cache, None, &options, |_| {}).unwrap();
+        prepare(model.tokenizer(), &[file], &cache, None, &options, |_| ControlFlow::Continue(())).unwrap();
         Dataset::open(&cache, model.tokenizer()).unwrap()
     };
     let learnt = "the rain\n\nand you\n\n\nthe town\n\nthe river\n";

@@ -80,7 +80,7 @@ type Fields = Vec<(&'static str, String)>;
 fn kind(words: &str) -> &'static str {
     match words.trim() {
         of if of.contains('*') || of.starts_with("POINTER") => "pointer",
-        "c_char_p" | "c_void_p" | "IntPtr" => "pointer",
+        "c_char_p" | "c_void_p" | "IntPtr" | "retto_count_callback" | "CountCallback" => "pointer",
         "uint32_t" | "c_uint32" | "uint" => "u32",
         "int32_t" | "c_int32" | "int" => "i32",
         "uint64_t" | "c_uint64" | "ulong" => "u64",

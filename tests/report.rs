@@ -8,7 +8,10 @@ use std::process::Command;
 
 use common::command::{fails, fixture, json, run, stdout, text};
 use common::{fresh_model, gpu};
-use retto::{CompareOptions, Dataset, LoraConfig, PrepareOptions, Trainer, TrainingArguments, compare, prepare};
+use retto::{
+    CompareOptions, Dataset, Error, LoraConfig, PrepareOptions, Trainer, TrainingArguments, compare, compare_with,
+    prepare,
+};
 use serde_json::Value;
 
 /// Songs whose lines are all of one kind, so that a few steps teach something.
@@ -125,7 +128,10 @@ fn comparisons_count_every_blank_and_pair_the_models() {
     let arguments = TrainingArguments { max_steps: Some(20), learning_rate: 1e-2, lora, ..Default::default() };
     let mut trainer = Trainer::new(&base, arguments).unwrap();
     let cache = folder.path().join("c.safetensors");
-    prepare(base.tokenizer(), &[songs(folder.path())], &cache, None, &PrepareOptions::new(32), |_| {}).unwrap();
+    prepare(base.tokenizer(), &[songs(folder.path())], &cache, None, &PrepareOptions::new(32), |_| {
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     let data = Dataset::open(&cache, base.tokenizer()).unwrap();
     trainer.train_dataset(&data, None, |_| ControlFlow::Continue(())).unwrap();
     let adapted = trainer.into_model();
@@ -140,7 +146,22 @@ fn comparisons_count_every_blank_and_pair_the_models() {
     let parts = [all.base.loss, all.adapted.loss, all.difference.loss];
     assert!((parts[1].value - parts[0].value - parts[2].value).abs() < 1e-9);
     assert!(parts.iter().all(|interval| interval.low <= interval.value && interval.value <= interval.high));
-    assert_eq!(all, compare(&base, &adapted, &data, &options).unwrap(), "the same seed");
+    let mut told = Vec::new();
+    let again = compare_with(&base, &adapted, &data, &options, |done, total| {
+        assert_eq!(total, 2 * all.blanks);
+        told.push(done);
+        ControlFlow::Continue(())
+    });
+    assert_eq!(all, again.unwrap(), "the same seed");
+    assert!(
+        told.len() > 2 && told[0] == 0 && told.is_sorted_by(|a, b| a < b) && told.contains(&all.blanks),
+        "{told:?}"
+    );
+    let broken_off = compare_with(&base, &adapted, &data, &options, |done, _| match done < all.blanks {
+        true => ControlFlow::Continue(()),
+        false => ControlFlow::Break(()),
+    });
+    assert!(matches!(broken_off, Err(Error::Cancelled)));
     // What a showcase says is what a query says.
     for case in &all.showcases {
         let gold = base.rank_gold(&case.text, &case.gold).unwrap();

@@ -202,10 +202,10 @@ fn the_output_stays_locked() {
     let mut other = Trainer::new(&base, arguments(folder.path())).unwrap();
     for _ in 0..2 {
         trainer.lock_output_dir().unwrap();
-        assert!(matches!(other.lock_output_dir(), Err(Error::InvalidArgument(_))));
+        assert!(matches!(other.lock_output_dir(), Err(Error::FolderInUse { .. })));
     }
     train(&mut trainer, u64::MAX).unwrap();
-    assert!(matches!(other.lock_output_dir(), Err(Error::InvalidArgument(_))));
+    assert!(matches!(other.lock_output_dir(), Err(Error::FolderInUse { .. })));
     drop(trainer);
     other.lock_output_dir().unwrap();
 }
@@ -358,7 +358,8 @@ fn another_run_is_not_continued() {
             trainer.resume_from_checkpoint().unwrap();
         }
         match trainer.train(lines, &[], |_| panic!("training began")) {
-            Err(Error::InvalidArgument(text)) => text,
+            Err(Error::OtherRun(text)) if resume => text,
+            Err(Error::InvalidArgument(text)) if !resume => text,
             other => panic!("{other:?}"),
         }
     };
@@ -375,7 +376,7 @@ fn another_run_is_not_continued() {
     assert!(refused(arguments(folder.path()), false, &lines()).contains("checkpoint-3 is of an earlier run"));
     let other = Model::open(gpu(), common::copy_fixture("odd").path()).unwrap();
     let mut trainer = Trainer::new(&other, arguments(folder.path())).unwrap();
-    assert!(matches!(trainer.resume_from_checkpoint(), Err(Error::BadCheckpoint { .. })));
+    assert!(matches!(trainer.resume_from_checkpoint(), Err(Error::OtherRun(_))));
     for (file, bytes) in [("trainer_state.json", "{"), ("optimizer.safetensors", "short")] {
         let copy = tempfile::tempdir().unwrap();
         let from = folder.path().join("checkpoint-3");

@@ -93,6 +93,15 @@ fn training_improves_what_it_was_trained_for() {
     assert!(after.top1_accuracy > before.top1_accuracy && after.top10_accuracy >= after.top1_accuracy);
     assert_eq!(before.masked_tokens, after.masked_tokens);
     assert!((after.perplexity - after.loss.exp()).abs() < 1e-9);
+    let (mut told, few) = (Vec::new(), EvaluationOptions { per_device_eval_batch_size: 16, ..options });
+    let observe = |done, total| {
+        told.push((done, total));
+        ControlFlow::Continue(())
+    };
+    assert_eq!(base.evaluate_with(&lines(), &few, observe).unwrap(), base.evaluate(&lines(), &few).unwrap());
+    assert_eq!(told, [(1, 3), (2, 3)]);
+    let broken_off = base.evaluate_with(&lines(), &few, |_, _| ControlFlow::Break(()));
+    assert!(matches!(broken_off, Err(Error::Cancelled)));
 
     // 40 lines in batches of 8, 30 epochs: 150 steps, 30 evaluations.
     assert_eq!((output.steps, output.epoch, output.samples), (150, 30.0, 1200));

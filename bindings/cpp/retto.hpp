@@ -215,6 +215,68 @@ struct Evaluation {
     std::uint64_t masked_tokens;
 };
 
+inline retto_evaluation_options evaluation_options() {
+    detail::Place error;
+    retto_evaluation_options options;
+    error.check(retto_evaluation_options_init(&options, sizeof options));
+    return options;
+}
+
+/// The defaults.
+inline retto_embed_options embed_options() {
+    detail::Place error;
+    retto_embed_options options;
+    error.check(retto_embed_options_init(&options, sizeof options));
+    return options;
+}
+
+/// Those of the folder of a sentence-transformers model; of another model's, the defaults.
+inline retto_embed_options embed_options(std::string_view folder) {
+    detail::Place error;
+    auto options = embed_options();
+    auto path = detail::string(folder);
+    error.check(retto_embed_options_open(path.data, path.length, &options, error));
+    return options;
+}
+
+/// Is told what is done, of how many; returns whether to go on. If not, retto::Error with RETTO_CANCELLED is thrown; what it throws comes
+/// out of the call.
+using Count = std::function<bool(std::uint64_t done, std::uint64_t total)>;
+
+namespace detail {
+
+class Counting {
+public:
+    explicit Counting(const Count &progress) : progress_(progress) {}
+    Counting(const Counting &) = delete;
+    Counting &operator=(const Counting &) = delete;
+
+    template <typename Options> void observe(Options &options) {
+        if (!progress_) return;
+        // No exception may cross C.
+        options.on_progress = [](std::uint64_t done, std::uint64_t total, void *data) -> std::int32_t {
+            auto &self = *static_cast<Counting *>(data);
+            try {
+                return self.progress_(done, total) ? 0 : 1;
+            } catch (...) {
+                self.thrown_ = std::current_exception();
+                return 1;
+            }
+        };
+        options.user_data = this;
+    }
+
+    void check() const {
+        if (thrown_) std::rethrow_exception(thrown_);
+    }
+
+private:
+    const Count &progress_;
+    std::exception_ptr thrown_;
+};
+
+} // namespace detail
+
 /// Many threads may use one model at once.
 class Model {
 public:
@@ -317,11 +379,18 @@ public:
     /// A vector for each text; lines of one are joined by the separator token. Options from embed_options(), or the defaults.
     /// A text that is too long is cut; with options.strict it is an error.
     std::vector<std::vector<float>> embed(const std::vector<std::string_view> &texts,
-                                          const retto_embed_options *options = nullptr) const {
+                                          const retto_embed_options *options = nullptr,
+                                          const Count &progress = nullptr) const {
         detail::Place error;
+        auto wanted = options ? *options : embed_options();
+        detail::Counting counting(progress);
+        counting.observe(wanted);
         detail::Handle<retto_embeddings, retto_embeddings_free> embeddings;
         auto given = detail::strings(texts);
-        error.check(retto_model_embed(handle_.get(), given.data(), given.size(), options, embeddings.out(), error));
+        const auto status =
+            retto_model_embed(handle_.get(), given.data(), given.size(), &wanted, embeddings.out(), error);
+        counting.check();
+        error.check(status);
         const std::size_t dimension = retto_embeddings_dimension(embeddings.get());
         const float *values = retto_embeddings_values(embeddings.get());
         std::vector<std::vector<float>> result;
@@ -332,11 +401,17 @@ public:
     }
 
     /// Options from evaluation_options(), or the defaults.
-    Evaluation evaluate(const std::vector<std::string> &lines, const retto_evaluation_options *options = nullptr) const {
+    Evaluation evaluate(const std::vector<std::string> &lines, const retto_evaluation_options *options = nullptr,
+                        const Count &progress = nullptr) const {
         detail::Place error;
+        auto wanted = options ? *options : evaluation_options();
+        detail::Counting counting(progress);
+        counting.observe(wanted);
         auto given = detail::strings(lines);
         auto found = detail::sized<retto_evaluation>();
-        error.check(retto_model_evaluate(handle_.get(), given.data(), given.size(), options, &found, error));
+        const auto status = retto_model_evaluate(handle_.get(), given.data(), given.size(), &wanted, &found, error);
+        counting.check();
+        error.check(status);
         return {found.loss, found.perplexity, found.top1_accuracy, found.top10_accuracy, found.masked_tokens};
     }
 
@@ -353,30 +428,6 @@ private:
     Model() = default;
     detail::Handle<retto_model, retto_model_free> handle_;
 };
-
-inline retto_evaluation_options evaluation_options() {
-    detail::Place error;
-    retto_evaluation_options options;
-    error.check(retto_evaluation_options_init(&options, sizeof options));
-    return options;
-}
-
-/// The defaults.
-inline retto_embed_options embed_options() {
-    detail::Place error;
-    retto_embed_options options;
-    error.check(retto_embed_options_init(&options, sizeof options));
-    return options;
-}
-
-/// Those of the folder of a sentence-transformers model; of another model's, the defaults.
-inline retto_embed_options embed_options(std::string_view folder) {
-    detail::Place error;
-    auto options = embed_options();
-    auto path = detail::string(folder);
-    error.check(retto_embed_options_open(path.data, path.length, &options, error));
-    return options;
-}
 
 /// The defaults; what it is made to point to has to live until the Trainer is made.
 inline retto_training_options training_options() {

@@ -216,9 +216,20 @@ namespace Retto
         }
 
         [StructLayout(LayoutKind.Sequential)]
+        public struct EvaluationOptions
+        {
+            public uint structSize, wholeWordMask;
+            public double mlmProbability, maskReplaceProb, randomReplaceProb;
+            public uint perDeviceEvalBatchSize, maxSeqLength;
+            public ulong seed;
+            public IntPtr onProgress, userData;
+        }
+
+        [StructLayout(LayoutKind.Sequential)]
         public struct EmbedOptions
         {
             public uint structSize, pooling, normalize, maxSeqLength, strict, doLowerCase;
+            public IntPtr onProgress, userData;
         }
 
         [StructLayout(LayoutKind.Sequential)]
@@ -277,6 +288,9 @@ namespace Retto
         [UnmanagedFunctionPointer(CallingConvention.Cdecl)]
         public delegate int ProgressCallback(IntPtr progress, IntPtr userData);
 
+        [UnmanagedFunctionPointer(CallingConvention.Cdecl)]
+        public delegate int CountCallback(ulong done, ulong total, IntPtr userData);
+
         private const CallingConvention C = CallingConvention.Cdecl;
 
         [DllImport(Library, CallingConvention = C)]
@@ -326,8 +340,10 @@ namespace Retto
         public static extern Status retto_model_fill_mask_batch(ModelHandle model, [In] String[] texts, UIntPtr count, UIntPtr topK,
             out FillsHandle fills, out IntPtr error);
         [DllImport(Library, CallingConvention = C)]
-        public static extern Status retto_model_evaluate(ModelHandle model, [In] String[] lines, UIntPtr count, IntPtr options,
-            ref EvaluationFound found, out IntPtr error);
+        public static extern Status retto_evaluation_options_init(ref EvaluationOptions options, UIntPtr size);
+        [DllImport(Library, CallingConvention = C)]
+        public static extern Status retto_model_evaluate(ModelHandle model, [In] String[] lines, UIntPtr count,
+            ref EvaluationOptions options, ref EvaluationFound found, out IntPtr error);
         [DllImport(Library, CallingConvention = C)]
         public static extern Status retto_model_save(ModelHandle model, IntPtr path, UIntPtr length, out IntPtr error);
         [DllImport(Library, CallingConvention = C)]

@@ -14,7 +14,7 @@ namespace Retto
         GpuOutOfMemory = 7, DeviceLost = 8, Cancelled = 9, Busy = 10, Panic = 11, AbiMismatch = 12, InvalidHandle = 13,
         InvalidUtf8 = 14, OutOfRange = 15, WrongState = 16, BadTokenizer = 17, NoMlmHead = 18, NoMask = 19, TooLong = 20,
         EmptyCorpus = 21, BadData = 22, Diverged = 23, GpuError = 24,
-        RankFailed = 25,
+        RankFailed = 25, NotFinite = 26, OtherRun = 27, FolderInUse = 28,
     }
 
     /// <summary>A call that failed.</summary>
@@ -277,14 +277,20 @@ namespace Retto
             return result;
         }
 
-        /// <summary>Masks held-out lines, always in the same way, and measures how they are filled.</summary>
-        public Evaluation Evaluate(IReadOnlyList<string> lines)
+        /// <summary>Masks held-out lines, always in the same way, and measures how they are filled. The callback is told on this
+        /// thread how many batches are done, of how many; if it returns false, a RettoException says Cancelled.</summary>
+        public Evaluation Evaluate(IReadOnlyList<string> lines, Func<ulong, ulong, bool> progress = null)
         {
             var found = new Native.EvaluationFound { structSize = (uint)Native.Size<Native.EvaluationFound>() };
+            var native = new Native.EvaluationOptions();
+            Native.Check(Native.retto_evaluation_options_init(ref native, Native.Size<Native.EvaluationOptions>()));
             using (var given = new Utf8List(lines))
+            using (var counting = new Counting(progress))
             {
-                Native.Call((out IntPtr error) => Native.retto_model_evaluate(Handle, given.Strings, given.Count,
-                    IntPtr.Zero, ref found, out error));
+                native.onProgress = counting.Callback;
+                native.userData = counting.Data;
+                counting.Call((out IntPtr error) => Native.retto_model_evaluate(Handle, given.Strings, given.Count,
+                    ref native, ref found, out error));
             }
             return new Evaluation
             {
@@ -297,14 +303,19 @@ namespace Retto
         }
 
         /// <summary>A vector for each text; lines of one are joined by the separator token. Without options, the defaults. A
-        /// text that is too long is cut, with Strict it is an error.</summary>
-        public List<float[]> Embed(IReadOnlyList<string> texts, EmbedOptions options = null)
+        /// text that is too long is cut, with Strict it is an error. The callback is told on this thread how many texts are done, of
+        /// how many; if it returns false, a RettoException says Cancelled.</summary>
+        public List<float[]> Embed(IReadOnlyList<string> texts, EmbedOptions options = null,
+            Func<ulong, ulong, bool> progress = null)
         {
             var native = (options ?? new EmbedOptions()).ToNative();
             EmbeddingsHandle embeddings = null;
             using (var given = new Utf8List(texts))
+            using (var counting = new Counting(progress))
             {
-                Native.Call((out IntPtr error) => Native.retto_model_embed(Handle, given.Strings, given.Count, ref native,
+                native.onProgress = counting.Callback;
+                native.userData = counting.Data;
+                counting.Call((out IntPtr error) => Native.retto_model_embed(Handle, given.Strings, given.Count, ref native,
                     out embeddings, out error));
             }
             using (embeddings)

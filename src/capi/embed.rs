@@ -1,11 +1,12 @@
 //! Sentence and section embeddings.
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_void};
 
 use super::failure::{call, retto_error};
 use super::handle::{self, Opaque};
 use super::input::{self, Out, OutStruct, Versioned, invalid, retto_string, versioned};
 use super::model::retto_model;
+use super::progress::{counting, retto_count_callback};
 use super::status::retto_status;
 use crate::embed::{EmbedOptions, Embeddings};
 use crate::model::Pooling;
@@ -31,6 +32,9 @@ pub struct retto_embed_options {
     pub strict: u32,
     /// Whether texts are put into lower case before they are tokenized. Default 0.
     pub do_lower_case: u32,
+    /// Is told of texts that are done. Default NULL.
+    pub on_progress: retto_count_callback,
+    pub user_data: *mut c_void,
 }
 versioned!(retto_embed_options, |zero| zero);
 
@@ -54,7 +58,7 @@ pub unsafe extern "C" fn retto_embed_options_init(
     call(std::ptr::null_mut(), || unsafe { input::init(options, struct_size) })
 }
 
-/// Fills options with what the folder of a sentence-transformers model says; of any other model's, with the defaults. Set
+/// Fills options with what the folder of a sentence-transformers model says, and no callback; of any other model's, with the defaults. Set
 /// struct_size before. RETTO_UNSUPPORTED for parts this library does not have. Any thread; blocks while small files are read.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_embed_options_open(
@@ -78,14 +82,15 @@ pub unsafe extern "C" fn retto_embed_options_open(
             max_seq_length: u32::try_from(found.max_seq_length.unwrap_or(0)).unwrap_or(u32::MAX),
             strict: u32::from(found.strict),
             do_lower_case: u32::from(found.do_lower_case),
+            ..Versioned::defaults()
         });
         Ok(())
     })
 }
 
 /// One vector for each text. Lines of a text are joined by the separator token. NULL options are the defaults. Free the vectors
-/// with retto_embeddings_free. Any thread, several at once; blocks until the GPU has answered, which comes after a training
-/// step that is on it.
+/// with retto_embeddings_free. Any thread, several at once; blocks until all are done or the options' callback ends it: RETTO_CANCELLED.
+/// Each pass comes after a training step that is on the GPU.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_model_embed(
     model: *const retto_model,
@@ -112,7 +117,7 @@ pub unsafe extern "C" fn retto_model_embed(
             strict: given.strict != 0,
             do_lower_case: given.do_lower_case != 0,
         };
-        let computed = model.model.embed(&texts, &options)?;
+        let computed = model.model.embed_with(&texts, &options, counting(given.on_progress, given.user_data))?;
         // SAFETY: the caller gives the address of a pointer.
         unsafe { out.write(handle::insert(computed)) };
         Ok(())

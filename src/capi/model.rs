@@ -1,6 +1,6 @@
 //! Models and what they are asked.
 
-use std::ffi::{CString, c_char};
+use std::ffi::{CString, c_char, c_void};
 use std::path::Path;
 
 use super::failure::{Result, c_string, call, retto_error};
@@ -8,6 +8,7 @@ use super::fills::{Answers, retto_fills};
 use super::gpu::retto_gpu;
 use super::handle::{self, Opaque};
 use super::input::{self, Out, OutStruct, Versioned, invalid, retto_string, versioned};
+use super::progress::{counting, retto_count_callback};
 use super::status::retto_status;
 use crate::gpu::Gpu;
 use crate::model::{Dtype, Model};
@@ -70,6 +71,9 @@ pub struct retto_evaluation_options {
     pub max_seq_length: u32,
     /// The same seed gives every model with the same tokenizer the same blanks. Default 42.
     pub seed: u64,
+    /// Is told of batches that are done. Default NULL.
+    pub on_progress: retto_count_callback,
+    pub user_data: *mut c_void,
 }
 versioned!(retto_evaluation_options, |zero| {
     let defaults = EvaluationOptions::default();
@@ -394,7 +398,7 @@ pub unsafe extern "C" fn retto_evaluation_options_init(
 }
 
 /// Masks held-out lines, always in the same way, and measures how they are filled. NULL options are the defaults. Any thread;
-/// blocks until all lines are done.
+/// blocks until all lines are done, or the options' callback ends it: RETTO_CANCELLED.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_model_evaluate(
     model: *const retto_model,
@@ -422,7 +426,8 @@ pub unsafe extern "C" fn retto_model_evaluate(
             max_seq_length: (given.max_seq_length != 0).then_some(given.max_seq_length as usize),
             seed: given.seed,
         };
-        let found = model.model.evaluate(&lines, &options)?;
+        let observe = counting(given.on_progress, given.user_data);
+        let found = model.model.evaluate_with(&lines, &options, observe)?;
         out.write(&retto_evaluation {
             struct_size: 0,
             reserved: 0,

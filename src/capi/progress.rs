@@ -1,6 +1,7 @@
 //! What a run tells while it trains, and what it came to, as C reads them.
 
 use std::ffi::{c_char, c_void};
+use std::ops::ControlFlow;
 
 use super::input::{Versioned, versioned};
 use crate::train::{TrainEvent, TrainOutput};
@@ -54,6 +55,22 @@ versioned!(retto_progress, |zero| zero);
 /// is done. Must not throw. Of this trainer it may call retto_trainer_cancel only; of others, and of models, anything.
 pub type retto_progress_callback =
     Option<unsafe extern "C" fn(progress: *const retto_progress, user_data: *mut c_void) -> i32>;
+
+/// Is told between passes how many lines, batches or texts are done, of how many, on the thread that called. Anything but 0 ends the call
+/// with RETTO_CANCELLED, and without a result. Must not throw; it may call anything.
+pub type retto_count_callback = Option<unsafe extern "C" fn(done: u64, total: u64, user_data: *mut c_void) -> i32>;
+
+/// A callback, as what is observed calls it.
+pub(super) fn counting(
+    callback: retto_count_callback,
+    user_data: *mut c_void,
+) -> impl FnMut(usize, usize) -> ControlFlow<()> {
+    move |done, total| match callback {
+        // SAFETY: the program gave the two together.
+        Some(callback) if unsafe { callback(done as u64, total as u64, user_data) } != 0 => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    }
+}
 
 /// What a run came to, parts before it was resumed included. Set struct_size to sizeof(retto_train_output) before it is filled.
 #[repr(C)]

@@ -28,7 +28,7 @@ pub enum retto_status {
     /// The device was lost (driver reset, unplugged). Every later call on the same retto_gpu, and on what was made with it,
     /// answers the same: free them and open a new one.
     RETTO_DEVICE_LOST = 8,
-    /// A run was cancelled. What was trained so far is there, and retto_trainer_resume goes on with it.
+    /// A callback ended what was going on, or retto_trainer_cancel. What was trained so far is there, and retto_trainer_resume goes on with it.
     RETTO_CANCELLED = 9,
     /// The handle is in use by another thread, or by the call whose callback this is.
     RETTO_BUSY = 10,
@@ -63,6 +63,12 @@ pub enum retto_status {
     /// Of several devices that train together one could not go on, or they no longer had the same weights. They and their models can be used;
     /// resume the run from a checkpoint with a new trainer.
     RETTO_RANK_FAILED = 25,
+    /// A score, loss or vector is not finite: the model's weights are too large, or damaged.
+    RETTO_NOT_FINITE = 26,
+    /// The checkpoint is of a run with other options, lines or models. Begin anew, in another folder, or give what that run began with.
+    RETTO_OTHER_RUN = 27,
+    /// Another run, of this process or of another, writes its checkpoints into the folder.
+    RETTO_FOLDER_IN_USE = 28,
 }
 
 use retto_status::*;
@@ -88,12 +94,16 @@ impl From<&Error> for retto_status {
             Error::NotUtf8 { .. } => RETTO_INVALID_UTF8,
             Error::InvalidArgument(_) => RETTO_INVALID_ARGUMENT,
             Error::Diverged { .. } => RETTO_DIVERGED,
+            Error::Cancelled => RETTO_CANCELLED,
+            Error::NotFinite { .. } => RETTO_NOT_FINITE,
+            Error::OtherRun(_) => RETTO_OTHER_RUN,
+            Error::FolderInUse { .. } => RETTO_FOLDER_IN_USE,
         }
     }
 }
 
 /// Every status with its name, in the order of their numbers.
-const NAMES: [(retto_status, &CStr); 26] = [
+const NAMES: [(retto_status, &CStr); 29] = [
     (RETTO_OK, c"RETTO_OK"),
     (RETTO_INVALID_ARGUMENT, c"RETTO_INVALID_ARGUMENT"),
     (RETTO_IO, c"RETTO_IO"),
@@ -120,6 +130,9 @@ const NAMES: [(retto_status, &CStr); 26] = [
     (RETTO_DIVERGED, c"RETTO_DIVERGED"),
     (RETTO_GPU_ERROR, c"RETTO_GPU_ERROR"),
     (RETTO_RANK_FAILED, c"RETTO_RANK_FAILED"),
+    (RETTO_NOT_FINITE, c"RETTO_NOT_FINITE"),
+    (RETTO_OTHER_RUN, c"RETTO_OTHER_RUN"),
+    (RETTO_FOLDER_IN_USE, c"RETTO_FOLDER_IN_USE"),
 ];
 
 /// The name of a status, for example "RETTO_NO_MASK", or "unknown" for a number that is none. Static; never NULL. Any thread.

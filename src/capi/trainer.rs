@@ -231,7 +231,7 @@ pub unsafe extern "C" fn retto_trainer_add_file(
         let trainer = handle::get(trainer)?;
         // SAFETY: the header says how text is given.
         let path = unsafe { input::path("path", path, path_length)? };
-        let lines = read_corpus(&[path.into()], "text", true, |_| {})?;
+        let lines = read_corpus(&[path.into()], "text", true, |_| ControlFlow::Continue(()))?;
         let count = lines.len();
         add(&trainer, split, lines.into_iter())?;
         if let Some(out) = Out::optional(line_count) {

@@ -1,6 +1,7 @@
 //! From files of songs to token caches.
 
 use std::cell::Cell;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -154,20 +155,21 @@ pub struct Counts {
 /// Formats go by the file's extension: plain text (`txt text`, and any other that is named and not found in a folder), `lrc`,
 /// ChordPro (`cho crd pro chopro chordpro`), JSON Lines (`jsonl ndjson`, and `json` where it is named), `csv`, `tsv`; each of them also as
 /// `gz`, `gzip`, `zst` or `zstd`.
-/// Memory stays flat however large the corpus, but for `dedup`, which takes about a dozen bytes for every example.
+/// Memory stays flat however large the corpus, but for `dedup`, which takes about a dozen bytes for every example. `observe` ends it by
+/// breaking.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] for an option out of range, or where no song would be held out; [`Error::EmptyCorpus`];
 /// [`Error::BadData`], [`Error::NotUtf8`] and [`Error::Io`] for a bad file with `strict`; [`Error::Io`] for one that was
-/// named and does not exist, and for a cache that cannot be written, as on Windows over one that a [`Dataset`](crate::Dataset) has open.
-/// Caches are then as they were.
+/// named and does not exist, and for a cache that cannot be written, as on Windows over one that a [`Dataset`](crate::Dataset) has open;
+/// [`Error::Cancelled`]. Caches are then as they were.
 pub fn prepare(
     tokenizer: &Tokenizer,
     paths: &[PathBuf],
     train: &Path,
     validation: Option<&Path>,
     options: &PrepareOptions,
-    mut observe: impl FnMut(PrepareEvent),
+    mut observe: impl FnMut(PrepareEvent) -> ControlFlow<()>,
 ) -> Result<Prepared> {
     let template = tokenizer.template()?;
     let share = options.validation_split;
@@ -249,7 +251,7 @@ pub fn read_corpus(
     paths: &[PathBuf],
     text_field: &str,
     strict: bool,
-    mut observe: impl FnMut(PrepareEvent),
+    mut observe: impl FnMut(PrepareEvent) -> ControlFlow<()>,
 ) -> Result<Vec<String>> {
     let files = readers::corpus_files(paths)?;
     let mut lines = Vec::new();
@@ -271,20 +273,24 @@ fn read_files(
     files: &[PathBuf],
     text_field: &str,
     strict: bool,
-    observe: &mut dyn FnMut(PrepareEvent),
+    observe: &mut dyn FnMut(PrepareEvent) -> ControlFlow<()>,
     prepared: &mut Prepared,
     sink: &mut readers::Sink,
 ) -> Result<Vec<String>> {
     let size = |file: &PathBuf| Ok(std::fs::metadata(file).map_err(Error::io(file))?.len());
     let bytes = files.iter().map(size).sum::<Result<u64>>()?;
-    observe(PrepareEvent::Found { files: files.len(), bytes });
+    let mut observe = |event: PrepareEvent| match observe(event) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::Cancelled),
+    };
+    observe(PrepareEvent::Found { files: files.len(), bytes })?;
     let (mut sources, mut done, mut shown) = (Vec::new(), 0, 0);
     for file in files {
         match readers::check(file, text_field) {
             Ok(source) => {
                 if source.encoding == Encoding::Latin1 {
                     prepared.latin1_files += 1;
-                    observe(PrepareEvent::Latin1 { path: file });
+                    observe(PrepareEvent::Latin1 { path: file })?;
                 }
                 let read = Rc::new(Cell::new(0));
                 source.read(text_field, &read, &mut |piece| {
@@ -292,7 +298,7 @@ fn read_files(
                     // Not for every line.
                     if done + read.get() >= shown + PROGRESS_BYTES {
                         shown = done + read.get();
-                        observe(PrepareEvent::Progress { bytes: shown });
+                        observe(PrepareEvent::Progress { bytes: shown })?;
                     }
                     Ok(())
                 })?;
@@ -302,12 +308,12 @@ fn read_files(
             Err(error) if strict => return Err(error),
             Err(error) => {
                 prepared.skipped_files += 1;
-                observe(PrepareEvent::Skipped { path: file, error: &error });
+                observe(PrepareEvent::Skipped { path: file, error: &error })?;
             }
         }
         done += size(file)?;
     }
-    observe(PrepareEvent::Progress { bytes });
+    observe(PrepareEvent::Progress { bytes })?;
     Ok(sources)
 }
 

@@ -405,7 +405,7 @@ mod tests {
         let [file, cache] = ["songs.txt", "cache"].map(|name| folder.path().join(name));
         std::fs::write(&file, text).unwrap();
         let options = PrepareOptions { unit: Unit::Section, ..PrepareOptions::new(max_seq_length) };
-        prepare(&tokenizer(), &[file], &cache, None, &options, |_| {})?;
+        prepare(&tokenizer(), &[file], &cache, None, &options, |_| std::ops::ControlFlow::Continue(()))?;
         Triplets::from_sections(Dataset::open(&cache, &tokenizer())?)
     }
 

@@ -83,18 +83,44 @@ impl Model {
     /// # Errors
     /// As [`Model::evaluate_dataset`].
     pub fn evaluate<S: AsRef<str>>(&self, lines: &[S], options: &EvaluationOptions) -> Result<Evaluation> {
+        self.evaluate_with(lines, options, |_, _| ControlFlow::Continue(()))
+    }
+
+    /// [`Model::evaluate`], telling between batches how many are done, of how many, and ended by breaking.
+    ///
+    /// # Errors
+    /// As [`Model::evaluate_dataset`]; [`Error::Cancelled`].
+    pub fn evaluate_with<S: AsRef<str>>(
+        &self,
+        lines: &[S],
+        options: &EvaluationOptions,
+        observe: impl FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Evaluation> {
         let length = longest(options.max_seq_length, self.config().max_position_embeddings)?;
-        self.evaluate_dataset(&Dataset::from_lines(&self.tokenizer, lines, length)?, options)
+        self.evaluate_dataset_with(&Dataset::from_lines(&self.tokenizer, lines, length)?, options, observe)
     }
 
     /// [`Model::evaluate`] for examples that are tokenized.
     ///
     /// # Errors
     /// [`Error::NoMlmHead`]; [`Error::InvalidArgument`] for an option out of range, examples that are too long, or so few
-    /// that no token was masked, and for a loss that is not finite; GPU errors.
+    /// that no token was masked; [`Error::NotFinite`] for a loss; GPU errors.
     pub fn evaluate_dataset(&self, data: &Dataset, options: &EvaluationOptions) -> Result<Evaluation> {
-        let sums = self.evaluate_part(data, options, (0, 1), &mut |_, _| ControlFlow::Continue(()))?;
-        Evaluation::new(&sums.unwrap_or_default())
+        self.evaluate_dataset_with(data, options, |_, _| ControlFlow::Continue(()))
+    }
+
+    /// [`Model::evaluate_dataset`], telling between batches how many are done, of how many, and ended by breaking.
+    ///
+    /// # Errors
+    /// As [`Model::evaluate_dataset`]; [`Error::Cancelled`].
+    pub fn evaluate_dataset_with(
+        &self,
+        data: &Dataset,
+        options: &EvaluationOptions,
+        mut observe: impl FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Evaluation> {
+        let sums = self.evaluate_part(data, options, (0, 1), &mut observe)?.ok_or(Error::Cancelled)?;
+        Evaluation::new(&sums)
     }
 
     /// Of every so-many-th batch: the sum of losses, how many are first and among the first ten, and how many there are. `told` hears

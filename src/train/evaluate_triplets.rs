@@ -79,8 +79,21 @@ impl Model {
     /// [`Error::InvalidArgument`] for options out of range, and for pairs without negatives where the loss takes them;
     /// [`Error::TooLong`] for texts prepared for a longer model; GPU errors.
     pub fn evaluate_triplets(&self, data: &Triplets, options: &TripletEvaluationOptions) -> Result<TripletEvaluation> {
-        let scores = self.score_triplets(data, options, &mut |_, _| ControlFlow::Continue(()))?;
-        Ok(TripletEvaluation::new(&scores.unwrap_or_default()))
+        self.evaluate_triplets_with(data, options, |_, _| ControlFlow::Continue(()))
+    }
+
+    /// [`Model::evaluate_triplets`], telling between passes how many texts are embedded, of how many, and ended by breaking.
+    ///
+    /// # Errors
+    /// As [`Model::evaluate_triplets`]; [`Error::Cancelled`].
+    pub fn evaluate_triplets_with(
+        &self,
+        data: &Triplets,
+        options: &TripletEvaluationOptions,
+        mut observe: impl FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<TripletEvaluation> {
+        let scores = self.score_triplets(data, options, &mut observe)?.ok_or(Error::Cancelled)?;
+        Ok(TripletEvaluation::new(&scores))
     }
 
     /// The scores behind [`Model::evaluate_triplets`], one by one. `told` hears between passes how many texts are embedded, of how many;

@@ -58,9 +58,7 @@ impl OutputLock {
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 Err(TryLockError::WouldBlock) => {
-                    let folder = folder.display();
-                    let reason = format!("{folder}: another run writes its checkpoints there: give another folder");
-                    return Err(Error::InvalidArgument(reason));
+                    return Err(Error::FolderInUse { folder: folder.to_owned() });
                 }
                 Err(TryLockError::Error(_)) => return Ok(None),
             }

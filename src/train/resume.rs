@@ -204,16 +204,14 @@ pub(crate) fn check_same_run(was: &BTreeMap<String, String>, is: &BTreeMap<Strin
     let judged = ["early_stopping_patience", "load_best_model_at_end"];
     for name in ["objective", "ddp_comm_hook"].into_iter().chain(judged) {
         if let (Some(before), None) = (was.get(name).filter(|it| *it != "none" && *it != "false"), is.get(name)) {
-            let reason = format!("cannot resume: {name} was {before}; give what the run began with");
-            return Err(Error::InvalidArgument(reason));
+            return Err(Error::OtherRun(format!("{name} was {before}; give what the run began with")));
         }
     }
     for (name, value) in is {
         let before = was.get(name).map_or("not recorded", String::as_str);
         if before != value {
-            let reason =
-                format!("cannot resume: {name} was {before}, and is {value} now; give what the run began with");
-            return Err(Error::InvalidArgument(reason));
+            let reason = format!("{name} was {before}, and is {value} now; give what the run began with");
+            return Err(Error::OtherRun(reason));
         }
     }
     Ok(())
@@ -316,10 +314,14 @@ pub(crate) fn open_model(folder: &Path, model: &Model, arguments: &TrainingArgum
     if arguments.lora.is_some() != Model::is_adapter(folder) {
         let kinds = ["a whole model", "a low-rank adapter"];
         let [was, is] = if arguments.lora.is_some() { kinds } else { [kinds[1], kinds[0]] };
-        return Err(Error::checkpoint(folder, format!("the run trained {was}, and this one would train {is}")));
+        let folder = folder.display();
+        return Err(Error::OtherRun(format!("{folder}: the run trained {was}, and this one would train {is}")));
     }
-    let other =
-        || Error::checkpoint(folder, "the run began with a model or an adapter of another shape: give that one");
+    let other = || {
+        let folder = folder.display();
+        let reason = format!("{folder}: the run began with a model or an adapter of another shape: give that one");
+        Error::OtherRun(reason)
+    };
     if arguments.lora.is_some() {
         // Its weights are shared, and the factors small.
         let read = model.without_lora()?.with_unmerged_adapter(folder)?;

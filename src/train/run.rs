@@ -41,9 +41,9 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::EmptyCorpus`] for a dataset without an example; [`Error::InvalidArgument`] where no token of the validation
-    /// data is masked, where an example is longer than the longest allowed or than a batch, where a resumed run began with
-    /// other data or arguments, or where checkpoints are to be saved beside those of a run that was not resumed;
-    /// [`Error::Io`] for a checkpoint that cannot be written; as [`Trainer::train_step`].
+    /// data is masked, where an example is longer than the longest allowed or than a batch, or where checkpoints are to be saved
+    /// beside those of a run that was not resumed; [`Error::OtherRun`] where a resumed run began with other data or arguments;
+    /// [`Error::FolderInUse`]; [`Error::Io`] for a checkpoint that cannot be written; as [`Trainer::train_step`].
     pub fn train_dataset(
         &mut self,
         train: &Dataset,

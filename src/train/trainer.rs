@@ -131,7 +131,7 @@ impl Trainer {
     /// this is for who writes other files of the run there before or after.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] where another run is going on there; [`Error::Io`] for a folder that cannot be made.
+    /// [`Error::FolderInUse`] where another run is going on there; [`Error::Io`] for a folder that cannot be made.
     pub fn lock_output_dir(&mut self) -> Result<()> {
         if self.lock.is_none() {
             self.lock = self.new_lock()?;
@@ -153,7 +153,7 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] without an `output_dir`; [`Error::Io`] and [`Error::BadCheckpoint`] for a checkpoint that
-    /// cannot be read or is one of another model; [`Error::OutOfMemory`].
+    /// cannot be read; [`Error::OtherRun`] for one of another model; [`Error::OutOfMemory`].
     pub fn resume_from_checkpoint(&mut self) -> Result<Option<u64>> {
         let Some(folder) = &self.arguments.output_dir else {
             return Err(Error::InvalidArgument("resuming takes an output_dir with checkpoints".into()));

@@ -1,5 +1,6 @@
 // What tests/capi/scenario.c does, in C#. Scenario.exe MODEL LINES FOLDER
 using System;
+using System.Collections.Generic;
 using System.Globalization;
 using System.IO;
 using System.Linq;
@@ -188,6 +189,20 @@ static class Scenario
             {
                 Check(Answers(saved) == Answers(whole) && Answers(model) == ofBase, "saved");
                 var after = saved.Evaluate(heldOut);
+                var many = Enumerable.Repeat(heldOut[0], 1500).ToList();
+                var told = new List<ulong>();
+                Check(saved.Embed(many, null, (done, total) => { told.Add(done); return total == 1500; }).Count == 1500, "embedded");
+                Check(told.Count >= 2 && told[0] < told[1], "told of what is done");
+                Raises(Status.Cancelled, () => saved.Embed(many, null, (done, total) => false));
+                try
+                {
+                    saved.Evaluate(many, (done, total) => { throw new InvalidOperationException("mine"); });
+                    Check(false, "it was to throw");
+                }
+                catch (OperationCanceledException error)
+                {
+                    Check(error.InnerException is InvalidOperationException, "what the callback threw");
+                }
                 Check(after.MaskedTokens == before.MaskedTokens && after.Loss != before.Loss, "evaluated");
             }
             using (var trainer = newTrainer(null))

@@ -77,6 +77,18 @@ int main(int argc, char **argv) {
     CHECK(answers(base.to_dtype(RETTO_DTYPE_INT8)) != of_base);
     CHECK(answers(retto::Model::open_with_dtype(gpu, argv[1], RETTO_DTYPE_INT8)) == answers(base.to_dtype(RETTO_DTYPE_INT8)));
     const auto before = base.evaluate(held_out);
+    auto one_by_one = retto::evaluation_options();
+    one_by_one.per_device_eval_batch_size = 1;
+    std::size_t told = 0;
+    const auto count = [&](std::uint64_t done, std::uint64_t total) { return ++told == done && total == held_out.size(); };
+    CHECK(base.evaluate(held_out, &one_by_one, count).masked_tokens == before.masked_tokens && told == 2);
+    raises(RETTO_CANCELLED, [&] { base.evaluate(held_out, &one_by_one, [](auto, auto) { return false; }); });
+    try {
+        base.embed(std::vector<std::string_view>(1500, held_out[0]), nullptr, [](auto, auto) -> bool { throw 7; });
+        CHECK(!"it was to throw");
+    } catch (int thrown) {
+        CHECK(thrown == 7);
+    }
 
     auto trainer = new_trainer(base, argv[2], nullptr);
     CHECK(trainer.run().steps == 20);

@@ -110,6 +110,15 @@ def main(path, lines, folder):
     assert len(small.fill_mask(TEXT)[0]) == 5 and answers(small) != of_base
     raises("RETTO_UNSUPPORTED", retto.Trainer, small)
     before = base.evaluate(HELD_OUT)
+    told = []
+    assert base.evaluate(HELD_OUT, lambda *at: told.append(at), per_device_eval_batch_size=1).masked_tokens == before.masked_tokens
+    assert told == [(1, 3), (2, 3)]
+    raises("RETTO_CANCELLED", base.evaluate, HELD_OUT, lambda done, total: False, per_device_eval_batch_size=1)
+    try:
+        base.embed(HELD_OUT * 500, progress=lambda done, total: 1 // 0)
+        raise AssertionError("it was to raise")
+    except ZeroDivisionError:
+        pass
 
     def new_trainer(**options):
         trainer = retto.Trainer(base, max_steps=20, learning_rate=5e-4, **options)

@@ -17,6 +17,10 @@ struct old_fill {
     size_t token_str_length;
     const char *sequence;
 };
+/* retto_embed_options before it had a callback. */
+struct old_embed_options {
+    uint32_t struct_size, pooling, normalize, max_seq_length, strict, do_lower_case;
+};
 /* A newer one: a field this library does not know. */
 struct new_gpu_options {
     retto_gpu_options known;
@@ -26,7 +30,10 @@ struct new_gpu_options {
 int main(int argc, char **argv) {
     struct { struct old_gpu_options options; uint64_t guard; } o = {{0}, 0x5eed};
     struct { struct old_fill fill; uint64_t guard; } f = {{0}, 0x5eed};
+    struct { struct old_embed_options options; uint64_t guard[2]; } e = {{0}, {0x5eed, 0x5eed}};
     struct new_gpu_options newer;
+    retto_embeddings *embeddings = NULL;
+    const retto_string text = {TEXT, NUL};
     retto_gpu *gpu = NULL, *second = NULL;
     retto_model *model = NULL;
     retto_fills *fills = NULL;
@@ -43,6 +50,13 @@ int main(int argc, char **argv) {
     OK(retto_fills_get(fills, 0, 0, 0, (retto_fill *)&f.fill, &error));
     CHECK(f.guard == 0x5eed && f.fill.score > 0 && strlen(f.fill.token_str) == f.fill.token_str_length);
     CHECK(strstr(f.fill.sequence, "lipstick stains on the "));
+
+    /* What lies behind it is no callback. */
+    CHECK(retto_embed_options_init((retto_embed_options *)&e.options, sizeof e.options) == RETTO_OK);
+    OK(retto_model_embed(model, &text, 1, (retto_embed_options *)&e.options, &embeddings, &error));
+    CHECK(retto_embeddings_count(embeddings) == 1 && retto_embeddings_free(embeddings) == RETTO_OK);
+    OK(retto_embed_options_open(argv[1], NUL, (retto_embed_options *)&e.options, &error));
+    CHECK(e.guard[0] == 0x5eed && e.guard[1] == 0x5eed);
 
     CHECK(retto_gpu_options_init((retto_gpu_options *)&newer, sizeof newer) == RETTO_OK);
     CHECK(newer.later == 0 && newer.known.struct_size == sizeof newer);

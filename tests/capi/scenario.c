@@ -19,6 +19,58 @@ static int32_t cancel_at(const retto_progress *progress, void *user_data) {
     return progress->kind == RETTO_PROGRESS_STEP && progress->step == *(uint64_t *)user_data;
 }
 
+/* How often it was told, and when it breaks off: after that many times. */
+struct told {
+    uint64_t times, until, done, total;
+};
+
+static int32_t count(uint64_t done, uint64_t total, void *user_data) {
+    struct told *told = user_data;
+    CHECK(done > told->done && done < total && (!told->times || total == told->total));
+    told->done = done;
+    told->total = total;
+    return ++told->times == told->until;
+}
+
+/* What is long can be watched, and broken off. */
+static void observes(const retto_model *model, const retto_string *held_out, const retto_evaluation *before) {
+    enum { MANY = 1500 };
+    static retto_string texts[MANY];
+    retto_evaluation_options options;
+    retto_evaluation found = {0};
+    retto_embed_options embed;
+    retto_embeddings *all = NULL;
+    struct told told = {0}, ended = {0, 1, 0, 0};
+    size_t i;
+    found.struct_size = sizeof found;
+    CHECK(retto_evaluation_options_init(&options, sizeof options) == RETTO_OK);
+    CHECK(options.on_progress == NULL && options.user_data == NULL);
+    options.per_device_eval_batch_size = 1;
+    options.on_progress = count;
+    options.user_data = &told;
+    OK(retto_model_evaluate(model, held_out, 3, &options, &found, &error));
+    CHECK(told.times == 2 && told.total == 3 && found.masked_tokens == before->masked_tokens);
+    options.user_data = &ended;
+    found.masked_tokens = 77;
+    ANSWERS(RETTO_CANCELLED, retto_model_evaluate(model, held_out, 3, &options, &found, &error));
+    CHECK(ended.times == 1 && found.masked_tokens == 77);
+
+    for (i = 0; i < MANY; i++) texts[i] = held_out[i % 3];
+    CHECK(retto_embed_options_init(&embed, sizeof embed) == RETTO_OK);
+    embed.on_progress = count;
+    memset(&told, 0, sizeof told);
+    embed.user_data = &told;
+    OK(retto_model_embed(model, texts, MANY, &embed, &all, &error));
+    CHECK(told.times >= 2 && told.total == MANY && retto_embeddings_count(all) == MANY);
+    CHECK(retto_embeddings_free(all) == RETTO_OK);
+    memset(&ended, 0, sizeof ended);
+    ended.until = 2;
+    embed.user_data = &ended;
+    all = NULL;
+    ANSWERS(RETTO_CANCELLED, retto_model_embed(model, texts, MANY, &embed, &all, &error));
+    CHECK(ended.times == 2 && all == NULL);
+}
+
 static void embeds(const retto_model *model, const char *folder) {
     const retto_string texts[2] = {{"the rain\nand you", NUL}, {"the rain", NUL}};
     retto_embed_options options;
@@ -122,6 +174,7 @@ int main(int argc, char **argv) {
     CHECK(before.masked_tokens == after.masked_tokens && before.loss != after.loss);
 
     embeds(saved, argv[1]);
+    observes(base, held_out, &before);
 
     printf("%s--\n%s", of_base, of_whole);
     CHECK(retto_trainer_free(trainer) == RETTO_OK && retto_model_free(saved) == RETTO_OK);

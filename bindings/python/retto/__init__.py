@@ -13,11 +13,11 @@ import ctypes
 import operator
 from ctypes import byref, c_double, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 from . import _library as _c
 from ._calls import (
-    Error, PathLike, _call, _defaults, _Handle, _integer, _Interrupt, _lib, _new, _path, _status, _text, _texts,
+    Error, PathLike, _call, _counted, _defaults, _Handle, _integer, _lib, _new, _observed, _path, _status, _text, _texts,
 )
 
 __all__ = [
@@ -267,11 +267,17 @@ class Model(_Handle):
         _call("retto_model_rank_gold", self._handle, *_text(text), *_text(gold), byref(found))
         return GoldRank(found.rank, found.score, found.token)
 
-    def embed(self, texts: Sequence[str], like: Optional[PathLike] = None, **options: Any) -> List[List[float]]:
+    def embed(
+        self,
+        texts: Sequence[str],
+        like: Optional[PathLike] = None,
+        progress: Optional[Callable[[int, int], Optional[bool]]] = None,
+        **options: Any,
+    ) -> List[List[float]]:
         """A vector for each text; lines of one are joined by the separator token. ``like`` is the folder of a
         sentence-transformers model, whose settings are taken. A text that is too long is cut; with ``strict=True`` it is an
-        error. Options are the fields of retto_embed_options, and
-        ``pooling`` is "mean", "cls" or "max"."""
+        error. Options are the fields of retto_embed_options, and ``pooling`` is "mean", "cls" or "max". ``progress`` is told of texts that are
+        done, of how many, and ends it by returning ``False``: :class:`Error`, whose ``status_name`` is RETTO_CANCELLED."""
         given, handle = _texts(texts), c_void_p()
         wanted = _defaults(_c.EmbedOptions, "retto_embed_options_init")
         if like is not None:
@@ -282,21 +288,24 @@ class Model(_Handle):
                 raise ValueError(f"pooling is {pooling!r}; there are {', '.join(_POOLINGS)}")
             wanted.pooling = _POOLINGS.index(pooling)
         _set(wanted, options)
-        _call("retto_model_embed", self._handle, given, len(given), byref(wanted), byref(handle))
         try:
+            _counted(progress, wanted, "retto_model_embed", self._handle, given, len(given), byref(wanted), byref(handle))
             count, dimension = _lib.retto_embeddings_count(handle), _lib.retto_embeddings_dimension(handle)
             values = _lib.retto_embeddings_values(handle)
             return [values[row * dimension : (row + 1) * dimension] for row in range(count)]
         finally:
             _lib.retto_embeddings_free(handle)
 
-    def evaluate(self, lines: Sequence[str], **options: Any) -> Evaluation:
-        """Masks held-out lines, always in the same way. Options are the fields of retto_evaluation_options."""
+    def evaluate(
+        self, lines: Sequence[str], progress: Optional[Callable[[int, int], Optional[bool]]] = None, **options: Any
+    ) -> Evaluation:
+        """Masks held-out lines, always in the same way. Options are the fields of retto_evaluation_options. ``progress`` is told of batches
+        that are done, of how many, and ends it as in :meth:`embed`."""
         given = _texts(lines)
         wanted = _defaults(_c.EvaluationOptions, "retto_evaluation_options_init")
         _set(wanted, options)
         found = _new(_c.Evaluation)
-        _call("retto_model_evaluate", self._handle, given, len(given), byref(wanted), byref(found))
+        _counted(progress, wanted, "retto_model_evaluate", self._handle, given, len(given), byref(wanted), byref(found))
         return Evaluation(
             found.loss, found.perplexity, found.top1_accuracy, found.top10_accuracy, found.masked_tokens
         )
@@ -311,7 +320,8 @@ _POOLINGS = ("mean", "cls", "max")
 
 
 def _set(struct: Any, options: dict) -> None:
-    kinds = {name: kind for name, kind in struct._fields_ if name not in ("struct_size", "reserved")}
+    others = ("struct_size", "reserved", "on_progress", "user_data")
+    kinds = {name: kind for name, kind in struct._fields_ if name not in others}
     for name, value in options.items():
         # Lengths of texts and lists are set with them; max_seq_length is none.
         if name not in kinds or name.rpartition("_")[0] in kinds:
@@ -433,22 +443,15 @@ class Trainer(_Handle):
         """Trains until it is over or cancelled, which ``cancelled`` of the result tells. ``progress`` is told of every step, and
         cancels by returning ``False``; what it raises cancels, too, and is raised here. So does Ctrl-C, after the step: the trainer may be
         resumed."""
-        thrown: List[BaseException] = []
 
-        def told(at: Any, _: object) -> int:
-            try:
-                answer = progress(Progress._of(at.contents)) if progress is not None else None
-                return 1 if answer is False or interrupt.seen else 0
-            except BaseException as error:  # nothing may pass through C
-                thrown.append(error)
-                return 1
+        def tell(at: Any, _: object) -> Optional[bool]:
+            return None if progress is None else progress(Progress._of(at.contents))
+
+        def call(callback: Any) -> Tuple[int, str]:
+            return _status("retto_trainer_run", self._handle, callback, None, byref(output))
 
         output = _new(_c.TrainOutput)
-        with _Interrupt() as interrupt:
-            callback = _c.ProgressCallback(told)
-            status, message = _status("retto_trainer_run", self._handle, callback, None, byref(output))
-        if thrown:
-            raise thrown[0]
+        status, message = _observed(_c.ProgressCallback, tell, call)
         if status != _c.STATUS_OK and not (status == _c.STATUS_CANCELLED and output.cancelled):
             raise Error(status, message)
         judged = output.best_step > 0

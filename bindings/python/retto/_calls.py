@@ -9,7 +9,7 @@ import signal
 import threading
 import weakref
 from ctypes import byref, c_void_p
-from typing import Any, Iterable, Union
+from typing import Any, Callable, Iterable, List, Optional, Tuple, Union
 
 from . import _library as _c
 
@@ -142,3 +142,37 @@ class _Interrupt:
             signal.signal(signal.SIGINT, self._before)
             if self.seen:
                 self._before(signal.SIGINT, None)
+
+
+def _observed(callback: Any, tell: Callable[..., Optional[bool]], call: Callable[[Any], Any]) -> Any:
+    """A call that is handed a callback of the library: ``tell`` hears what that is told, and ends the call by returning ``False``. What it
+    raises ends it, too, and is raised here; so does Ctrl-C."""
+    thrown: List[BaseException] = []
+
+    def told(*given: Any) -> int:
+        try:
+            return 1 if tell(*given) is False or interrupt.seen else 0
+        except BaseException as error:  # nothing may pass through C
+            thrown.append(error)
+            return 1
+
+    with _Interrupt() as interrupt:
+        answered = call(callback(told))
+    if thrown:
+        raise thrown[0]
+    return answered
+
+
+def _counted(progress: Optional[Callable[[int, int], Optional[bool]]], options: Any, name: str, *arguments: Any) -> None:
+    """A call with options that have a place for a callback."""
+
+    def call(callback: Any) -> Tuple[int, str]:
+        options.on_progress = callback
+        return _status(name, *arguments)
+
+    def tell(done: int, total: int, _: object) -> Optional[bool]:
+        return None if progress is None else progress(done, total)
+
+    status, message = _observed(_c.CountCallback, tell, call)
+    if status != _c.STATUS_OK:
+        raise Error(status, message)

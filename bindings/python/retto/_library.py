@@ -14,6 +14,8 @@ HEADER_VERSION = 0 * 1_000_000 + 1 * 1_000 + 0
 STATUS_OK = 0
 STATUS_CANCELLED = 9
 
+CountCallback = ctypes.CFUNCTYPE(c_int32, c_uint64, c_uint64, c_void_p)
+
 
 class String(Structure):
     _fields_ = [("data", c_char_p), ("length", c_size_t)]
@@ -86,6 +88,8 @@ class EvaluationOptions(Structure):
         ("per_device_eval_batch_size", c_uint32),
         ("max_seq_length", c_uint32),
         ("seed", c_uint64),
+        ("on_progress", CountCallback),
+        ("user_data", c_void_p),
     ]
 
 
@@ -97,6 +101,8 @@ class EmbedOptions(Structure):
         ("max_seq_length", c_uint32),
         ("strict", c_uint32),
         ("do_lower_case", c_uint32),
+        ("on_progress", CountCallback),
+        ("user_data", c_void_p),
     ]
 
 

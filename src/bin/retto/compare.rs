@@ -124,7 +124,8 @@ fn on_data(gpu: &Gpu, base: &Model, adapted: &Model, args: &Args) -> Result<()> 
     let longest = base.config().max_position_embeddings.min(adapted.config().max_position_embeddings);
     let (data, _) = data::load(base.tokenizer(), &args.data, &args.unit.options(longest, 0.0, args.seed))?;
     let seen = provenance::check(&args.adapted, &args.data, None) == Some(true);
-    let comparison = retto::compare(base, adapted, &data, &options)?;
+    let comparison =
+        output::counting("blanks", |observe| retto::compare_with(base, adapted, &data, &options, observe))?;
     if let Some(path) = &args.html {
         let context = Context {
             base: args.base.as_ref().map_or("the bundled model".into(), |path| path.display().to_string()),

@@ -1,8 +1,9 @@
 //! Where training and held-out text comes from: token caches, or files that are prepared on the way.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use retto::{Dataset, PrepareEvent, PrepareOptions, Prepared, Tokenizer, Unit};
 
 use crate::{Result, output};
@@ -217,14 +218,11 @@ struct Reading {
 
 impl Reading {
     fn new() -> Self {
-        let bar = if output::is_silent() { ProgressBar::hidden() } else { ProgressBar::new(0) };
-        if let Ok(style) = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} read  {eta} left") {
-            bar.set_style(style);
-        }
-        Self { bar }
+        Self { bar: output::bar("{wide_bar} {bytes}/{total_bytes} read  {eta} left") }
     }
 
-    fn show(&self, event: &PrepareEvent) {
+    /// Goes on always: Ctrl-C ends the process.
+    fn show(&self, event: &PrepareEvent) -> ControlFlow<()> {
         match event {
             PrepareEvent::Found { bytes, .. } => self.bar.set_length(*bytes),
             PrepareEvent::Progress { bytes } => self.bar.set_position(*bytes),
@@ -234,6 +232,7 @@ impl Reading {
             PrepareEvent::Skipped { error, .. } => self.note(format!("note: left out: {error}")),
             _ => {}
         }
+        ControlFlow::Continue(())
     }
 
     fn note(&self, text: String) {

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use retto::{
     Downstream, DownstreamEvent, DownstreamFigures, DownstreamOptions, Gpu, Interval, Objective, TrainingArguments,
     Triplets,
@@ -161,14 +161,13 @@ struct Progress {
 
 impl Progress {
     fn new() -> Self {
-        let bar = ProgressBar::new(0);
-        if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} steps  {msg}  {eta} left") {
-            bar.set_style(style);
-        }
-        Self { bar, told: std::cell::Cell::new(0) }
+        Self { bar: output::bar("{wide_bar} {pos}/{len} steps  {msg}  {eta} left"), told: std::cell::Cell::new(0) }
     }
 
     fn show(&self, event: &DownstreamEvent) {
+        if let DownstreamEvent::Evaluating { done, total, .. } = event {
+            self.bar.set_message(format!("held-out texts: {done} of {total}"));
+        }
         let DownstreamEvent::Step { trained, trainings, report, .. } = event else { return };
         let steps = |trainings: usize| (trainings as u64).saturating_mul(report.max_steps);
         let (total, done) = (steps(*trainings).max(1), steps(*trained).saturating_add(report.step));

@@ -94,7 +94,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     // What was cut when the files were read is told there.
     let mut told = 0;
     let embeddings = if args.data.is_empty() {
-        model.embed(&args.texts, &options)?
+        output::counting("texts", |observe| model.embed_with(&args.texts, &options, observe))?
     } else {
         // Checked against the model below, in the words of that option.
         let length = options.max_seq_length.unwrap_or(longest).min(longest);
@@ -117,7 +117,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
             }
         }
         told = data.truncated();
-        model.embed_dataset(&data, &options)?
+        output::counting("texts", |observe| model.embed_dataset_with(&data, &options, observe))?
     };
     if embeddings.truncated() > told {
         output::note(format!("note: {} texts were too long and were cut", embeddings.truncated() - told));

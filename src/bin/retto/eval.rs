@@ -55,7 +55,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
         max_seq_length: args.max_seq_length,
         seed: args.seed,
     };
-    let evaluation = model.evaluate_dataset(&data, &options)?;
+    let evaluation = output::counting("batches", |observe| model.evaluate_dataset_with(&data, &options, observe))?;
     if args.json {
         return output::json(&evaluation);
     }

@@ -2,8 +2,10 @@
 
 use std::error::Error;
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use indicatif::{ProgressBar, ProgressStyle};
 use retto::Interval;
 
 use crate::Result;
@@ -46,6 +48,28 @@ pub(crate) fn note(text: impl std::fmt::Display) {
     if !is_silent() {
         let _ = writeln!(io::stderr().lock(), "{text}");
     }
+}
+
+/// A bar on a terminal, hidden elsewhere and where another process tells. Its length is set when it is known.
+pub(crate) fn bar(template: &str) -> ProgressBar {
+    // Hidden by indicatif itself where stderr is not a terminal.
+    let bar = if is_silent() { ProgressBar::hidden() } else { ProgressBar::new(0) };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// Shows what is done, of how many, while `work` tells. It is not for ending it: that Ctrl-C does.
+pub(crate) fn counting<T>(what: &str, work: impl FnOnce(&mut dyn FnMut(usize, usize) -> ControlFlow<()>) -> T) -> T {
+    let bar = bar(&format!("{{wide_bar}} {{pos}}/{{len}} {what}  {{eta}} left"));
+    let result = work(&mut |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+        ControlFlow::Continue(())
+    });
+    bar.finish_and_clear();
+    result
 }
 
 /// Writes a value as JSON to stdout.

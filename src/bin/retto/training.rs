@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, HumanDuration, ProgressBar};
 use retto::{
     CommHook, Dataset, Forecast, Gpu, METRICS_FILE, MetricsFile, SchedulerType, StepReport, TrainEvent, TrainOutput,
     Trainer, TrainingArguments,
@@ -402,13 +402,7 @@ struct Progress {
 
 impl Progress {
     fn new() -> Self {
-        // Hidden by indicatif itself where stderr is not a terminal.
-        let bar = if output::is_silent() { ProgressBar::hidden() } else { ProgressBar::new(0) };
-        let template = "{wide_bar} {pos}/{len}  {msg}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        Self { bar, terminal: std::io::stderr().is_terminal() }
+        Self { bar: output::bar("{wide_bar} {pos}/{len}  {msg}"), terminal: std::io::stderr().is_terminal() }
     }
 
     fn show(&mut self, event: &TrainEvent) {

@@ -25,7 +25,7 @@ fn make(files: &[(&str, &str)], options: &PrepareOptions) -> Result<Made> {
     let caches = ["train.safetensors", "validation.safetensors"].map(|name| folder.path().join(name));
     let split = (options.validation_split > 0.0).then_some(caches[1].as_path());
     let tokenizer = tokenizer();
-    let prepared = prepare(&tokenizer, &[songs], &caches[0], split, options, |_| {})?;
+    let prepared = prepare(&tokenizer, &[songs], &caches[0], split, options, |_| ControlFlow::Continue(()))?;
     let train = Dataset::open(&caches[0], &tokenizer)?;
     let validation = split.map(|path| Dataset::open(path, &tokenizer)).transpose()?;
     Ok(Made { _folder: folder, prepared, train, validation })
@@ -163,24 +163,34 @@ fn bad_files_are_left_out_and_told_or_fatal() {
     let cache = folder.path().join("cache.safetensors");
     let paths = [folder.path().to_owned()];
     let (mut skipped, mut latin) = (Vec::new(), 0);
-    let run = |options: &PrepareOptions, observe: &mut dyn FnMut(PrepareEvent)| {
+    let run = |options: &PrepareOptions, observe: &mut dyn FnMut(PrepareEvent) -> ControlFlow<()>| {
         prepare(&tokenizer(), &paths, &cache, None, options, observe)
     };
     let options = PrepareOptions::new(64);
-    let prepared = run(&options, &mut |event| match event {
-        PrepareEvent::Skipped { path, error } => skipped.push(format!("{} {error}", path.display())),
-        PrepareEvent::Latin1 { .. } => latin += 1,
-        _ => {}
+    let prepared = run(&options, &mut |event| {
+        match event {
+            PrepareEvent::Skipped { path, error } => skipped.push(format!("{} {error}", path.display())),
+            PrepareEvent::Latin1 { .. } => latin += 1,
+            _ => {}
+        }
+        ControlFlow::Continue(())
     });
     let prepared = prepared.unwrap();
     assert_eq!((prepared.files, prepared.skipped_files, prepared.latin1_files, latin), (2, 1, 1, 1));
     assert!(skipped.len() == 1 && skipped[0].contains("binary.txt"), "{skipped:?}");
     let before = std::fs::read(&cache).unwrap();
-    let strict = run(&PrepareOptions { strict: true, ..options }, &mut |_| {});
+    let strict = run(&PrepareOptions { strict: true, ..options }, &mut |_| ControlFlow::Continue(()));
     assert!(matches!(strict.unwrap_err(), Error::BadData { .. }));
+    let broken_off = run(&PrepareOptions::new(32), &mut |event| match event {
+        PrepareEvent::Latin1 { .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    assert!(matches!(broken_off.unwrap_err(), Error::Cancelled));
     assert_eq!(std::fs::read(&cache).unwrap(), before, "a failure leaves the cache as it was");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 4, "and nothing beside it");
-    let missing = prepare(&tokenizer(), &["/nowhere".into()], &cache, None, &PrepareOptions::new(64), |_| {});
+    let missing = prepare(&tokenizer(), &["/nowhere".into()], &cache, None, &PrepareOptions::new(64), |_| {
+        ControlFlow::Continue(())
+    });
     assert!(matches!(missing.unwrap_err(), Error::Io { .. }));
 }
 
@@ -189,7 +199,10 @@ fn damaged_caches_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a.txt"), SONG).unwrap();
     let cache = folder.path().join("c.safetensors");
-    prepare(&tokenizer(), &[folder.path().join("a.txt")], &cache, None, &PrepareOptions::new(64), |_| {}).unwrap();
+    prepare(&tokenizer(), &[folder.path().join("a.txt")], &cache, None, &PrepareOptions::new(64), |_| {
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     let good = std::fs::read(&cache).unwrap();
     let open = |bytes: &[u8]| {
         std::fs::write(&cache, bytes).unwrap();
