@@ -16,8 +16,8 @@
  * Structs begin with struct_size, so that programs and libraries of different versions understand each other: fields are only
  * ever appended. Options are set up with their _init function; for results, set struct_size to sizeof of the struct.
  *
- * No call aborts the process, writes to stdout or stderr, or touches signals or the environment; but that the host's memory runs out
- * ends the process. Nothing is sent anywhere. After fork a child may neither use nor free its parent's handles, and is to end with _exit:
+ * No call aborts the process, writes to stdout or stderr, or touches signals or the environment. The one exception: where the host's
+ * memory runs out, the process ends. Nothing is sent anywhere. After fork a child may neither use nor free its parent's handles, and is to end with _exit:
  * drivers wait at exit for threads that it does not have.
  *
  * Weights are read from a mapping of their file: while a model or a checkpoint is being opened, no program may cut that file short
@@ -1176,8 +1176,8 @@ retto_status retto_embed_options_init(struct retto_embed_options *options,
                                       size_t struct_size);
 
 /**
- * Fills options with what the folder of a sentence-transformers model says, and no callback; of any other model's, with the defaults. Set
- * struct_size before. RETTO_UNSUPPORTED for parts this library does not have. Any thread; blocks while small files are read.
+ * Fills options with what the folder of a sentence-transformers model says, and no callback; of any other model's, with the defaults, but that
+ * max_seq_length is what its tokenizer says, where that says so. Set struct_size before. RETTO_UNSUPPORTED for parts this library does not have. Any thread; blocks while small files are read.
  */
 retto_status retto_embed_options_open(const char *folder,
                                       size_t folder_length,
@@ -1249,8 +1249,8 @@ retto_status retto_trainer_add_lines(const struct retto_trainer *trainer,
                                      struct retto_error **error);
 
 /**
- * Adds the lines of a file, or of all files of a folder: .txt, .lrc, ChordPro, .jsonl and .csv (their field `text`), also
- * compressed as .gz or .zst. One that cannot be used is an error, and nothing is added. `line_count`, which may be NULL, gets how many lines
+ * Adds the lines of a file, or of all files of a folder: .txt, .lrc, ChordPro, .jsonl, .csv and .tsv (their field `text`), also
+ * compressed as .gz or .zst. Headings in square brackets, as [Chorus], are left out. One that cannot be used is an error, and nothing is added. `line_count`, which may be NULL, gets how many lines
  * that are. Otherwise as retto_trainer_add_lines.
  * One thread at a time; blocks while files are read.
  */
@@ -1280,7 +1280,7 @@ retto_status retto_trainer_run(const struct retto_trainer *trainer,
 /**
  * One step of the run, and what is due after it: evaluation, checkpoints. `progress` is filled, with the evaluation if there
  * was one; its `is_over` says whether a step is left. Returns as retto_trainer_run does: with RETTO_CANCELLED `progress` is filled
- * too, with a step that was done before that was heard of, or where the trainer stands. One thread at a time; blocks for the
+ * too, with the last step that was done, or where the trainer stands if there was none. One thread at a time; blocks for the
  * step.
  */
 retto_status retto_trainer_step(const struct retto_trainer *trainer,

@@ -4,10 +4,12 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::process::Stdio;
 
-use common::command::{fails, fixture, json, run, stdout, text};
+use common::command::{fails, fixture, json, retto, run, stdout, text};
 use common::{fixtures, gpu};
 use retto::{Dataset, Model, PrepareOptions, TrainEvent, Trainer, TrainingArguments, prepare};
 
@@ -246,4 +248,24 @@ fn training_stops_when_evaluations_stop_improving_and_keeps_the_best() {
     let output =
         Trainer::new(&model, strict).unwrap().train_dataset(&train, Some(&held_out), |_| ControlFlow::Continue(()));
     assert_eq!(output.unwrap().steps, 8, "the first evaluation, and three without a gain of 100");
+}
+
+/// What cannot be written as a checkpoint is written elsewhere.
+#[test]
+fn a_run_that_cannot_save_keeps_its_model_beside_its_output() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (model, lines, output) = (fixture("fillmask"), path("lines.txt"), path("out"));
+    std::fs::write(&lines, "the rain and you\n".repeat(8)).unwrap();
+    let args = ["adapt", "--model", &model, "--train", text(&lines), "--output", text(&output)];
+    let more = ["--max-steps", "300", "--save-steps", "300", "--logging-steps", "1"];
+    let mut child = retto(&[&args[..], &more].concat()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
+    // Found before the first step, it would be refused.
+    assert!(stderr.by_ref().any(|line| line.starts_with("step ")), "a step is done");
+    std::fs::create_dir_all(output.join("checkpoint-300/in the way")).unwrap();
+    let said = stderr.collect::<Vec<_>>().join("\n");
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{said}");
+    assert!(said.contains("the model as it was after step 300 is kept in") && said.contains("out-kept"), "{said}");
+    stdout(&run(&["fill", "--model", text(&path("out-kept")), "the rain [MASK]"]));
 }

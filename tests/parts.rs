@@ -56,7 +56,7 @@ fn what_is_frozen_stays_and_the_rest_is_trained() {
         assert!(missing.is_empty(), "{layers:?} {embeddings}: {missing:?}");
     }
     let error = Trainer::new(&base, frozen(&[2], false)).unwrap_err().to_string();
-    assert!(error.contains("freeze_layers has 2"), "{error}");
+    assert!(error.contains("freeze_layers names layer 2, but the model has layers 0 to 1"), "{error}");
 }
 
 #[test]

@@ -194,6 +194,59 @@ fn a_checkpoint_says_whether_there_is_a_head() {
     assert_eq!(parameters(resumed.model()), parameters(trainer.model()));
 }
 
+/// Weights are as they were before the step that failed, and so is the run.
+#[test]
+fn a_run_that_fails_is_kept_at_its_last_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let wild = |max_steps| TrainingArguments {
+        learning_rate: 1000.0,
+        max_grad_norm: 0.0,
+        warmup_ratio: 0.0,
+        save_steps: Some(u64::MAX),
+        max_steps: Some(max_steps),
+        ..arguments(folder.path())
+    };
+    let (mut last, mut saved) = (0, Vec::new());
+    let mut trainer = Trainer::new(&fresh_model(), wild(40)).unwrap();
+    let failed = trainer.train(&lines(), &[], |event| {
+        match event {
+            TrainEvent::Step(report) => last = report.step,
+            TrainEvent::Saved { path, step } => saved.push((path.clone(), *step)),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    });
+    assert!(matches!(failed, Err(Error::Diverged { step, .. }) if step == last + 1), "{failed:?} after {last}");
+    assert!(last > 0);
+    assert_eq!(saved, [(folder.path().join(format!("checkpoint-{last}")), last)]);
+    let mut again = Trainer::new(&fresh_model(), wild(40)).unwrap();
+    assert_eq!(again.resume_from_checkpoint().unwrap(), Some(last));
+    assert_eq!(parameters(again.model()), parameters(trainer.model()));
+}
+
+/// Later checkpoints may take the place of the one that the run is taken up at.
+#[test]
+fn a_run_taken_up_at_its_best_model_keeps_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let judged = || TrainingArguments { eval_steps: Some(2), load_best_model_at_end: true, ..arguments(folder.path()) };
+    let (base, best) = (model(), folder.path().join("checkpoint-best"));
+    let mut first = Trainer::new(&base, judged()).unwrap();
+    let cancelled = first.train(&lines(), &lines(), |event| match event {
+        TrainEvent::Saved { .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    assert_eq!(cancelled.unwrap().best.map(|(_, step)| step), Some(2));
+    fs::remove_dir_all(&best).unwrap();
+    let mut resumed = Trainer::new(&base, judged()).unwrap();
+    assert_eq!(resumed.resume_from_checkpoint().unwrap(), Some(2));
+    let went_on = resumed.train(&lines(), &lines(), |event| match event {
+        TrainEvent::Step(_) => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    assert!(went_on.unwrap().cancelled);
+    assert_eq!(parameters(&Model::open(gpu(), &best).unwrap()), parameters(first.model()));
+}
+
 /// Taken twice it is kept once, and as long as the trainer is there.
 #[test]
 fn the_output_stays_locked() {

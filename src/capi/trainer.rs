@@ -214,8 +214,8 @@ fn add(trainer: &Shared, split: u32, lines: impl Iterator<Item = String>) -> Res
     Ok(())
 }
 
-/// Adds the lines of a file, or of all files of a folder: .txt, .lrc, ChordPro, .jsonl and .csv (their field `text`), also
-/// compressed as .gz or .zst. One that cannot be used is an error, and nothing is added. `line_count`, which may be NULL, gets how many lines
+/// Adds the lines of a file, or of all files of a folder: .txt, .lrc, ChordPro, .jsonl, .csv and .tsv (their field `text`), also
+/// compressed as .gz or .zst. Headings in square brackets, as [Chorus], are left out. One that cannot be used is an error, and nothing is added. `line_count`, which may be NULL, gets how many lines
 /// that are. Otherwise as retto_trainer_add_lines.
 /// One thread at a time; blocks while files are read.
 #[unsafe(no_mangle)]
@@ -303,7 +303,7 @@ pub unsafe extern "C" fn retto_trainer_run(
 
 /// One step of the run, and what is due after it: evaluation, checkpoints. `progress` is filled, with the evaluation if there
 /// was one; its `is_over` says whether a step is left. Returns as retto_trainer_run does: with RETTO_CANCELLED `progress` is filled
-/// too, with a step that was done before that was heard of, or where the trainer stands. One thread at a time; blocks for the
+/// too, with the last step that was done, or where the trainer stands if there was none. One thread at a time; blocks for the
 /// step.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_trainer_step(

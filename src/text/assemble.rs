@@ -35,6 +35,9 @@ pub(super) struct Corpus<'t> {
     seen: Option<HashSet<u64>>,
     share: f64,
     seed: u64,
+    pub(super) headings: u64,
+    /// Of all words, and where sections and songs end: what the songs are, whatever becomes of them.
+    pub(super) hash: Hash,
 }
 
 impl<'t> Corpus<'t> {
@@ -50,13 +53,21 @@ impl<'t> Corpus<'t> {
             seen: options.dedup.then(HashSet::new),
             share: options.validation_split,
             seed: options.seed,
+            headings: 0,
+            hash: Hash::default(),
         }
     }
 
     pub(super) fn piece(&mut self, piece: Piece) -> Result<()> {
-        if let Piece::Line(line) = &piece {
-            self.held += line.len();
-        }
+        let (kind, words) = match &piece {
+            Piece::Line(line) => (b'l', line.as_str()),
+            Piece::Heading | Piece::SectionEnd => (b's', ""),
+            Piece::SongEnd => (b'e', ""),
+        };
+        self.hash.bytes(&[kind]);
+        self.hash.bytes(words.as_bytes());
+        self.held += words.len();
+        self.headings += u64::from(piece == Piece::Heading);
         self.pieces.push(piece);
         if self.pieces.len() >= TOGETHER || self.held >= TOGETHER_BYTES {
             self.flush()?;
@@ -70,7 +81,7 @@ impl<'t> Corpus<'t> {
         let tokenized = pieces.into_par_iter().map(|piece| {
             Ok(match piece {
                 Piece::Line(line) => (Some(self.tokenizer.encode_body(&line)?), false),
-                Piece::SectionEnd => (None, false),
+                Piece::SectionEnd | Piece::Heading => (None, false),
                 Piece::SongEnd => (None, true),
             })
         });
@@ -281,7 +292,7 @@ impl<'t> Assembler<'t> {
         &self,
         tokenizer: &Tokenizer,
         options: &PrepareOptions,
-        sources: &[String],
+        (sources, corpus): (&[String], &Hash),
         split: &str,
     ) -> BTreeMap<String, String> {
         let mut metadata = BTreeMap::new();
@@ -302,6 +313,7 @@ impl<'t> Assembler<'t> {
             set("random_replace_prob", mask.random_replace_prob.to_string());
             set("whole_word_mask", mask.whole_word_mask.to_string());
         }
+        set("corpus", format!("{:016x}", corpus.0));
         set("sources", serde_json::json!(sources).to_string());
         metadata
     }

@@ -108,8 +108,8 @@ impl CacheWriter {
         part.push(&self.examples.to_le_bytes()).map_err(Error::io(&self.folder))
     }
 
-    /// Puts the file in its place.
-    pub(super) fn finish(mut self, mut metadata: BTreeMap<String, String>) -> Result<()> {
+    /// Writes the file, which then only has to be put in its place.
+    pub(super) fn finish(mut self, mut metadata: BTreeMap<String, String>) -> Result<WrittenCache> {
         let (sections, songs) = (self.sections.len, self.songs.len);
         self.boundary(false)?;
         self.boundary(true)?;
@@ -160,7 +160,19 @@ impl CacheWriter {
         let mut target = builder.tempfile_in(&self.folder).map_err(Error::io(&self.folder))?;
         write(target.as_file_mut()).map_err(Error::io(&self.path))?;
         target.as_file().sync_all().map_err(Error::io(&self.path))?;
-        target.persist(&self.path).map_err(|error| Error::io(&self.path)(error.error))?;
+        Ok(WrittenCache { target, path: self.path })
+    }
+}
+
+/// A cache that is whole, and has not its name yet.
+pub(super) struct WrittenCache {
+    target: tempfile::NamedTempFile,
+    path: PathBuf,
+}
+
+impl WrittenCache {
+    pub(super) fn persist(self) -> Result<()> {
+        self.target.persist(&self.path).map_err(|error| Error::io(&self.path)(error.error))?;
         Ok(())
     }
 }

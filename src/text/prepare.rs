@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::assemble::{Assembler, Corpus};
+use super::cache::WrittenCache;
 use super::dataset::SHORTEST;
 use super::masking::Masking;
 use super::random::Purpose;
-use super::readers::{self, Encoding, Piece};
+use super::readers::{self, Encoding, Found, Piece};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 
@@ -132,6 +133,10 @@ pub struct Prepared {
     pub duplicates: u64,
     /// Lines left out because the vocabulary knows nothing in them, of which nothing can be learnt.
     pub unknown: u64,
+    /// Lines left out that are nothing but words in square brackets, as `[Chorus]`: they end a section.
+    pub headings: u64,
+    /// Files found in folders and passed over, as their names are of no format known, or end in `.json`.
+    pub passed_over: usize,
 }
 
 /// What is in a token cache.
@@ -203,7 +208,7 @@ pub fn prepare(
         masking.check(tokenizer)?;
     }
 
-    let files = readers::corpus_files(paths)?;
+    let found = readers::corpus_files(paths)?;
     let open = |path| Assembler::new(path, tokenizer, &template, masking.as_ref(), options);
     let splits = match validation {
         Some(validation) => vec![open(train)?, open(validation)?],
@@ -211,15 +216,20 @@ pub fn prepare(
     };
     let mut corpus = Corpus::new(tokenizer, splits, options);
     let mut prepared = Prepared::default();
-    let read = read_files(&files, &options.text_field, options.strict, &mut observe, &mut prepared, &mut |piece| {
+    let read = read_files(&found, &options.text_field, options.strict, &mut observe, &mut prepared, &mut |piece| {
         corpus.piece(piece)
     });
     let sources = read?;
     corpus.flush()?;
     corpus.end()?;
 
+    let unknown = corpus.splits.iter().map(|split| split.unknown).sum();
     if corpus.splits.iter().all(|split| split.writer.examples() == 0) {
-        return Err(Error::EmptyCorpus { paths: shown(paths) });
+        if unknown > 0 {
+            let reason = format!("{unknown} lines were read, and the vocabulary of this model knows nothing in them");
+            return Err(Error::InvalidArgument(reason));
+        }
+        return Err(Error::EmptyCorpus { paths: shown(paths, &found) });
     }
     let songs = corpus.song;
     for (split, what) in corpus.splits.iter().zip(["trained on", "held out"]) {
@@ -231,15 +241,21 @@ pub fn prepare(
             return Err(Error::InvalidArgument(reason));
         }
     }
-    prepared.unknown = corpus.splits.iter().map(|split| split.unknown).sum();
+    prepared.unknown = unknown;
+    prepared.headings = corpus.headings;
+    prepared.passed_over = found.passed_over;
     prepared.duplicates = corpus.splits.iter().map(|split| split.duplicates).sum();
     let counts: Vec<Counts> = corpus.splits.iter().map(Assembler::counts).collect();
     prepared.train = counts[0].clone();
     prepared.validation = counts.get(1).cloned().unwrap_or_default();
+    let mut written = Vec::new();
     for (split, name) in corpus.splits.into_iter().zip(["train", "validation"]) {
-        let metadata = split.metadata(tokenizer, options, &sources, name);
-        split.writer.finish(metadata)?;
+        let metadata = split.metadata(tokenizer, options, (&sources, &corpus.hash), name);
+        written.push(split.writer.finish(metadata)?);
     }
+    // Both or none; and if the system fails between the two, what is held out is new: beside the old songs, it was trained on by no run that
+    // comes after.
+    written.into_iter().rev().try_for_each(WrittenCache::persist)?;
     Ok(prepared)
 }
 
@@ -253,30 +269,37 @@ pub fn read_corpus(
     strict: bool,
     mut observe: impl FnMut(PrepareEvent) -> ControlFlow<()>,
 ) -> Result<Vec<String>> {
-    let files = readers::corpus_files(paths)?;
+    let found = readers::corpus_files(paths)?;
     let mut lines = Vec::new();
-    read_files(&files, text_field, strict, &mut observe, &mut Prepared::default(), &mut |piece| {
+    read_files(&found, text_field, strict, &mut observe, &mut Prepared::default(), &mut |piece| {
         if let Piece::Line(line) = piece {
             lines.push(line);
         }
         Ok(())
     })?;
-    if lines.is_empty() { Err(Error::EmptyCorpus { paths: shown(paths) }) } else { Ok(lines) }
+    if lines.is_empty() { Err(Error::EmptyCorpus { paths: shown(paths, &found) }) } else { Ok(lines) }
 }
 
-fn shown(paths: &[PathBuf]) -> String {
-    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+/// Paths, and what is in them that was not read.
+fn shown(paths: &[PathBuf], found: &Found) -> String {
+    let mut shown = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+    if found.passed_over > 0 {
+        let count = found.passed_over;
+        shown += &format!(" ({count} files there are of other kinds, which are read where they are named)");
+    }
+    shown
 }
 
 /// Hands the pieces of all sound files to `sink`, and returns their names.
 fn read_files(
-    files: &[PathBuf],
+    found: &Found,
     text_field: &str,
     strict: bool,
     observe: &mut dyn FnMut(PrepareEvent) -> ControlFlow<()>,
     prepared: &mut Prepared,
     sink: &mut readers::Sink,
 ) -> Result<Vec<String>> {
+    let files = &found.files;
     let size = |file: &PathBuf| Ok(std::fs::metadata(file).map_err(Error::io(file))?.len());
     let bytes = files.iter().map(size).sum::<Result<u64>>()?;
     let mut observe = |event: PrepareEvent| match observe(event) {
@@ -284,6 +307,14 @@ fn read_files(
         ControlFlow::Break(()) => Err(Error::Cancelled),
     };
     observe(PrepareEvent::Found { files: files.len(), bytes })?;
+    for (folder, error) in &found.unlisted {
+        if strict {
+            let reason = format!("cannot be listed: {error}");
+            return Err(Error::BadData { path: folder.clone(), reason });
+        }
+        prepared.skipped_files += 1;
+        observe(PrepareEvent::Skipped { path: folder, error })?;
+    }
     let (mut sources, mut done, mut shown) = (Vec::new(), 0, 0);
     for file in files {
         match readers::check(file, text_field) {

@@ -287,7 +287,7 @@ impl TrainingArguments {
         }
         if let Some(layer) = self.freeze_layers.iter().find(|&&layer| layer >= config.num_hidden_layers) {
             let layers = config.num_hidden_layers;
-            let reason = format!("freeze_layers has {layer}, but there are {layers} layers, counted from 0");
+            let reason = format!("freeze_layers names layer {layer}, but the model has layers 0 to {}", layers - 1);
             return Err(Error::InvalidArgument(reason));
         }
         if let Objective::Embedding(EmbeddingObjective { loss, .. }) = &self.objective {

@@ -2,6 +2,7 @@
 
 use super::arguments::Objective;
 use super::data::{Data, Drawn};
+use super::evaluate_triplets::check_batches;
 use super::resume;
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
@@ -48,6 +49,7 @@ impl Trainer {
         if let (Some(Data::Triplets(triplets, _)), Objective::Embedding(objective)) = (validation, &arguments.objective)
         {
             objective.loss.check_measured(triplets)?;
+            check_batches(objective.loss, triplets, arguments.per_device_eval_batch_size)?;
         }
         let batch = arguments.per_device_train_batch_size;
         if let (Data::Triplets(_, Drawn { in_batch: true, .. }), 1) = (train, batch) {

@@ -1,7 +1,7 @@
 //! How well embeddings tell what belongs together, in texts they were not trained on.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use crate::embed::EmbedOptions;
 use crate::error::{Error, Result};
@@ -106,9 +106,7 @@ impl Model {
     ) -> Result<Option<TripletScores>> {
         let EmbeddingObjective { loss, pooling, normalize } = options.objective;
         loss.check_measured(data)?;
-        if options.per_device_eval_batch_size == 0 {
-            return Err(Error::InvalidArgument("per_device_eval_batch_size is 0; it must be at least 1".into()));
-        }
+        check_batches(loss, data, options.per_device_eval_batch_size)?;
         let triplets = data.held_out(options.seed);
         let songs: Option<Vec<&[usize]>> =
             if options.retrieval { data.sections_by_song().map(Iterator::collect) } else { None };
@@ -123,14 +121,37 @@ impl Model {
                 triplets.iter().map(|triplet| vectors.triplet(triplet, triplet_margin)).collect()
             }
             EmbeddingLoss::MultipleNegativesRanking { scale } => {
-                // In as few batches as hold them, all about as large: the loss grows with the batch.
-                let batches = data.len().div_ceil(options.per_device_eval_batch_size);
-                let size = data.len().div_ceil(batches);
-                let batches = triplets.chunks(data.len()).flat_map(|draw| draw.chunks(size));
+                let parts = batches(data.len(), options.per_device_eval_batch_size);
+                let batches = triplets.chunks(data.len()).flat_map(|draw| parts.iter().map(|part| &draw[part.clone()]));
                 batches.flat_map(|batch| vectors.ranking(batch, scale, data.songs().is_none())).collect()
             }
         };
         Ok(Some((scores, songs.map(|songs| vectors.queries(&songs)))))
+    }
+}
+
+/// As few batches as hold so many triplets, all about as large, as the loss grows with the batch; and none of a single one, which would have
+/// nothing to be told from.
+fn batches(triplets: usize, size: usize) -> Vec<Range<usize>> {
+    let count = triplets.div_ceil(size).min(triplets / 2).max(1);
+    (0..count).map(|batch| batch * triplets / count..(batch + 1) * triplets / count).collect()
+}
+
+/// Refuses batches in which a text would have nothing to be told from: everything would be right.
+pub(crate) fn check_batches(loss: EmbeddingLoss, data: &Triplets, size: usize) -> Result<()> {
+    if size == 0 {
+        return Err(Error::InvalidArgument("per_device_eval_batch_size is 0; it must be at least 1".into()));
+    }
+    let in_batch = matches!(loss, EmbeddingLoss::MultipleNegativesRanking { .. })
+        && (data.songs().is_some() || !data.has_negatives());
+    match (in_batch, data.len(), size) {
+        (true, _, 1) => Err(Error::InvalidArgument(
+            "per_device_eval_batch_size is 1: texts that are each other's negatives take at least two triplets".into(),
+        )),
+        (true, 1, _) => Err(Error::InvalidArgument(
+            "one held-out triplet has nothing to be told from: hold out more, or give triplets with negatives".into(),
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -260,6 +281,22 @@ mod tests {
 
     fn vectors(rows: &[[f32; 2]], metric: DistanceMetric) -> Vectors {
         Vectors { values: rows.concat(), dimension: 2, rows: (0..rows.len()).map(|i| (i, i)).collect(), metric }
+    }
+
+    #[test]
+    fn no_batch_holds_a_single_triplet() {
+        for (triplets, size, lengths) in [
+            (57, 8, &[7, 7, 7, 7, 7, 7, 7, 8][..]),
+            (5, 2, &[2, 3]),
+            (4, 2, &[2, 2]),
+            (9, 32, &[9]),
+            (3, 2, &[3]),
+            (1, 8, &[1]),
+        ] {
+            let found = batches(triplets, size);
+            assert_eq!(found.iter().map(ExactSizeIterator::len).collect::<Vec<_>>(), lengths, "{triplets} in {size}");
+            assert!(found[0].start == 0 && found.windows(2).all(|pair| pair[0].end == pair[1].start));
+        }
     }
 
     #[test]

@@ -134,6 +134,19 @@ impl Trainer {
         Ok(())
     }
 
+    /// A run that is taken up at its best model, which is not there, as where only the checkpoint was moved elsewhere: later checkpoints may
+    /// take that one's place.
+    pub(super) fn restore_best(&self, run: &Run) -> Result<()> {
+        match (self.arguments.load_best_model_at_end, &self.arguments.output_dir, &run.state.best) {
+            (true, Some(folder), Some(best))
+                if best.step == run.state.global_step && self.is_first() && !folder.join(BEST).is_dir() =>
+            {
+                resume::save_model(&self.model, &folder.join(BEST))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Goes back to the best weights, where they are not the present ones.
     pub(super) fn take_best(&mut self, run: &Run) -> Result<()> {
         let (true, Some(folder), Some(best)) =

@@ -78,17 +78,30 @@ impl Trainer {
         mut observe: impl FnMut(&TrainEvent) -> ControlFlow<()>,
     ) -> Result<TrainOutput> {
         let mut run = self.begin(train, validation)?;
-        while self.advance(&mut run, train, validation, &mut observe)?.is_continue() {}
-        self.finish(&run).inspect_err(|_| self.keep(&run))
+        loop {
+            match self.advance(&mut run, train, validation, &mut observe) {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => break,
+                Err(error) => {
+                    self.keep(&run, &mut observe);
+                    return Err(error);
+                }
+            }
+        }
+        self.finish(&run).inspect_err(|_| self.keep(&run, &mut observe))
     }
 
-    /// A run that is over and whose end failed can be taken up there, as far as that can be had.
-    fn keep(&self, run: &Run) {
-        if run.arguments.save_steps.is_none() || !self.is_first() {
+    /// A run that failed can be taken up at its last step, as far as that can be had.
+    fn keep(&self, run: &Run, observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>) {
+        if run.arguments.save_steps.is_none() || !self.is_first() || run.state.global_step == run.start.global_step {
             return;
         }
         match self.checkpoint(run) {
-            Ok(path) => log::warn!("what was trained is kept in {}", path.display()),
+            Ok(path) => {
+                log::warn!("what was trained is kept in {}", path.display());
+                // It has failed: nothing is left to be ended.
+                let _ = observe(&TrainEvent::Saved { path, step: run.state.global_step });
+            }
             Err(error) => log::warn!("what was trained could not be kept: {error}"),
         }
     }
@@ -191,6 +204,7 @@ impl Trainer {
         }
         if run.lock.is_none() && run.arguments.writes_meanwhile() {
             run.lock = self.new_lock()?;
+            self.restore_best(run)?;
         }
         let flow = self.advance_untimed(run, train, validation, observe);
         run.running += run.since.elapsed();

@@ -1,6 +1,6 @@
 //! `retto adapt`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use retto::{EmbedOptions, Gpu, LoraConfig, TrainingArguments};
 
@@ -8,7 +8,7 @@ use crate::data::{self, MaskArgs, UnitArgs};
 use crate::files::{carry_embedding, check_whole_model, save_trained};
 use crate::ranks::Ranks;
 use crate::training::{TrainArgs, announce, devices_of_run};
-use crate::{Result, open_model, output};
+use crate::{Result, open_model, output, provenance};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -97,24 +97,25 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
         false => Some(data::load(model.tokenizer(), &training.validation, &options(0.0))?.0),
     };
     drop(model);
+    provenance::check_apart(&args.train, &training.validation);
     let mut metrics = training.begin(&mut trainer, ranks)?;
     output::note(format!("training on {} examples with {}", train.len(), devices_of_run(gpu, others, ranks)));
     announce(&trainer.forecast(&train)?);
     let trained = training
-        .run(&mut metrics, |observe| trainer.train_dataset(&train, validation.as_ref(), |event| observe(event)))?;
+        .run(&mut metrics, |observe| trainer.train_dataset(&train, validation.as_ref(), |event| observe(event)));
+    let model = trainer.model();
+    let save = |folder: &Path| match args.lora_r {
+        Some(_) => Ok(model.save_adapter(folder, &training.base_name())?),
+        None => {
+            model.save(folder)?;
+            carry_embedding(training.model.as_deref(), model.config(), folder)
+        }
+    };
+    let trained = trained.map_err(|failed| failed.keep(&training.output, ranks, save))?;
     if !ranks.is_first() {
         return Ok(());
     }
     // While the trainer is there, its output is locked.
-    let model = trainer.model();
-    match args.lora_r {
-        Some(_) => save_trained(&training.output, |folder| Ok(model.save_adapter(folder, &training.base_name())?))?,
-        None => {
-            save_trained(&training.output, |folder| {
-                model.save(folder)?;
-                carry_embedding(training.model.as_deref(), model.config(), folder)
-            })?;
-        }
-    }
-    training.finish(gpu, metrics, &trained, &arguments, &args.train, (&args.unit.read, Some((&args.unit, &train))))
+    save_trained(&training.output, save)?;
+    training.finish(gpu, metrics, &trained, &arguments, &args.train, (&args.unit.read, Some(&args.unit), &train))
 }

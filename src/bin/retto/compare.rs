@@ -7,8 +7,9 @@ use retto::{CompareOptions, Comparison, Fill, GoldRank, Gpu, Interval, Kind, MET
 use crate::data::{self, UnitArgs};
 use crate::downstream_report;
 use crate::files::{check_writable, write_whole};
+use crate::provenance::{self, Judged, corpus};
 use crate::report::{self, Context};
-use crate::{Result, curve, display, open_adapted, open_model, output, provenance};
+use crate::{Result, curve, display, open_adapted, open_model, output};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -123,7 +124,8 @@ fn on_data(gpu: &Gpu, base: &Model, adapted: &Model, args: &Args) -> Result<()> 
     };
     let longest = base.config().max_position_embeddings.min(adapted.config().max_position_embeddings);
     let (data, _) = data::load(base.tokenizer(), &args.data, &args.unit.options(longest, 0.0, args.seed))?;
-    let seen = provenance::check(&args.adapted, &args.data, None) == Some(true);
+    let seen = provenance::check(&args.adapted, Judged { paths: &args.data, split: None, corpus: corpus(&data) })
+        == Some(true);
     let comparison =
         output::counting("blanks", |observe| retto::compare_with(base, adapted, &data, &options, observe))?;
     if let Some(path) = &args.html {

@@ -132,7 +132,7 @@ pub(crate) fn load(
     let (train, validation) = (folder.path().join("train"), folder.path().join("validation"));
     let held_out = (options.validation_split > 0.0).then_some(validation.as_path());
     let prepared = prepare(tokenizer, paths, &train, held_out, options)?;
-    note_unknown(&prepared);
+    note_left_out(&prepared);
     for (counts, what) in [(&prepared.train, ""), (&prepared.validation, "held-out ")] {
         if counts.truncated > 0 {
             let (lines, longest) = (counts.truncated, options.max_seq_length);
@@ -148,8 +148,15 @@ pub(crate) fn load(
     Ok((train, validation))
 }
 
-/// Says that lines were left out which the vocabulary knows nothing in.
-pub(crate) fn note_unknown(prepared: &Prepared) {
+/// Says what was left out: lines which the vocabulary knows nothing in, headings, files of other kinds.
+pub(crate) fn note_left_out(prepared: &Prepared) {
+    if prepared.headings > 0 {
+        output::note(format!("note: {} headings, such as [Chorus], were left out", prepared.headings));
+    }
+    if prepared.passed_over > 0 {
+        let files = prepared.passed_over;
+        output::note(format!("note: {files} files of other kinds were passed over; what is named is read, as text"));
+    }
     match prepared.unknown {
         0 => {}
         1 => output::note("note: 1 line holds nothing that the vocabulary knows, and was left out"),

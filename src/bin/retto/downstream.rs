@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::files::{check_writable, write_whole};
 use crate::finetune::{self, Task, TaskArgs};
-use crate::provenance::{self, Split};
+use crate::provenance::{self, Judged, Split, corpus};
 use crate::training::{OptimizerArgs, interruption};
 use crate::{Result, display, downstream_report, open_adapted, open_model, output};
 
@@ -78,7 +78,8 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     let judged = if share.is_some() { &args.data } else { &args.validation };
     let text_field = args.task.read.text_field.as_str();
     let split = share.map(|share| Split { share, seed: args.optimizer.seed, text_field });
-    let seen = provenance::check(&args.adapted, judged, split);
+    let corpus = corpus(if share.is_some() { &train } else { &held_out }.texts());
+    let seen = provenance::check(&args.adapted, Judged { paths: judged, split, corpus });
     let options = DownstreamOptions { arguments, seeds: args.seeds };
     output::note(format!("training both models {} times on {} triplets an epoch with {gpu}", args.seeds, train.len()));
     let (progress, interrupted) = (Progress::new(), interruption()?);

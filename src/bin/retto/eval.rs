@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use retto::{Dtype, EvaluationOptions, Gpu};
 
 use crate::data::{self, MaskArgs, UnitArgs};
+use crate::provenance::{self, Judged, corpus};
 use crate::{Result, open_model_with_dtype, output};
 
 #[derive(clap::Args)]
@@ -45,6 +46,9 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     // Checked against the model below, in the words of that option.
     let length = args.max_seq_length.unwrap_or(longest).min(longest);
     let (data, _) = data::load(model.tokenizer(), &args.data, &args.unit.options(length, 0.0, args.seed))?;
+    for trained in args.model.iter().chain(&args.adapter) {
+        provenance::check(trained, Judged { paths: &args.data, split: None, corpus: corpus(&data) });
+    }
     let options = EvaluationOptions {
         mlm_probability: args.mask.mlm_probability,
         mask_replace_prob: args.mask.mask_replace_prob,

@@ -48,7 +48,8 @@ fn is_same(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
-fn remove(path: &Path) -> Result<()> {
+/// Where it is there.
+pub(crate) fn remove(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(format!("{}: {error}", path.display()).into())
@@ -74,6 +75,14 @@ pub(crate) fn forget_run(output: &Path) -> Result<()> {
 /// be lost to a full disk. That it is not where it was meant to be is still an error.
 pub(crate) fn save_trained(output: &Path, save: impl Fn(&Path) -> Result<()>) -> Result<()> {
     let Err(error) = save(output) else { return Ok(()) };
+    match keep_elsewhere(output, save) {
+        Some(folder) => Err(format!("{error}; what was trained is kept in {}", folder.display()).into()),
+        None => Err(error),
+    }
+}
+
+/// Saves beside an output, or into the system's temporary folder, and says where.
+pub(crate) fn keep_elsewhere(output: &Path, save: impl Fn(&Path) -> Result<()>) -> Option<PathBuf> {
     let whole = std::path::absolute(output).unwrap_or_else(|_| output.to_owned());
     let name = whole.file_name().unwrap_or_default().to_string_lossy();
     let beside = || Some(whole.with_file_name(format!("{name}-kept"))).filter(|it| !it.exists());
@@ -81,11 +90,11 @@ pub(crate) fn save_trained(output: &Path, save: impl Fn(&Path) -> Result<()>) ->
     let places: [&dyn Fn() -> Option<PathBuf>; 2] = [&beside, &elsewhere];
     for folder in places.into_iter().filter_map(|place| place()) {
         if save(&folder).is_ok() {
-            return Err(format!("{error}; what was trained is kept in {}", folder.display()).into());
+            return Some(folder);
         }
         let _ = std::fs::remove_dir_all(&folder);
     }
-    Err(error)
+    None
 }
 
 /// Whether a file can be written: found out before the work, not after it. Nothing is left behind.

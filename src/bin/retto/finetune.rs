@@ -12,7 +12,7 @@ use crate::embed::VectorArgs;
 use crate::files::{carry_prompts, check_whole_model, save_trained};
 use crate::ranks::Ranks;
 use crate::training::{TrainArgs, announce, devices_of_run};
-use crate::{Result, open_model, output};
+use crate::{Result, open_model, output, provenance};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -224,19 +224,22 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
     };
     let config = model.config().clone();
     drop(model);
+    provenance::check_apart(&args.train, &training.validation);
     let mut metrics = training.begin(&mut trainer, ranks)?;
     output::note(format!("training on {} triplets an epoch with {}", train.len(), devices_of_run(gpu, others, ranks)));
     announce(&trainer.forecast_triplets(&train)?);
     let trained = training
-        .run(&mut metrics, |observe| trainer.train_triplets(&train, validation.as_ref(), |event| observe(event)))?;
+        .run(&mut metrics, |observe| trainer.train_triplets(&train, validation.as_ref(), |event| observe(event)));
+    let save = |folder: &Path| {
+        trainer.model().save(folder)?;
+        task.options.save(folder, &config)?;
+        carry_prompts(training.model.as_deref(), folder)
+    };
+    let trained = trained.map_err(|failed| failed.keep(&training.output, ranks, save))?;
     if !ranks.is_first() {
         return Ok(());
     }
     // While the trainer is there, its output is locked.
-    save_trained(&training.output, |folder| {
-        trainer.model().save(folder)?;
-        task.options.save(folder, &config)?;
-        carry_prompts(training.model.as_deref(), folder)
-    })?;
-    training.finish(gpu, metrics, &trained, &arguments, &args.train, (&args.task.read, None))
+    save_trained(&training.output, save)?;
+    training.finish(gpu, metrics, &trained, &arguments, &args.train, (&args.task.read, None, train.texts()))
 }

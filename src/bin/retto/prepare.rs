@@ -70,7 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Err(format!("{} {reason}", validation.display()).into());
     }
     let prepared = data::prepare(&tokenizer, &args.data, &train, split.then_some(&validation), &options)?;
-    data::note_unknown(&prepared);
+    data::note_left_out(&prepared);
     if args.json {
         return output::json(&prepared);
     }

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use retto::Triplets;
+use retto::{Dataset, Triplets};
 use serde_json::Value;
 
-use crate::{TRAINING_ARGUMENTS_FILE, output};
+use crate::{TRAINING_ARGUMENTS_FILE, data, output};
 
 /// The options of the run that made a model, where it left them.
 pub(crate) fn training_arguments(model: &Path) -> Option<Value> {
@@ -34,14 +34,30 @@ pub(crate) struct Split<'a> {
     pub(crate) text_field: &'a str,
 }
 
+/// What a model is judged by.
+#[derive(Clone, Copy)]
+pub(crate) struct Judged<'a> {
+    /// Files and folders.
+    pub(crate) paths: &'a [PathBuf],
+    /// What is held out of them; without, all of it.
+    pub(crate) split: Option<Split<'a>>,
+    /// What songs they were as they were read: see [`corpus`].
+    pub(crate) corpus: Option<&'a str>,
+}
+
+/// What songs data are of, as a hash: files that were added or changed move songs to the other side of a split.
+pub(crate) fn corpus(data: &Dataset) -> Option<&str> {
+    data.metadata().get("corpus").map(String::as_str)
+}
+
 /// Whether a model was trained on data that it is to be judged by: all of them, or without a split, what is held out of them. `None` where that
 /// cannot be known.
-fn has_seen(model: &Path, data: &[PathBuf], split: Option<Split>) -> Option<bool> {
-    has_seen_since(model, data, split, &mut Vec::new())
+fn has_seen(model: &Path, judged: Judged) -> Option<bool> {
+    has_seen_since(model, judged, &mut Vec::new())
 }
 
 /// The same, where models in these folders were made of it.
-fn has_seen_since(model: &Path, data: &[PathBuf], split: Option<Split>, since: &mut Vec<PathBuf>) -> Option<bool> {
+fn has_seen_since(model: &Path, judged: Judged, since: &mut Vec<PathBuf>) -> Option<bool> {
     let folder = model.canonicalize().ok()?;
     // It was written over, and with it what it was made of.
     if since.contains(&folder) {
@@ -49,13 +65,13 @@ fn has_seen_since(model: &Path, data: &[PathBuf], split: Option<Split>, since: &
     }
     since.push(folder);
     let arguments = training_arguments(model)?;
-    let own = trained_on(&arguments, data, split);
+    let own = trained_on(&arguments, judged);
     // What it was made of may have been trained as well.
     let base = arguments["model"].as_str().map(Path::new).filter(|base| base.is_absolute());
     match (own, base) {
         (Some(false), Some(base)) if !base.exists() => None,
         (own, Some(base)) if own != Some(true) && (arguments_file(base).is_file() || is_checkpoint(base)) => {
-            match (own, has_seen_since(base, data, split, since)) {
+            match (own, has_seen_since(base, judged, since)) {
                 (_, Some(true)) => Some(true),
                 (Some(false), Some(false)) => Some(false),
                 _ => None,
@@ -66,7 +82,7 @@ fn has_seen_since(model: &Path, data: &[PathBuf], split: Option<Split>, since: &
 }
 
 /// The same of one run.
-fn trained_on(arguments: &Value, data: &[PathBuf], split: Option<Split>) -> Option<bool> {
+fn trained_on(arguments: &Value, Judged { paths: data, split, corpus }: Judged) -> Option<bool> {
     let paths = arguments["train"].as_array()?.iter().filter_map(Value::as_str).map(PathBuf::from);
     let known = |path: PathBuf| path.canonicalize().ok().filter(|_| path.is_absolute());
     // What has moved cannot be compared.
@@ -76,6 +92,7 @@ fn trained_on(arguments: &Value, data: &[PathBuf], split: Option<Split>) -> Opti
     let trained: Vec<PathBuf> = trained.into_iter().flatten().collect();
     let mut pairs = judged.iter().flat_map(|data| trained.iter().map(move |of| (data, of)));
     let overlap = pairs.any(|(data, of)| data.starts_with(of) || of.starts_with(data));
+    let same_songs = arguments["corpus"].as_str().zip(corpus).map(|(then, now)| then == now);
     // The same songs of the same files are held out by the same share and seed.
     let held_out_then = split.is_some_and(|split| {
         is_known
@@ -84,23 +101,43 @@ fn trained_on(arguments: &Value, data: &[PathBuf], split: Option<Split>) -> Opti
             && arguments["seed"].as_u64() == Some(split.seed)
             && arguments["text_field"].as_str() == Some(split.text_field)
     });
-    if held_out_then || overlap {
-        return Some(!held_out_then);
+    if held_out_then {
+        // Others are held out of others.
+        return same_songs.map(|same| !same);
+    }
+    // A token cache may be of a part of the songs that it says it is made of.
+    if overlap || (same_songs == Some(true) && split.is_none() && !judged.iter().any(is_made)) {
+        return Some(true);
     }
     // Nor can what was made of songs that may be anywhere.
-    let is_made = |path: &PathBuf| {
-        path.extension().is_some_and(|it| it.eq_ignore_ascii_case("safetensors")) || Triplets::is_json_lines(path)
-    };
     (is_known && !trained.iter().chain(&judged).any(is_made)).then_some(false)
 }
 
+/// Whether it was made of songs that may be anywhere: a token cache, or triplets.
+fn is_made(path: &PathBuf) -> bool {
+    data::is_cache(path) || Triplets::is_json_lines(path)
+}
+
 /// As [`has_seen`]; notes it on stderr where it was.
-pub(crate) fn check(model: &Path, data: &[PathBuf], split: Option<Split>) -> Option<bool> {
-    let seen = has_seen(model, data, split);
+pub(crate) fn check(model: &Path, judged: Judged) -> Option<bool> {
+    let seen = has_seen(model, judged);
     if seen == Some(true) {
-        note(model, data);
+        note(model, judged.paths);
     }
     seen
+}
+
+/// Notes where validation data are, or hold, some that are trained on.
+pub(crate) fn check_apart(train: &[PathBuf], validation: &[PathBuf]) {
+    let whole = |paths: &[PathBuf]| paths.iter().filter_map(|path| path.canonicalize().ok()).collect::<Vec<_>>();
+    let (train, validation) = (whole(train), whole(validation));
+    let same = validation.iter().find(|data| train.iter().any(|of| data.starts_with(of) || of.starts_with(data)));
+    if let Some(path) = same {
+        output::note(format!(
+            "note: {} is trained on as well, so its figures are better than they are",
+            path.display()
+        ));
+    }
 }
 
 fn note(model: &Path, data: &[PathBuf]) {
@@ -133,7 +170,7 @@ mod tests {
         let model = |name: &str, made_of: &Path, train: &[&Path]| {
             std::fs::create_dir_all(path(name)).unwrap();
             let arguments = json!({
-                "model": made_of, "train": train, "validation_split": 0.2, "seed": 42, "text_field": "text"
+                "model": made_of, "train": train, "validation_split": 0.2, "seed": 42, "text_field": "text", "corpus": "a1"
             });
             std::fs::write(path(name).join(TRAINING_ARGUMENTS_FILE), arguments.to_string()).unwrap();
             path(name)
@@ -141,9 +178,10 @@ mod tests {
         let plain = path("plain");
         std::fs::create_dir(&plain).unwrap();
         let split = |seed| Some(Split { share: 0.2, seed, text_field: "text" });
-        let seen = |model: &Path, data: &[&Path], split| {
-            has_seen(model, &data.iter().map(PathBuf::from).collect::<Vec<_>>(), split)
+        let seen_of = |model: &Path, data: &[&Path], split, corpus| {
+            has_seen(model, Judged { paths: &data.iter().map(PathBuf::from).collect::<Vec<_>>(), split, corpus })
         };
+        let seen = |model: &Path, data: &[&Path], split| seen_of(model, data, split, split.map(|_| "a1"));
         let on_a = model("on a", &plain, &[&a]);
         assert_eq!(seen(&plain, &[&a], None), None);
         assert_eq!(seen(&on_a, &[&a], None), Some(true));
@@ -152,6 +190,11 @@ mod tests {
         assert_eq!(seen(&on_a, &[&a], split(42)), Some(false));
         assert_eq!(seen(&on_a, &[&a], split(7)), Some(true));
         assert_eq!(seen(&on_a, &[&a, &b], split(42)), Some(true));
+        // Where songs were added since, others are held out.
+        assert_eq!(seen_of(&on_a, &[&a], split(42), Some("b2")), Some(true));
+        assert_eq!(seen_of(&on_a, &[&a], split(42), None), None);
+        // The same songs by another name.
+        assert_eq!(seen_of(&on_a, &[&b], None, Some("a1")), Some(true));
         // What one was made of counts, and where it is gone nobody knows.
         let on_both = model("on both", &on_a, &[&b]);
         assert_eq!(seen(&on_both, &[&a], None), Some(true));

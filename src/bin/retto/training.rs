@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,9 +14,9 @@ use retto::{
 };
 
 use crate::data::{ReadArgs, UnitArgs};
-use crate::files::write_whole;
+use crate::files::{keep_elsewhere, remove, write_whole};
 use crate::ranks::Ranks;
-use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, output};
+use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, output, provenance};
 
 /// How a training goes about it.
 #[derive(clap::Args)]
@@ -45,7 +45,7 @@ pub(crate) struct OptimizerArgs {
     /// Examples in a batch
     #[arg(long, default_value_t = 8, value_name = "N")]
     per_device_train_batch_size: usize,
-    /// Batches of so many lines in an optimizer step: a larger step in the memory of a smaller one
+    /// Batches in an optimizer step: a larger step in the memory of a smaller one
     #[arg(long, default_value_t = 1, value_name = "N")]
     gradient_accumulation_steps: usize,
     /// Examples evaluated at a time
@@ -69,7 +69,7 @@ pub(crate) struct OptimizerArgs {
     /// Train without the dropout that the model's config asks for
     #[arg(long)]
     no_dropout: bool,
-    /// Seed of all that is drawn: masks, triplets, order
+    /// Seed of all that is drawn: masks, triplets, order, and which songs --validation-split holds out
     #[arg(long, default_value_t = 42, value_name = "N")]
     pub(crate) seed: u64,
 }
@@ -84,13 +84,13 @@ pub(crate) struct TrainArgs {
     /// as large as on one
     #[arg(long, value_delimiter = ',', value_name = "DEVICES|all")]
     pub(crate) devices: Vec<String>,
-    /// Seconds after which a device that another one does not answer gives up
+    /// Give a device up when it has not answered another for this many seconds
     #[arg(long, default_value_t = 1800, value_name = "SECONDS")]
     ddp_timeout: u64,
     /// Give the faster of several devices more of each step; the run does not repeat to the bit then
     #[arg(long)]
     balance_devices: bool,
-    /// What gradients travel as between several devices
+    /// The number format in which gradients travel between devices
     #[arg(long, value_enum, default_value_t = Hook::No, value_name = "NAME")]
     ddp_comm_hook: Hook,
     /// Where the trained model and metrics.jsonl are written
@@ -111,7 +111,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "N")]
     early_stopping_patience: Option<u64>,
     /// How much lower a loss has to be to count as better for that
-    #[arg(long, default_value_t = 0.0, value_name = "LOSS")]
+    #[arg(long, default_value_t = 0.0, value_name = "LOSS", requires = "early_stopping_patience")]
     early_stopping_threshold: f64,
     /// Write the model of the best evaluation, not of the last step
     #[arg(long)]
@@ -255,12 +255,19 @@ impl TrainArgs {
         &self,
         metrics: &mut Option<MetricsFile>,
         train: impl FnOnce(&mut dyn FnMut(&TrainEvent) -> ControlFlow<()>) -> retto::Result<TrainOutput>,
-    ) -> Result<TrainOutput> {
+    ) -> std::result::Result<TrainOutput, Failed> {
         let interrupted = interruption()?;
         let mut progress = Progress::new();
         let mut failed = None;
+        // Steps of this run, and the latest checkpoint with its step.
+        let (mut step, mut saved) = (0, None);
         let trained = train(&mut |event| {
             progress.show(event);
+            match event {
+                TrainEvent::Step(report) => step = report.step,
+                TrainEvent::Saved { path, step } => saved = Some((*step, path.clone())),
+                _ => {}
+            }
             match metrics.as_mut().map_or(Ok(()), |metrics| metrics.event(event)) {
                 Ok(()) if interrupted.load(Ordering::Relaxed) => ControlFlow::Break(()),
                 Ok(()) => ControlFlow::Continue(()),
@@ -278,12 +285,22 @@ impl TrainArgs {
                 }
                 Err(_) => error.to_string(),
             };
-            return Err(reason.into());
+            return Err(Failed {
+                reason: reason.into(),
+                step: trained.is_err().then_some(step).filter(|step| *step > 0),
+            });
         }
-        let trained = trained?;
+        let trained = trained.map_err(|error| match saved {
+            Some((at, path)) if at == step => {
+                let reason = format!("{error}; what was trained is kept in {}", path.display());
+                Failed { reason: reason.into(), step: None }
+            }
+            _ => Failed { reason: error.into(), step: Some(step).filter(|step| *step > 0) },
+        })?;
         if trained.cancelled {
             let step = trained.steps;
-            return Err(format!("interrupted at step {step} and saved: the same command with --resume goes on").into());
+            let reason = format!("interrupted at step {step} and saved: the same command with --resume goes on");
+            return Err(reason.into());
         }
         Ok(trained)
     }
@@ -296,7 +313,7 @@ impl TrainArgs {
         trained: &TrainOutput,
         arguments: &TrainingArguments,
         train: &[PathBuf],
-        (read, unit): (&ReadArgs, Option<(&UnitArgs, &Dataset)>),
+        (read, unit, data): (&ReadArgs, Option<&UnitArgs>, &Dataset),
     ) -> Result<()> {
         if let Some(metrics) = metrics {
             metrics.finish(trained)?;
@@ -311,20 +328,23 @@ impl TrainArgs {
         values["validation_split"] = self.validation_split.into();
         values["text_field"] = read.text_field.clone().into();
         values["strict"] = read.strict.into();
-        if let Some((unit, data)) = unit {
+        if let Some(unit) = unit {
             // Of a token cache, what that was made with.
             let made_with = |name: &str| data.metadata().get(name).cloned();
             values["unit"] = made_with("unit").unwrap_or_else(|| unit.unit.name()).into();
             values["dedup"] = made_with("dedup").map_or(unit.dedup, |dedup| dedup == "true").into();
         }
+        values["corpus"] = provenance::corpus(data).into();
         values["adapter"] = gpu.to_string().into();
         if self.save_steps.is_none() {
             values["save_steps"] = serde_json::Value::Null;
         }
         // Whole as well, and with its name where it cannot be written.
         write_whole(&self.output.join(TRAINING_ARGUMENTS_FILE), format!("{values:#}\n").as_bytes())?;
-        if let Some(svg) = curve::draw(&self.output.join(METRICS_FILE))? {
-            write_whole(&self.output.join(curve::FILE), svg.as_bytes())?;
+        match curve::draw(&self.output.join(METRICS_FILE))? {
+            Some(svg) => write_whole(&self.output.join(curve::FILE), svg.as_bytes())?,
+            // Of a run before.
+            None => remove(&self.output.join(curve::FILE))?,
         }
         if trained.stopped_early {
             output::note(format!("note: evaluations stopped improving, so the run ended at step {}", trained.steps));
@@ -342,6 +362,37 @@ impl TrainArgs {
             trained.train_loss,
             trained.runtime.as_secs_f64()
         ))
+    }
+}
+
+/// A run that ended with an error.
+pub(crate) struct Failed {
+    reason: Box<dyn std::error::Error>,
+    /// The last step, where no checkpoint has it.
+    step: Option<u64>,
+}
+
+impl<E: Into<Box<dyn std::error::Error>>> From<E> for Failed {
+    fn from(reason: E) -> Self {
+        Self { reason: reason.into(), step: None }
+    }
+}
+
+impl Failed {
+    /// The error, and where the model is that was trained until then: a run that cannot go on is no reason to lose what it came to.
+    pub(crate) fn keep(
+        self,
+        output: &Path,
+        ranks: &Ranks,
+        save: impl Fn(&Path) -> Result<()>,
+    ) -> Box<dyn std::error::Error> {
+        let (Some(step), true) = (self.step, ranks.is_first()) else { return self.reason };
+        match keep_elsewhere(output, save) {
+            Some(folder) => {
+                format!("{}; the model as it was after step {step} is kept in {}", self.reason, folder.display()).into()
+            }
+            None => self.reason,
+        }
     }
 }
 

@@ -195,6 +195,63 @@ fn bad_files_are_left_out_and_told_or_fatal() {
 }
 
 #[test]
+fn what_cannot_be_listed_is_left_out_or_fatal() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), &[("a.txt", "the rain\n")]);
+    let closed = folder.path().join("closed");
+    let denied = || Error::io(&closed)(std::io::ErrorKind::PermissionDenied.into());
+    let found =
+        Found { files: vec![folder.path().join("a.txt")], unlisted: vec![(closed.clone(), denied())], passed_over: 0 };
+    let (mut told, mut prepared, mut lines) = (Vec::new(), Prepared::default(), 0);
+    let mut observe = |event: PrepareEvent| {
+        if let PrepareEvent::Skipped { path, .. } = event {
+            told.push(path.to_owned());
+        }
+        ControlFlow::Continue(())
+    };
+    let mut sink = |piece: Piece| {
+        lines += u64::from(matches!(piece, Piece::Line(_)));
+        Ok(())
+    };
+    read_files(&found, "text", false, &mut observe, &mut prepared, &mut sink).unwrap();
+    let strict = read_files(&found, "text", true, &mut observe, &mut Prepared::default(), &mut sink);
+    assert!(strict.unwrap_err().to_string().contains("cannot be listed"));
+    assert_eq!((prepared.skipped_files, told, lines), (1, vec![closed], 1));
+}
+
+/// What was held out is trained on by nobody, though the second cache cannot take its place.
+#[test]
+fn both_caches_are_replaced_or_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let songs = (0..10).map(|i| format!("the rain in {i}\n")).collect::<Vec<_>>().join("\n\n\n");
+    write(folder.path(), &[("a.txt", &songs)]);
+    let [train, validation] = ["train", "validation"].map(|name| folder.path().join(name));
+    let run = |seed| {
+        let options = PrepareOptions { validation_split: 0.3, seed, ..PrepareOptions::new(64) };
+        prepare(&tokenizer(), &[folder.path().join("a.txt")], &train, Some(&validation), &options, |_| {
+            ControlFlow::Continue(())
+        })
+    };
+    run(1).unwrap();
+    let before = std::fs::read(&train).unwrap();
+    std::fs::remove_file(&validation).unwrap();
+    std::fs::create_dir(&validation).unwrap();
+    assert!(matches!(run(2), Err(Error::Io { .. })));
+    assert_eq!(std::fs::read(&train).unwrap(), before);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3, "and nothing beside it");
+}
+
+#[test]
+fn nothing_usable_is_said_with_its_reason() {
+    let error = |files: &[(&str, &str)]| make(files, &PrepareOptions::new(16)).err().unwrap().to_string();
+    assert!(error(&[("a.txt", "\u{266a}\n\u{266a}\u{266a}\n")]).contains("2 lines were read"));
+    assert!(error(&[("songs.json", "{}"), ("README", "words")]).contains("(2 files there are of other kinds"));
+    assert!(error(&[("a.txt", "[Chorus]\n")]).contains("no usable line"));
+    let made = make(&[("a.txt", "[Chorus]\nthe rain\n"), ("b", "x")], &PrepareOptions::new(16)).unwrap();
+    assert_eq!((made.prepared.headings, made.prepared.passed_over), (1, 1));
+}
+
+#[test]
 fn damaged_caches_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a.txt"), SONG).unwrap();

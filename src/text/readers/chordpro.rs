@@ -1,6 +1,6 @@
 //! ChordPro (chordpro.org): `[Am]chords` within words, `{directives}`, `# comments`.
 
-use super::{LONGEST_LINE, Lines, Piece, Sink};
+use super::{LONGEST_LINE, Lines, Piece, Sink, lines_of, trimmed};
 use crate::error::Result;
 
 /// Environments that hold no words to sing.
@@ -13,13 +13,13 @@ pub(super) fn read(lines: &mut Lines, sink: &mut Sink) -> Result<()> {
     let mut unsung: Option<String> = None;
     let mut words_since_song = false;
     while let Some(text) = lines.next(LONGEST_LINE)? {
-        for line in text.split('\r') {
-            let line = line.trim();
+        for line in lines_of(&text) {
+            let line = trimmed(line);
             if line.starts_with('#') {
                 continue;
             }
             if let Some(directive) = line.strip_prefix('{') {
-                let directive = directive.strip_suffix('}').unwrap_or(directive);
+                let directive = directive.strip_suffix('}').unwrap_or(directive).trim_start_matches([' ', '\t', ':']);
                 let name = directive.split([':', ' ', '}']).next().unwrap_or_default().trim().to_ascii_lowercase();
                 // `{title-guitar}` is for guitars only, and a title all the same.
                 let name = name.split('-').next().unwrap_or_default();

@@ -1,6 +1,6 @@
-//! Timed lyrics: `[ti:A title]`, `[01:23.45] a line`, `[00:10][00:50] a line sung twice`, `<01:23.45>` before a word.
+//! Timed lyrics: `[ti:A title]`, `[01:23.45] a line`, `[00:10][00:50] a line sung twice`, `<01:23.45>` or `[01:23.45]` before a word or syllable.
 
-use super::{LONGEST_LINE, Lines, Piece, Sink};
+use super::{LONGEST_LINE, Lines, Piece, Sink, lines_of, trimmed, words_or_heading};
 use crate::error::Result;
 
 /// Times of a line, and of those that go with it.
@@ -16,7 +16,7 @@ pub(super) fn read(lines: &mut Lines, sink: &mut Sink) -> Result<()> {
     // Times of the line before.
     let mut last = vec![0];
     while let Some(text) = lines.next(LONGEST_LINE)? {
-        for line in text.split('\r') {
+        for line in lines_of(&text) {
             let (mut times, tags, words) = parse(line);
             // No line is sung so often: a damaged one must not be made into a million.
             times.truncate(MOST_TIMES);
@@ -38,31 +38,41 @@ pub(super) fn read(lines: &mut Lines, sink: &mut Sink) -> Result<()> {
         sung.sort_by_key(|(time, _)| *time);
     }
     for (_, words) in sung {
-        sink(if words.is_empty() { Piece::SectionEnd } else { Piece::Line(words) })?;
+        sink(if words.is_empty() { Piece::SectionEnd } else { words_or_heading(&words) })?;
     }
     Ok(())
 }
 
 /// The times (in milliseconds) and whether there are tags before the words, and the words.
 fn parse(line: &str) -> (Vec<u64>, bool, String) {
-    let (mut times, mut tags, mut rest) = (Vec::new(), false, line.trim());
-    while let Some((inside, after)) = rest.strip_prefix('[').and_then(|open| open.split_once(']')) {
+    let (mut times, mut tags, mut rest) = (Vec::new(), false, trimmed(line));
+    while let Some(open) = rest.strip_prefix('[') {
+        // A title may hold brackets itself.
+        let Some((inside, after)) = closing(open).map(|at| (&open[..at], &open[at + 1..])) else { break };
         match time(inside) {
             Some(time) => times.push(time),
+            // Sung behind the others.
+            None if inside.starts_with("bg:") => {
+                rest = &inside["bg:".len()..];
+                break;
+            }
             None if is_tag(inside) => tags = true,
             // Words in brackets: `[Chorus]`.
             None => break,
         }
         rest = after.trim_start();
     }
-    // Times of single words.
+    // The same twice, as the line's and its first word's, is sung once.
+    times.dedup();
+    // Times of words or syllables, and where a line ends.
     let mut words = String::with_capacity(rest.len());
-    while let Some((before, after)) = rest.split_once('<') {
-        words.push_str(before);
-        match after.split_once('>') {
+    while let Some(at) = rest.find(['<', '[']) {
+        words.push_str(&rest[..at]);
+        let (open, after) = rest[at..].split_at(1);
+        match after.split_once(if open == "<" { '>' } else { ']' }) {
             Some((inside, after)) if time(inside).is_some() => rest = after,
             _ => {
-                words.push('<');
+                words.push_str(open);
                 rest = after;
             }
         }
@@ -71,22 +81,47 @@ fn parse(line: &str) -> (Vec<u64>, bool, String) {
     (times, tags, words.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// `mm:ss`, `mm:ss.xx` or `mm:ss:xx`, in milliseconds.
-fn time(text: &str) -> Option<u64> {
-    let (minutes, rest) = text.trim().split_once(':')?;
-    let (seconds, fraction) = rest.split_once(['.', ':']).unwrap_or((rest, "0"));
-    let digits = |text: &str| !text.is_empty() && text.len() <= 6 && text.bytes().all(|byte| byte.is_ascii_digit());
-    if ![minutes, seconds, fraction].into_iter().all(digits) {
-        return None;
-    }
-    let number = |text: &str| text.parse::<u64>().ok();
-    let thousandths = format!("{fraction:0<3}");
-    Some((number(minutes)? * 60 + number(seconds)?) * 1000 + number(&thousandths[..3])?)
+/// Where the bracket that is open closes; the first that closes one, where they are not paired.
+fn closing(text: &str) -> Option<usize> {
+    let mut depth = 1;
+    let paired = text.char_indices().find(|(_, c)| {
+        depth += i32::from(*c == '[') - i32::from(*c == ']');
+        depth == 0
+    });
+    paired.map(|(at, _)| at).or_else(|| text.find(']'))
 }
 
-/// `ar:Someone`, `offset:+200`
+/// `mm:ss`, `mm:ss.xx`, `mm:ss:xx`, `mm:ss,xx` or `hh:mm:ss.xx`, in milliseconds; before the beginning it is that.
+fn time(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let is_before = text.starts_with('-');
+    let text = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let (whole, mut fraction) = text.split_once(['.', ',']).unwrap_or((text, "0"));
+    let mut parts: Vec<&str> = whole.split(':').collect();
+    if parts.len() == 3 && whole.len() == text.len() {
+        fraction = parts.pop()?;
+    }
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !(2..=3).contains(&parts.len()) || !digits(fraction) || fraction.len() > 9 {
+        return None;
+    }
+    let mut seconds = 0;
+    for part in parts {
+        if !digits(part) || part.len() > 6 {
+            return None;
+        }
+        seconds = seconds * 60 + part.parse::<u64>().ok()?;
+    }
+    let thousandths = format!("{fraction:0<3}");
+    let time = seconds * 1000 + thousandths[..3].parse::<u64>().ok()?;
+    Some(if is_before { 0 } else { time })
+}
+
+/// `ar:Someone`, `offset:+200`, `t_time:(03:20)`
 fn is_tag(text: &str) -> bool {
     text.split_once(':').is_some_and(|(name, _)| {
-        (1..=16).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'#')
+        let of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'#' | b'_' | b'-');
+        let begins = |byte: &u8| byte.is_ascii_alphabetic() || *byte == b'#';
+        name.len() <= 16 && name.as_bytes().first().is_some_and(begins) && name.bytes().all(of_name)
     })
 }

@@ -27,6 +27,8 @@ use crate::text::is_of_a_model;
 pub(crate) enum Piece {
     /// A line of words, trimmed, not empty.
     Line(String),
+    /// What a section is called, which nobody sings: `[Chorus]`. The section before it ends.
+    Heading,
     /// A verse or chorus ends. May come several times.
     SectionEnd,
     /// A song ends, and with it its last section. May come several times.
@@ -86,51 +88,69 @@ fn is_hidden(name: &str) -> bool {
 /// The files meant by these paths: files as they are, folders as all files of known formats within, however deep, sorted
 /// by name; hidden ones are left out, and so is `.json`, which beside songs is rarely songs, and what belongs to a model. Each file
 /// comes once, though links or several paths lead to it: a copy might be held out of what it is trained on.
-pub(crate) fn corpus_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+pub(crate) fn corpus_files(paths: &[PathBuf]) -> Result<Found> {
     fn is_new(path: &Path, seen: &mut HashSet<PathBuf>) -> Result<bool> {
         Ok(seen.insert(path.canonicalize().map_err(Error::io(path))?))
     }
-    fn walk(folder: &Path, seen: &mut HashSet<PathBuf>, files: &mut Vec<PathBuf>) -> Result<()> {
+    fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+        let entries = std::fs::read_dir(folder).map_err(Error::io(folder))?;
+        let paths = entries.map(|entry| Ok(entry.map_err(Error::io(folder))?.path()));
+        let mut paths = paths.collect::<Result<Vec<_>>>()?;
+        paths.sort();
+        Ok(paths)
+    }
+    fn walk(folder: &Path, is_named: bool, seen: &mut HashSet<PathBuf>, found: &mut Found) -> Result<()> {
         // A link may lead back up.
         if !is_new(folder, seen)? {
             return Ok(());
         }
-        let mut entries = Vec::new();
-        for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
-            entries.push(entry.map_err(Error::io(folder))?.path());
-        }
-        entries.sort();
+        let entries = match entries(folder) {
+            Err(error) if !is_named => {
+                found.unlisted.push((folder.to_owned(), error));
+                return Ok(());
+            }
+            entries => entries?,
+        };
         for path in entries {
             if path.file_name().is_some_and(|name| is_hidden(&name.to_string_lossy())) {
                 continue;
             }
             if path.is_dir() {
-                walk(&path, seen, files)?;
-            } else if kind(&path).0.is_some()
-                && !is_json(&path)
-                && !is_of_a_model(&path)
-                && path.is_file()
-                && is_new(&path, seen)?
-            {
-                files.push(path);
+                walk(&path, false, seen, found)?;
+            } else if is_of_a_model(&path) || !path.is_file() {
+                // None of anybody's songs.
+            } else if kind(&path).0.is_none() || is_json(&path) {
+                found.passed_over += 1;
+            } else if is_new(&path, seen)? {
+                found.files.push(path);
             }
         }
         Ok(())
     }
-    let (mut files, mut seen) = (Vec::new(), HashSet::new());
+    let (mut found, mut seen) = (Found::default(), HashSet::new());
     for path in paths {
         let there = std::fs::metadata(path).map_err(Error::io(path))?;
         if there.is_dir() {
-            walk(path, &mut seen, &mut files)?;
+            walk(path, true, &mut seen, &mut found)?;
         } else if !there.is_file() {
             // A pipe's words would be gone after the first reading.
             let reason = "is not a file that can be read twice: write what it gives to a file, and name that".into();
             return Err(Error::BadData { path: path.clone(), reason });
         } else if is_new(path, &mut seen)? {
-            files.push(path.clone());
+            found.files.push(path.clone());
         }
     }
-    Ok(files)
+    Ok(found)
+}
+
+/// What [`corpus_files`] found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) files: Vec<PathBuf>,
+    /// Folders within those that were named which cannot be listed.
+    pub(crate) unlisted: Vec<(PathBuf, Error)>,
+    /// Files in folders that are of no format known, or `.json`.
+    pub(crate) passed_over: usize,
 }
 
 /// Whether a file is called `.json`: read as JSON Lines where it is named.
@@ -155,6 +175,9 @@ pub(crate) fn check(path: &Path, text_field: &str) -> Result<Source> {
     // Of an unknown kind, but asked for by name: text.
     let format = format.unwrap_or(Format::Plain);
     let bad = |reason: String| Error::BadData { path: path.to_owned(), reason };
+    if path.extension().is_some_and(|it| it.eq_ignore_ascii_case("safetensors")) {
+        return Err(bad("is a token cache, or a model's weights: no text".into()));
+    }
     let read = Rc::default();
     // The others are not read by lines, or say so themselves.
     let longest = match format {
@@ -238,7 +261,6 @@ impl<'p> Lines<'p> {
         }
         let mut line = self.bytes.as_slice();
         line = line.strip_suffix(b"\n").unwrap_or(line);
-        line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.len() > longest {
             return Err(self.bad(&format!("is longer than {longest} bytes")));
         }
@@ -336,13 +358,43 @@ impl Read for Counted {
 
 /// The text of a song in one piece: its lines, with blank ones between sections.
 fn song(text: &str, sink: &mut Sink) -> Result<()> {
-    for line in text.lines() {
-        match line.trim() {
-            "" => sink(Piece::SectionEnd)?,
-            line => sink(Piece::Line(line.to_owned()))?,
-        }
-    }
+    section_lines(text, sink)?;
     sink(Piece::SongEnd)
+}
+
+/// Lines of a song.
+fn section_lines(text: &str, sink: &mut Sink) -> Result<()> {
+    lines_of(text).try_for_each(|line| match trimmed(line) {
+        "" => sink(Piece::SectionEnd),
+        line => sink(words_or_heading(line)),
+    })
+}
+
+fn words_or_heading(line: &str) -> Piece {
+    if is_heading(line) { Piece::Heading } else { Piece::Line(line.to_owned()) }
+}
+
+/// Lines, whoever wrote them: `\n`, `\r\n`, an old Macintosh's `\r`, and what was made for Windows twice, `\r\r\n`; and the ends of lines and
+/// paragraphs that Unicode has for itself.
+fn lines_of(text: &str) -> impl Iterator<Item = &str> {
+    text.split('\n').flat_map(|line| line.trim_end_matches('\r').split(['\r', '\u{2028}', '\u{2029}']))
+}
+
+/// Without blanks around it, nor characters that take no room, as web pages leave them.
+fn trimmed(line: &str) -> &str {
+    line.trim_matches(|c: char| c.is_whitespace() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}'))
+}
+
+/// Whether a line is nothing but words in square brackets: `[Verse 2: Anna]`, `[Chorus] [x2]`.
+fn is_heading(line: &str) -> bool {
+    let mut rest = line;
+    while let Some((inside, after)) = rest.strip_prefix('[').and_then(|open| open.split_once(']')) {
+        if inside.contains('[') {
+            return false;
+        }
+        rest = after.trim_start();
+    }
+    rest.is_empty() && !line.is_empty()
 }
 
 #[cfg(test)]

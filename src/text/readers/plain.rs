@@ -1,13 +1,13 @@
-//! Plain text: a line a line, a blank one between sections, two or more between songs.
+//! Plain text: a line a line, a blank one or a heading (`[Chorus]`) between sections, two or more blank ones between songs.
 
-use super::{LONGEST_LINE, Lines, Piece, Sink};
+use super::{LONGEST_LINE, Lines, Piece, Sink, lines_of, trimmed, words_or_heading};
 use crate::error::Result;
 
 pub(super) fn read(lines: &mut Lines, sink: &mut Sink) -> Result<()> {
     let mut blank = 0;
     while let Some(text) = lines.next(LONGEST_LINE)? {
-        for line in text.split('\r') {
-            let line = line.trim();
+        for line in lines_of(&text) {
+            let line = trimmed(line);
             if line.is_empty() {
                 blank += 1;
                 continue;
@@ -17,7 +17,7 @@ pub(super) fn read(lines: &mut Lines, sink: &mut Sink) -> Result<()> {
                 1 => sink(Piece::SectionEnd)?,
                 _ => sink(Piece::SongEnd)?,
             }
-            sink(Piece::Line(line.to_owned()))?;
+            sink(words_or_heading(line))?;
         }
     }
     Ok(())

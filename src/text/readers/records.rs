@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Encoding, LONGEST_RECORD, Lines, Piece, Sink, encoding, song};
+use super::{Encoding, LONGEST_RECORD, Lines, Piece, Sink, encoding, section_lines, song};
 use crate::error::{Error, Result};
 
 /// The object of a line.
@@ -27,10 +27,7 @@ pub(super) fn read_json(lines: &mut Lines, field: &str, sink: &mut Sink) -> Resu
         match record.get(field) {
             Some(Value::String(text)) => song(text, sink)?,
             Some(Value::Array(list)) if list.iter().all(Value::is_string) => {
-                list.iter().filter_map(Value::as_str).try_for_each(|line| match line.trim() {
-                    "" => sink(Piece::SectionEnd),
-                    line => sink(Piece::Line(line.to_owned())),
-                })?;
+                list.iter().filter_map(Value::as_str).try_for_each(|lines| section_lines(lines, sink))?;
                 sink(Piece::SongEnd)?;
             }
             // As a database leaves it where there are no words.
@@ -39,7 +36,10 @@ pub(super) fn read_json(lines: &mut Lines, field: &str, sink: &mut Sink) -> Resu
             None => {
                 let names: Vec<&str> =
                     record.as_object().into_iter().flat_map(|o| o.keys().map(String::as_str)).collect();
-                let reason = format!("has no field '{field}' (but {}): name it with --text-field", names.join(", "));
+                let reason = format!(
+                    "has no field '{field}' (but {}): text_field (--text-field) names another",
+                    names.join(", ")
+                );
                 return Err(lines.bad(&reason));
             }
         }
@@ -124,10 +124,9 @@ pub(super) fn read_csv(
         encoding.decode(bytes).map(std::borrow::Cow::into_owned)
     };
     let names: Vec<String> = header.iter().map(|name| decode(name).unwrap_or_default()).collect();
-    let column = names
-        .iter()
-        .position(|name| name.trim() == field)
-        .ok_or_else(|| bad(format!("has no column '{field}' (but {}): name it with --text-field", names.join(", "))))?;
+    let column = names.iter().position(|name| name.trim() == field).ok_or_else(|| {
+        bad(format!("has no column '{field}' (but {}): text_field (--text-field) names another", names.join(", ")))
+    })?;
     let mut record = csv::ByteRecord::new();
     while reader.read_byte_record(&mut record).map_err(wrong)? {
         let line = record.position().map_or(0, |position| position.line());

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What a file of this name and content gives: lines, `|` for the end of a section, `||` for that of a song.
+/// What a file of this name and content gives: lines, `#` for a heading, `|` for the end of a section, `||` for that of a song.
 fn read(name: &str, bytes: &[u8]) -> Result<Vec<String>> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
@@ -14,6 +14,7 @@ fn read(name: &str, bytes: &[u8]) -> Result<Vec<String>> {
     source.read("text", &Rc::default(), &mut |piece| {
         let text = match piece {
             Piece::Line(line) => line,
+            Piece::Heading => "#".into(),
             Piece::SectionEnd => "|".into(),
             Piece::SongEnd => "||".into(),
         };
@@ -37,6 +38,14 @@ fn plain_text_has_lines_sections_and_songs() {
     let text = "\u{feff}one\r\n two \r\n\r\nthree\n\n\n \nfour\rfive";
     assert_eq!(read("a.txt", text.as_bytes()).unwrap(), ["one", "two", "|", "three", "||", "four", "five", "||"]);
     assert!(read("a.txt", b"").unwrap().is_empty());
+    // Headings are not sung; blank lines around them are still the ends of sections, and of songs where there are two.
+    let text = "[Intro]\none\n\n[Verse 2: Anna & Bo]\n\ntwo [softly]\n[Chorus] [x2]\n\n\n[Verse 1]\nthree\n[oh\n";
+    let expected = ["#", "one", "|", "#", "|", "two [softly]", "#", "||", "#", "three", "[oh", "||"];
+    assert_eq!(read("a.txt", text.as_bytes()).unwrap(), expected);
+    // Made for Windows twice; parted by what takes no room; by Unicode's own ends of lines.
+    assert_eq!(read("a.txt", b"one\r\r\ntwo\r\r\n\r\r\nthree").unwrap(), ["one", "two", "|", "three", "||"]);
+    let text = "\u{200b}one\u{feff}\n\u{200b}\u{2060}\ntwo\u{2028}three\u{2029}four";
+    assert_eq!(read("a.txt", text.as_bytes()).unwrap(), ["one", "|", "two", "three", "four", "||"]);
     assert!(refusal("a.txt", &vec![b'a'; LONGEST_LINE + 1]).contains("longer than"));
     assert_eq!(read("a.txt", &vec![b'a'; LONGEST_LINE]).unwrap().len(), 2);
     // Found out before any of it is used, so that such a file is left out whole.
@@ -69,6 +78,34 @@ fn lrc_loses_tags_and_times() {
 }
 
 #[test]
+fn lrc_is_written_in_many_ways() {
+    for (text, expected) in [
+        // A time before each syllable, the first twice; one at a line's end.
+        (
+            "[00:12.34][00:12.34]Hel[00:12.60]lo [00:12.90]World\n[00:14.00]my love[00:15.00]",
+            &["Hello World", "my love"][..],
+        ),
+        (
+            "[00:04,50]the rain\n[01:02:03.45]over an hour\n[00:01.0000000]day\n[-00:01.00]early",
+            &["the rain", "over an hour", "day", "early"],
+        ),
+        (
+            "[ti:Hurt [Remix]]\n[t_time:(03:20)]\n[ar:A][al:B]\n[re:x]\n[00:01.00]words [not a time]",
+            &["words [not a time]"],
+        ),
+        ("[00:01.00]one\n[bg: <00:01.50>ooh <00:01.90>yeah]\n[00:02]two", &["one", "ooh yeah", "two"]),
+        ("[00:01.00][Verse 1]\n[00:02.00]one\n[Chorus x2]\n[00:03.00]two", &["#", "one", "#", "two"]),
+        ("[00:61:03]a\n[1:2:3:4]b\n[00:xx]c", &["a", "[1:2:3:4]b", "[00:xx]c"]),
+    ] {
+        assert_eq!(read("a.lrc", text.as_bytes()).unwrap(), [expected, &["||"]].concat(), "{text}");
+    }
+    // Of a song in a different order, hours count.
+    let text = "[00:59.00][01:00:01.50]last and first\n[01:00:00.00]between";
+    let expected = ["last and first", "between", "last and first", "||"];
+    assert_eq!(read("a.lrc", text.as_bytes()).unwrap(), expected);
+}
+
+#[test]
 fn chordpro_loses_chords_and_directives() {
     let text = "{title: Swing Low}\n{artist: trad}\n# a comment\n[D]Swing low, sweet [G]chari[D]ot,\n[Am] [G]\nComing [*softly]home\n\n\
                 {start_of_chorus: Refrain}\nla la\n{eoc}\n{sot}\ne|--0--|\n{eot}\nafter [unclosed\n{title: Next}\nnew\n{ns}\nthird";
@@ -87,6 +124,8 @@ fn chordpro_loses_chords_and_directives() {
     ];
     assert_eq!(read("a.cho", text.as_bytes()).unwrap(), expected);
     assert_eq!(read("a.pro.gz", &gzip(text.as_bytes())).unwrap(), expected);
+    let spaced = "{ title: One }\n{ start_of_tab }\ne|---0---|\n{ end_of_tab }\nmy love\n{: title: Two }\nthe sea\n";
+    assert_eq!(read("a.cho", spaced.as_bytes()).unwrap(), ["my love", "||", "the sea", "||"]);
 }
 
 #[test]
@@ -97,6 +136,9 @@ fn records_are_songs() {
         let bytes = if name.ends_with("gz") { gzip(text.as_bytes()) } else { text.into() };
         assert_eq!(read(name, &bytes).unwrap(), expected, "{name}");
     }
+    let text = "{\"text\": \"a\\rb\\r\\rc\"}\n{\"text\": [\"d\\ne\", \"[Chorus]\", \"f\"]}";
+    assert_eq!(read("a.jsonl", text.as_bytes()).unwrap(), ["a", "b", "|", "c", "||", "d", "e", "#", "f", "||"]);
+    assert_eq!(read("a.csv", b"text\n\"a\rb\r\rc\"\n").unwrap(), ["a", "b", "|", "c", "||"]);
     let csv = "id,text\n1,\"a \"\"b\"\"\n\nc\"\n2,d\n";
     assert_eq!(read("a.csv", csv.as_bytes()).unwrap(), ["a \"b\"", "|", "c", "||", "d", "||"]);
     assert_eq!(read("a.tsv", b"\xef\xbb\xbftext\tid\na,b\t1\n").unwrap(), ["a,b", "||"]);
@@ -105,7 +147,7 @@ fn records_are_songs() {
         (
             "a.jsonl",
             &b"{\"text\": \"a\"}\n{\"lyrics\": \"b\", \"id\": 1}\n"[..],
-            "line 2 has no field 'text' (but lyrics, id)",
+            "line 2 has no field 'text' (but lyrics, id): text_field (--text-field) names another",
         ),
         ("a.jsonl", b"{\"text\": 3}\n", "line 1 has no text"),
         ("a.json", b"[{\"text\": \"a\"}]", "line 1 is JSON, but no object"),
@@ -203,15 +245,17 @@ fn folders_are_walked_by_name_and_only_for_known_formats() {
     }
     #[cfg(unix)]
     std::os::unix::fs::symlink(folder.path(), folder.path().join("b/c/loop")).unwrap();
-    let files = corpus_files(&[folder.path().to_owned()]).unwrap();
-    let names: Vec<String> = files
+    let found = corpus_files(&[folder.path().to_owned()]).unwrap();
+    assert_eq!(found.passed_over, 3);
+    let names: Vec<String> = found
+        .files
         .iter()
         .map(|file| file.strip_prefix(folder.path()).unwrap().to_str().unwrap().replace('\\', "/"))
         .collect();
     assert_eq!(names, ["a.csv", "b/...and more.lrc", "b/a.txt.gz", "b/c/d.cho", "b/z.lrc"]);
     // Each once, however it is named; of any kind where it is.
     let named = ["README", "b/data.json", "b/z.lrc", "b", "b/c/d.cho", "README"].map(|name| folder.path().join(name));
-    let files = corpus_files(&named).unwrap();
+    let files = corpus_files(&named).unwrap().files;
     let names: Vec<_> = files.iter().map(|file| file.file_name().unwrap().to_str().unwrap()).collect();
     // The last by way of the link.
     let want = ["README", "data.json", "z.lrc", "...and more.lrc", "a.txt.gz", "d.cho", "a.csv"];
