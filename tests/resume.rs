@@ -194,34 +194,54 @@ fn a_checkpoint_says_whether_there_is_a_head() {
     assert_eq!(parameters(resumed.model()), parameters(trainer.model()));
 }
 
-/// Weights are as they were before the step that failed, and so is the run.
+/// Whatever fails, it is taken up at its last step, and ends with the same bits.
 #[test]
 fn a_run_that_fails_is_kept_at_its_last_step() {
-    let folder = tempfile::tempdir().unwrap();
-    let wild = |max_steps| TrainingArguments {
-        learning_rate: 1000.0,
-        max_grad_norm: 0.0,
-        warmup_ratio: 0.0,
+    let [whole, folder] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let judged = |output: &Path| TrainingArguments {
+        eval_steps: Some(3),
+        load_best_model_at_end: true,
         save_steps: Some(u64::MAX),
-        max_steps: Some(max_steps),
-        ..arguments(folder.path())
+        ..arguments(output)
     };
-    let (mut last, mut saved) = (0, Vec::new());
-    let mut trainer = Trainer::new(&fresh_model(), wild(40)).unwrap();
-    let failed = trainer.train(&lines(), &[], |event| {
-        match event {
-            TrainEvent::Step(report) => last = report.step,
-            TrainEvent::Saved { path, step } => saved.push((path.clone(), *step)),
-            _ => {}
+    // The best model cannot be kept here.
+    let in_the_way = folder.path().join("checkpoint-best");
+    fs::write(&in_the_way, "").unwrap();
+    let mut saved = Vec::new();
+    let mut trainer = Trainer::new(&model(), judged(folder.path())).unwrap();
+    let failed = trainer.train(&lines(), &lines(), |event| {
+        if let TrainEvent::Saved { path, step } = event {
+            saved.push((path.clone(), *step));
         }
         ControlFlow::Continue(())
     });
-    assert!(matches!(failed, Err(Error::Diverged { step, .. }) if step == last + 1), "{failed:?} after {last}");
-    assert!(last > 0);
-    assert_eq!(saved, [(folder.path().join(format!("checkpoint-{last}")), last)]);
-    let mut again = Trainer::new(&fresh_model(), wild(40)).unwrap();
-    assert_eq!(again.resume_from_checkpoint().unwrap(), Some(last));
-    assert_eq!(parameters(again.model()), parameters(trainer.model()));
+    assert!(matches!(failed, Err(Error::Io { .. })), "{failed:?}");
+    assert_eq!(saved, [(folder.path().join("checkpoint-3"), 3)]);
+    fs::remove_file(&in_the_way).unwrap();
+    let mut resumed = Trainer::new(&model(), judged(folder.path())).unwrap();
+    assert_eq!(resumed.resume_from_checkpoint().unwrap(), Some(3));
+    let mut uninterrupted = Trainer::new(&model(), judged(whole.path())).unwrap();
+    let ended = [&mut resumed, &mut uninterrupted]
+        .map(|trainer| trainer.train(&lines(), &lines(), |_| ControlFlow::Continue(())).unwrap().best);
+    assert_eq!(ended[0], ended[1]);
+    assert_eq!(parameters(resumed.model()), parameters(uninterrupted.model()));
+}
+
+/// A run that diverged would do so again from a checkpoint, which would only be in the way of one with a lower rate.
+#[test]
+fn a_run_that_diverges_leaves_no_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let of_rate = |learning_rate| TrainingArguments {
+        learning_rate,
+        max_grad_norm: 0.0,
+        warmup_ratio: 0.0,
+        save_steps: Some(u64::MAX),
+        ..arguments(folder.path())
+    };
+    let wild =
+        Trainer::new(&fresh_model(), of_rate(1000.0)).unwrap().train(&lines(), &[], |_| ControlFlow::Continue(()));
+    assert!(matches!(wild, Err(Error::Diverged { step: 2.., .. })), "{wild:?}");
+    Trainer::new(&fresh_model(), of_rate(1e-3)).unwrap().train(&lines(), &[], |_| ControlFlow::Continue(())).unwrap();
 }
 
 /// Later checkpoints may take the place of the one that the run is taken up at.

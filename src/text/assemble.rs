@@ -38,6 +38,9 @@ pub(super) struct Corpus<'t> {
     pub(super) headings: u64,
     /// Of all words, and where sections and songs end: what the songs are, whatever becomes of them.
     pub(super) hash: Hash,
+    /// Whether a line is in it, and what has ended since the last: a section, 1, or a song, 2.
+    hashed: bool,
+    ended: u8,
 }
 
 impl<'t> Corpus<'t> {
@@ -55,18 +58,24 @@ impl<'t> Corpus<'t> {
             seed: options.seed,
             headings: 0,
             hash: Hash::default(),
+            hashed: false,
+            ended: 0,
         }
     }
 
     pub(super) fn piece(&mut self, piece: Piece) -> Result<()> {
-        let (kind, words) = match &piece {
-            Piece::Line(line) => (b'l', line.as_str()),
-            Piece::Heading | Piece::SectionEnd => (b's', ""),
-            Piece::SongEnd => (b'e', ""),
-        };
-        self.hash.bytes(&[kind]);
-        self.hash.bytes(words.as_bytes());
-        self.held += words.len();
+        match &piece {
+            Piece::Line(line) => {
+                self.held += line.len();
+                // Ends count where something follows.
+                self.hash.bytes(&[if self.hashed { self.ended } else { 0 }]);
+                self.hash.bytes(&(line.len() as u64).to_le_bytes());
+                self.hash.bytes(line.as_bytes());
+                (self.hashed, self.ended) = (true, 0);
+            }
+            Piece::Heading | Piece::SectionEnd => self.ended = self.ended.max(1),
+            Piece::SongEnd => self.ended = 2,
+        }
         self.headings += u64::from(piece == Piece::Heading);
         self.pieces.push(piece);
         if self.pieces.len() >= TOGETHER || self.held >= TOGETHER_BYTES {

@@ -170,7 +170,48 @@ pub(super) struct WrittenCache {
     path: PathBuf,
 }
 
+/// What a cache took the place of, until it is forgotten.
+pub(super) struct Replaced {
+    path: PathBuf,
+    /// Removed with this.
+    aside: Option<tempfile::TempPath>,
+}
+
+impl Replaced {
+    pub(super) fn restore(self) -> Result<()> {
+        match self.aside {
+            Some(aside) => aside.persist(&self.path).map_err(|error| Error::io(&self.path)(error.error)),
+            None => std::fs::remove_file(&self.path).map_err(Error::io(&self.path)),
+        }
+    }
+}
+
 impl WrittenCache {
+    /// [`WrittenCache::persist`], as long as it is not taken back.
+    pub(super) fn replace(self) -> Result<Replaced> {
+        let path = self.path.clone();
+        let aside = match path.is_file() {
+            true => {
+                let folder = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                let aside = tempfile::Builder::new().prefix(".retto-cache-").tempfile_in(folder);
+                let aside = aside.map_err(Error::io(folder))?.into_temp_path();
+                std::fs::rename(&path, &aside).map_err(Error::io(&path))?;
+                Some(aside)
+            }
+            false => None,
+        };
+        let replaced = Replaced { path, aside };
+        match self.persist() {
+            Ok(()) => Ok(replaced),
+            Err(error) => {
+                if replaced.aside.is_some() {
+                    replaced.restore()?;
+                }
+                Err(error)
+            }
+        }
+    }
+
     pub(super) fn persist(self) -> Result<()> {
         self.target.persist(&self.path).map_err(|error| Error::io(&self.path)(error.error))?;
         Ok(())

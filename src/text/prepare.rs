@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::assemble::{Assembler, Corpus};
-use super::cache::WrittenCache;
+use super::cache::{Replaced, WrittenCache};
 use super::dataset::SHORTEST;
 use super::masking::Masking;
 use super::random::Purpose;
@@ -253,9 +253,14 @@ pub fn prepare(
         let metadata = split.metadata(tokenizer, options, (&sources, &corpus.hash), name);
         written.push(split.writer.finish(metadata)?);
     }
-    // Both or none; and if the system fails between the two, what is held out is new: beside the old songs, it was trained on by no run that
-    // comes after.
-    written.into_iter().rev().try_for_each(WrittenCache::persist)?;
+    // Both or none: beside another split's songs those that are held out would be trained on.
+    let mut written = written.into_iter();
+    let (train, validation) = (written.next(), written.next());
+    let before = validation.map(WrittenCache::replace).transpose()?;
+    if let Some(Err(error)) = train.map(WrittenCache::persist) {
+        before.into_iter().try_for_each(Replaced::restore)?;
+        return Err(error);
+    }
     Ok(prepared)
 }
 

@@ -121,7 +121,8 @@ impl Model {
                 triplets.iter().map(|triplet| vectors.triplet(triplet, triplet_margin)).collect()
             }
             EmbeddingLoss::MultipleNegativesRanking { scale } => {
-                let parts = batches(data.len(), options.per_device_eval_batch_size);
+                let least = if are_each_others_negatives(loss, data) { 2 } else { 1 };
+                let parts = batches(data.len(), options.per_device_eval_batch_size, least);
                 let batches = triplets.chunks(data.len()).flat_map(|draw| parts.iter().map(|part| &draw[part.clone()]));
                 batches.flat_map(|batch| vectors.ranking(batch, scale, data.songs().is_none())).collect()
             }
@@ -130,11 +131,16 @@ impl Model {
     }
 }
 
-/// As few batches as hold so many triplets, all about as large, as the loss grows with the batch; and none of a single one, which would have
-/// nothing to be told from.
-fn batches(triplets: usize, size: usize) -> Vec<Range<usize>> {
-    let count = triplets.div_ceil(size).min(triplets / 2).max(1);
+/// As few batches as hold so many triplets, all about as large, as the loss grows with the batch; and none with fewer than `least`: a single
+/// one may have nothing to be told from.
+fn batches(triplets: usize, size: usize, least: usize) -> Vec<Range<usize>> {
+    let count = triplets.div_ceil(size).min(triplets / least).max(1);
     (0..count).map(|batch| batch * triplets / count..(batch + 1) * triplets / count).collect()
+}
+
+/// Whether the texts of a batch have only each other to be told from.
+fn are_each_others_negatives(loss: EmbeddingLoss, data: &Triplets) -> bool {
+    matches!(loss, EmbeddingLoss::MultipleNegativesRanking { .. }) && (data.songs().is_some() || !data.has_negatives())
 }
 
 /// Refuses batches in which a text would have nothing to be told from: everything would be right.
@@ -142,9 +148,7 @@ pub(crate) fn check_batches(loss: EmbeddingLoss, data: &Triplets, size: usize) -
     if size == 0 {
         return Err(Error::InvalidArgument("per_device_eval_batch_size is 0; it must be at least 1".into()));
     }
-    let in_batch = matches!(loss, EmbeddingLoss::MultipleNegativesRanking { .. })
-        && (data.songs().is_some() || !data.has_negatives());
-    match (in_batch, data.len(), size) {
+    match (are_each_others_negatives(loss, data), data.len(), size) {
         (true, _, 1) => Err(Error::InvalidArgument(
             "per_device_eval_batch_size is 1: texts that are each other's negatives take at least two triplets".into(),
         )),
@@ -293,10 +297,12 @@ mod tests {
             (3, 2, &[3]),
             (1, 8, &[1]),
         ] {
-            let found = batches(triplets, size);
+            let found = batches(triplets, size, 2);
             assert_eq!(found.iter().map(ExactSizeIterator::len).collect::<Vec<_>>(), lengths, "{triplets} in {size}");
             assert!(found[0].start == 0 && found.windows(2).all(|pair| pair[0].end == pair[1].start));
         }
+        // Each may have a negative of its own.
+        assert_eq!(batches(3, 1, 1), [0..1, 1..2, 2..3]);
     }
 
     #[test]

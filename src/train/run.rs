@@ -83,7 +83,11 @@ impl Trainer {
                 Ok(ControlFlow::Continue(())) => {}
                 Ok(ControlFlow::Break(())) => break,
                 Err(error) => {
-                    self.keep(&run, &mut observe);
+                    // What diverged would diverge again; and of several processes the others do not wait for this one to have written.
+                    let is_alone = self.ranks.is_none() || !self.peers.is_empty();
+                    if is_alone && !matches!(error, Error::Diverged { .. }) {
+                        self.keep(&run, &mut observe);
+                    }
                     return Err(error);
                 }
             }
@@ -203,8 +207,9 @@ impl Trainer {
             run.agreed = true;
         }
         if run.lock.is_none() && run.arguments.writes_meanwhile() {
-            run.lock = self.new_lock()?;
+            let lock = self.new_lock()?;
             self.restore_best(run)?;
+            run.lock = lock;
         }
         let flow = self.advance_untimed(run, train, validation, observe);
         run.running += run.since.elapsed();

@@ -93,24 +93,29 @@ fn trained_on(arguments: &Value, Judged { paths: data, split, corpus }: Judged) 
     let mut pairs = judged.iter().flat_map(|data| trained.iter().map(move |of| (data, of)));
     let overlap = pairs.any(|(data, of)| data.starts_with(of) || of.starts_with(data));
     let same_songs = arguments["corpus"].as_str().zip(corpus).map(|(then, now)| then == now);
-    // The same songs of the same files are held out by the same share and seed.
-    let held_out_then = split.is_some_and(|split| {
-        is_known
-            && trained == judged
-            && arguments["validation_split"].as_f64() == Some(split.share)
-            && arguments["seed"].as_u64() == Some(split.seed)
-            && arguments["text_field"].as_str() == Some(split.text_field)
-    });
-    if held_out_then {
-        // Others are held out of others.
+    let is_made = trained.iter().chain(&judged).any(is_made);
+    // The same songs are held out of the same by the same share and seed, wherever they are; of others others.
+    let same_split = is_split_of(arguments, split);
+    if same_split && is_known && trained == judged {
         return same_songs.map(|same| !same);
     }
-    // A token cache may be of a part of the songs that it says it is made of.
-    if overlap || (same_songs == Some(true) && split.is_none() && !judged.iter().any(is_made)) {
+    if same_songs == Some(true) && !is_made {
+        return Some(!same_split);
+    }
+    if overlap {
         return Some(true);
     }
     // Nor can what was made of songs that may be anywhere.
-    (is_known && !trained.iter().chain(&judged).any(is_made)).then_some(false)
+    (is_known && !is_made).then_some(false)
+}
+
+/// Whether a run held out what this split does, were it of the same songs.
+fn is_split_of(arguments: &Value, split: Option<Split>) -> bool {
+    split.is_some_and(|split| {
+        arguments["validation_split"].as_f64() == Some(split.share)
+            && arguments["seed"].as_u64() == Some(split.seed)
+            && arguments["text_field"].as_str() == Some(split.text_field)
+    })
 }
 
 /// Whether it was made of songs that may be anywhere: a token cache, or triplets.
@@ -122,7 +127,7 @@ fn is_made(path: &PathBuf) -> bool {
 pub(crate) fn check(model: &Path, judged: Judged) -> Option<bool> {
     let seen = has_seen(model, judged);
     if seen == Some(true) {
-        note(model, judged.paths);
+        note(model, judged);
     }
     seen
 }
@@ -140,16 +145,19 @@ pub(crate) fn check_apart(train: &[PathBuf], validation: &[PathBuf]) {
     }
 }
 
-fn note(model: &Path, data: &[PathBuf]) {
+fn note(model: &Path, judged: Judged) {
     let arguments = training_arguments(model).unwrap_or_default();
     let hint = match arguments["validation_split"].as_f64().filter(|share| *share > 0.0) {
+        Some(_) if is_split_of(&arguments, judged.split) => {
+            "songs were added or changed since it held out as many, so others are held out now".to_owned()
+        }
         Some(share) => format!("it held out --validation-split {share} with --seed {} of them", arguments["seed"]),
         None => "nothing was held out of them: give others".to_owned(),
     };
     output::note(format!(
         "note: {} was trained on {}, or a part of that, so it looks better here than it is; {hint}",
         model.display(),
-        crate::display(data)
+        crate::display(judged.paths)
     ));
 }
 
@@ -189,12 +197,14 @@ mod tests {
         assert_eq!(seen(&on_a, &[&b], None), Some(false));
         assert_eq!(seen(&on_a, &[&a], split(42)), Some(false));
         assert_eq!(seen(&on_a, &[&a], split(7)), Some(true));
-        assert_eq!(seen(&on_a, &[&a, &b], split(42)), Some(true));
+        assert_eq!(seen_of(&on_a, &[&a, &b], split(42), Some("b2")), Some(true));
         // Where songs were added since, others are held out.
         assert_eq!(seen_of(&on_a, &[&a], split(42), Some("b2")), Some(true));
         assert_eq!(seen_of(&on_a, &[&a], split(42), None), None);
         // The same songs by another name.
         assert_eq!(seen_of(&on_a, &[&b], None, Some("a1")), Some(true));
+        assert_eq!(seen_of(&on_a, &[&b], split(42), Some("a1")), Some(false));
+        assert_eq!(seen_of(&on_a, &[&b], split(7), Some("a1")), Some(true));
         // What one was made of counts, and where it is gone nobody knows.
         let on_both = model("on both", &on_a, &[&b]);
         assert_eq!(seen(&on_both, &[&a], None), Some(true));
@@ -214,7 +224,7 @@ mod tests {
         assert_eq!(seen(&model("of an unfinished run", &unfinished, &[&b]), &[&a], None), None);
         // Files that are not where they were change which songs are held out.
         let moved = model("moved", &plain, &[&path("gone.txt"), &a]);
-        assert_eq!((seen(&moved, &[&a], split(42)), seen(&moved, &[&b], None)), (Some(true), None));
+        assert_eq!((seen_of(&moved, &[&a], split(42), Some("b2")), seen(&moved, &[&b], None)), (Some(true), None));
         assert_eq!(seen(&model("relative", &plain, &[Path::new("a.txt")]), &[&b], None), None);
         std::fs::write(path("cache.safetensors"), "").unwrap();
         assert_eq!(seen(&model("cached", &plain, &[&path("cache.safetensors")]), &[&a], None), None);

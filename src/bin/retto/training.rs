@@ -386,7 +386,7 @@ impl Failed {
         ranks: &Ranks,
         save: impl Fn(&Path) -> Result<()>,
     ) -> Box<dyn std::error::Error> {
-        let (Some(step), true) = (self.step, ranks.is_first()) else { return self.reason };
+        let (Some(step), false) = (self.step, ranks.are_several()) else { return self.reason };
         match keep_elsewhere(output, save) {
             Some(folder) => {
                 format!("{}; the model as it was after step {step} is kept in {}", self.reason, folder.display()).into()

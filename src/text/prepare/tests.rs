@@ -239,6 +239,38 @@ fn both_caches_are_replaced_or_none() {
     assert!(matches!(run(2), Err(Error::Io { .. })));
     assert_eq!(std::fs::read(&train).unwrap(), before);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3, "and nothing beside it");
+    // And the other way round, with a cache that was there and without.
+    std::fs::remove_dir(&validation).unwrap();
+    run(1).unwrap();
+    let held_out = std::fs::read(&validation).unwrap();
+    std::fs::remove_file(&train).unwrap();
+    std::fs::create_dir(&train).unwrap();
+    assert!(matches!(run(2), Err(Error::Io { .. })));
+    assert_eq!(std::fs::read(&validation).unwrap(), held_out);
+    std::fs::remove_file(&validation).unwrap();
+    assert!(matches!(run(2), Err(Error::Io { .. })));
+    assert!(!validation.exists());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "and nothing beside it");
+}
+
+/// Whatever is added that is no song; not so a word, or where one ends.
+#[test]
+fn a_corpus_is_known_by_its_songs() {
+    let of = |text: &str, unit| {
+        let made = make(&[("a.txt", text)], &PrepareOptions { unit, ..PrepareOptions::new(16) }).unwrap();
+        made.train.metadata()["corpus"].clone()
+    };
+    let line = |text: &str| of(text, Unit::Line);
+    let songs = line("the rain\nin town\n\nthe rain\n\n\nin\n");
+    assert_eq!(songs, of("\n\n the rain\r\nin town\n\nthe rain\n\n\n\n\nin\n\n\n", Unit::Section));
+    for other in [
+        "the rain\nin town\nthe rain\n\n\nin\n",
+        "the rain\nin town\n\nthe rain\n\nin\n",
+        "the rain in town\n\nthe rain\n\n\nin\n",
+        "the rain\nin town\n\nthe rain\n\n\nin\n\n\nin\n",
+    ] {
+        assert_ne!(line(other), songs, "{other}");
+    }
 }
 
 #[test]

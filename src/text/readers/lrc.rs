@@ -1,5 +1,7 @@
 //! Timed lyrics: `[ti:A title]`, `[01:23.45] a line`, `[00:10][00:50] a line sung twice`, `<01:23.45>` or `[01:23.45]` before a word or syllable.
 
+use std::borrow::Cow;
+
 use super::{LONGEST_LINE, Lines, Piece, Sink, lines_of, trimmed, words_or_heading};
 use crate::error::Result;
 
@@ -45,17 +47,13 @@ pub(super) fn read(lines: &mut Lines, sink: &mut Sink) -> Result<()> {
 
 /// The times (in milliseconds) and whether there are tags before the words, and the words.
 fn parse(line: &str) -> (Vec<u64>, bool, String) {
-    let (mut times, mut tags, mut rest) = (Vec::new(), false, trimmed(line));
+    let line = with_background(line);
+    let (mut times, mut tags, mut rest) = (Vec::new(), false, trimmed(&line));
     while let Some(open) = rest.strip_prefix('[') {
         // A title may hold brackets itself.
         let Some((inside, after)) = closing(open).map(|at| (&open[..at], &open[at + 1..])) else { break };
         match time(inside) {
             Some(time) => times.push(time),
-            // Sung behind the others.
-            None if inside.starts_with("bg:") => {
-                rest = &inside["bg:".len()..];
-                break;
-            }
             None if is_tag(inside) => tags = true,
             // Words in brackets: `[Chorus]`.
             None => break,
@@ -66,11 +64,15 @@ fn parse(line: &str) -> (Vec<u64>, bool, String) {
     times.dedup();
     // Times of words or syllables, and where a line ends.
     let mut words = String::with_capacity(rest.len());
+    let mut syllables = false;
     while let Some(at) = rest.find(['<', '[']) {
         words.push_str(&rest[..at]);
         let (open, after) = rest[at..].split_at(1);
         match after.split_once(if open == "<" { '>' } else { ']' }) {
-            Some((inside, after)) if time(inside).is_some() => rest = after,
+            Some((inside, after)) if time(inside).is_some() => {
+                syllables |= open == "[" && !after.trim().is_empty();
+                rest = after;
+            }
             _ => {
                 words.push_str(open);
                 rest = after;
@@ -78,7 +80,21 @@ fn parse(line: &str) -> (Vec<u64>, bool, String) {
         }
     }
     words.push_str(rest);
+    if syllables {
+        // The others are those of its first ones.
+        times.truncate(1);
+    }
     (times, tags, words.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// With the words of `[bg: ...]`, which are sung behind the others, like any.
+fn with_background(line: &str) -> Cow<'_, str> {
+    let mut line = Cow::Borrowed(line);
+    while let Some((before, open)) = line.split_once("[bg:") {
+        let (inside, after) = closing(open).map_or((open, ""), |at| (&open[..at], &open[at + 1..]));
+        line = Cow::Owned(format!("{before} {inside} {after}"));
+    }
+    line
 }
 
 /// Where the bracket that is open closes; the first that closes one, where they are not paired.

@@ -261,7 +261,7 @@ impl<'p> Lines<'p> {
         }
         let mut line = self.bytes.as_slice();
         line = line.strip_suffix(b"\n").unwrap_or(line);
-        if line.len() > longest {
+        if line.strip_suffix(b"\r").unwrap_or(line).len() > longest {
             return Err(self.bad(&format!("is longer than {longest} bytes")));
         }
         if self.number == 1 {

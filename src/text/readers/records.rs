@@ -27,7 +27,11 @@ pub(super) fn read_json(lines: &mut Lines, field: &str, sink: &mut Sink) -> Resu
         match record.get(field) {
             Some(Value::String(text)) => song(text, sink)?,
             Some(Value::Array(list)) if list.iter().all(Value::is_string) => {
-                list.iter().filter_map(Value::as_str).try_for_each(|lines| section_lines(lines, sink))?;
+                // Each with its end, maybe, as a program read them from a file.
+                let lines = list.iter().filter_map(Value::as_str);
+                lines
+                    .map(|line| line.strip_suffix('\n').unwrap_or(line))
+                    .try_for_each(|line| section_lines(line, sink))?;
                 sink(Piece::SongEnd)?;
             }
             // As a database leaves it where there are no words.

@@ -48,6 +48,7 @@ fn plain_text_has_lines_sections_and_songs() {
     assert_eq!(read("a.txt", text.as_bytes()).unwrap(), ["one", "|", "two", "three", "four", "||"]);
     assert!(refusal("a.txt", &vec![b'a'; LONGEST_LINE + 1]).contains("longer than"));
     assert_eq!(read("a.txt", &vec![b'a'; LONGEST_LINE]).unwrap().len(), 2);
+    assert_eq!(read("a.txt", &[&vec![b'a'; LONGEST_LINE][..], b"\r\nb"].concat()).unwrap().len(), 3);
     // Found out before any of it is used, so that such a file is left out whole.
     let folder = tempfile::tempdir().unwrap();
     let of_length = |name: &str, length: usize, end: &str| {
@@ -94,6 +95,14 @@ fn lrc_is_written_in_many_ways() {
             &["words [not a time]"],
         ),
         ("[00:01.00]one\n[bg: <00:01.50>ooh <00:01.90>yeah]\n[00:02]two", &["one", "ooh yeah", "two"]),
+        (
+            "[bg: ooh] and more\n[00:10.00][bg: ooh][00:11.00] kept\n[00:12]two [bg: aah]\n[00:13]open [bg: end",
+            &["ooh and more", "ooh kept", "two aah", "open end"],
+        ),
+        (
+            "[00:05.00][00:05.20]hel[00:05.50]lo [00:06.00]world\n[00:07.00][00:09.00]twice[00:10.00]\n",
+            &["hello world", "twice", "twice"],
+        ),
         ("[00:01.00][Verse 1]\n[00:02.00]one\n[Chorus x2]\n[00:03.00]two", &["#", "one", "#", "two"]),
         ("[00:61:03]a\n[1:2:3:4]b\n[00:xx]c", &["a", "[1:2:3:4]b", "[00:xx]c"]),
     ] {
@@ -138,6 +147,8 @@ fn records_are_songs() {
     }
     let text = "{\"text\": \"a\\rb\\r\\rc\"}\n{\"text\": [\"d\\ne\", \"[Chorus]\", \"f\"]}";
     assert_eq!(read("a.jsonl", text.as_bytes()).unwrap(), ["a", "b", "|", "c", "||", "d", "e", "#", "f", "||"]);
+    let text = "{\"text\": [\"a\\n\", \"b\\r\\n\", \"\\n\", \"c\\n\"]}";
+    assert_eq!(read("a.jsonl", text.as_bytes()).unwrap(), ["a", "b", "|", "c", "||"]);
     assert_eq!(read("a.csv", b"text\n\"a\rb\r\rc\"\n").unwrap(), ["a", "b", "|", "c", "||"]);
     let csv = "id,text\n1,\"a \"\"b\"\"\n\nc\"\n2,d\n";
     assert_eq!(read("a.csv", csv.as_bytes()).unwrap(), ["a \"b\"", "|", "c", "||", "d", "||"]);
