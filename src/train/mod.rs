@@ -10,6 +10,7 @@ mod evaluate_triplets;
 mod events;
 mod forecast;
 mod judge;
+mod keep;
 mod metrics;
 #[cfg(feature = "mpi")]
 mod mpi;

@@ -1,7 +1,6 @@
 //! The training loop.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::arguments::{TrainingArguments, longest};
@@ -93,21 +92,6 @@ impl Trainer {
             }
         }
         self.finish(&run).inspect_err(|_| self.keep(&run, &mut observe))
-    }
-
-    /// A run that failed can be taken up at its last step, as far as that can be had.
-    fn keep(&self, run: &Run, observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>) {
-        if run.arguments.save_steps.is_none() || !self.is_first() || run.state.global_step == run.start.global_step {
-            return;
-        }
-        match self.checkpoint(run) {
-            Ok(path) => {
-                log::warn!("what was trained is kept in {}", path.display());
-                // It has failed: nothing is left to be ended.
-                let _ = observe(&TrainEvent::Saved { path, step: run.state.global_step });
-            }
-            Err(error) => log::warn!("what was trained could not be kept: {error}"),
-        }
     }
 
     /// The longest sequence of a run, in tokens.
@@ -344,21 +328,6 @@ impl Trainer {
         Ok(flow)
     }
 
-    /// Writes `checkpoint-N` to the run's output, and returns its folder.
-    pub(crate) fn checkpoint(&self, run: &Run) -> Result<PathBuf> {
-        let Some(folder) = &run.arguments.output_dir else {
-            return Err(Error::InvalidArgument("a checkpoint takes an output_dir to be written to".into()));
-        };
-        self.check_sure()?;
-        let step = run.state.global_step;
-        if let Some((_, path)) = resume::checkpoints(folder)?.pop().filter(|(latest, _)| *latest == step) {
-            // Another run's are refused before it begins; but while this one was not going on there may have been one.
-            resume::check_same_run(&resume::read_state(&path)?.run, &run.state.run)?;
-            return Ok(path);
-        }
-        resume::save(folder, &self.model, &self.moments, &run.state, run.arguments.save_total_limit)
-    }
-
     /// What the run came to. The trainer then has the run's best weights, where they were asked for.
     pub(crate) fn finish(&mut self, run: &Run) -> Result<TrainOutput> {
         if !run.cancelled {
@@ -403,7 +372,7 @@ pub(crate) struct Run {
     pub(super) arguments: TrainingArguments,
     masking: Masking,
     /// Where this call took it up.
-    start: State,
+    pub(super) start: State,
     pub(crate) state: State,
     /// Steps of the whole run.
     pub(crate) total: u64,

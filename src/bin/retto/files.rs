@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use retto::{BertConfig, EmbedOptions, METRICS_FILE, Model};
 
+use crate::ranks::Ranks;
 use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, output};
 
 /// Files of sentence-transformers' layout that say how a model embeds texts.
@@ -95,6 +96,37 @@ pub(crate) fn keep_elsewhere(output: &Path, save: impl Fn(&Path) -> Result<()>) 
         let _ = std::fs::remove_dir_all(&folder);
     }
     None
+}
+
+/// A run that ended with an error.
+pub(crate) struct Failed {
+    pub(crate) reason: Box<dyn std::error::Error>,
+    /// The last step, where no checkpoint has it.
+    pub(crate) step: Option<u64>,
+}
+
+impl<E: Into<Box<dyn std::error::Error>>> From<E> for Failed {
+    fn from(reason: E) -> Self {
+        Self { reason: reason.into(), step: None }
+    }
+}
+
+impl Failed {
+    /// The error, and where the model is that was trained until then: a run that cannot go on is no reason to lose what it came to.
+    pub(crate) fn keep(
+        self,
+        output: &Path,
+        ranks: &Ranks,
+        save: impl Fn(&Path) -> Result<()>,
+    ) -> Box<dyn std::error::Error> {
+        let (Some(step), false) = (self.step, ranks.are_several()) else { return self.reason };
+        match keep_elsewhere(output, save) {
+            Some(folder) => {
+                format!("{}; the model as it was after step {step} is kept in {}", self.reason, folder.display()).into()
+            }
+            None => self.reason,
+        }
+    }
 }
 
 /// Whether a file can be written: found out before the work, not after it. Nothing is left behind.

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use retto::{
 };
 
 use crate::data::{ReadArgs, UnitArgs};
-use crate::files::{keep_elsewhere, remove, write_whole};
+use crate::files::{Failed, remove, write_whole};
 use crate::ranks::Ranks;
 use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, output, provenance};
 
@@ -362,37 +362,6 @@ impl TrainArgs {
             trained.train_loss,
             trained.runtime.as_secs_f64()
         ))
-    }
-}
-
-/// A run that ended with an error.
-pub(crate) struct Failed {
-    reason: Box<dyn std::error::Error>,
-    /// The last step, where no checkpoint has it.
-    step: Option<u64>,
-}
-
-impl<E: Into<Box<dyn std::error::Error>>> From<E> for Failed {
-    fn from(reason: E) -> Self {
-        Self { reason: reason.into(), step: None }
-    }
-}
-
-impl Failed {
-    /// The error, and where the model is that was trained until then: a run that cannot go on is no reason to lose what it came to.
-    pub(crate) fn keep(
-        self,
-        output: &Path,
-        ranks: &Ranks,
-        save: impl Fn(&Path) -> Result<()>,
-    ) -> Box<dyn std::error::Error> {
-        let (Some(step), false) = (self.step, ranks.are_several()) else { return self.reason };
-        match keep_elsewhere(output, save) {
-            Some(folder) => {
-                format!("{}; the model as it was after step {step} is kept in {}", self.reason, folder.display()).into()
-            }
-            None => self.reason,
-        }
     }
 }
 

@@ -1,0 +1,42 @@
+//! Checkpoints of a run, when it is time for one and when it fails.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use super::events::TrainEvent;
+use super::resume;
+use super::run::Run;
+use super::trainer::Trainer;
+use crate::error::{Error, Result};
+
+impl Trainer {
+    /// Writes `checkpoint-N` to the run's output, and returns its folder.
+    pub(crate) fn checkpoint(&self, run: &Run) -> Result<PathBuf> {
+        let Some(folder) = &run.arguments.output_dir else {
+            return Err(Error::InvalidArgument("a checkpoint takes an output_dir to be written to".into()));
+        };
+        self.check_sure()?;
+        let step = run.state.global_step;
+        if let Some((_, path)) = resume::checkpoints(folder)?.pop().filter(|(latest, _)| *latest == step) {
+            // Another run's are refused before it begins; but while this one was not going on there may have been one.
+            resume::check_same_run(&resume::read_state(&path)?.run, &run.state.run)?;
+            return Ok(path);
+        }
+        resume::save(folder, &self.model, &self.moments, &run.state, run.arguments.save_total_limit)
+    }
+
+    /// A run that failed can be taken up at its last step, as far as that can be had.
+    pub(super) fn keep(&self, run: &Run, observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>) {
+        if run.arguments.save_steps.is_none() || !self.is_first() || run.state.global_step == run.start.global_step {
+            return;
+        }
+        match self.checkpoint(run) {
+            Ok(path) => {
+                log::warn!("what was trained is kept in {}", path.display());
+                // It has failed: nothing is left to be ended.
+                let _ = observe(&TrainEvent::Saved { path, step: run.state.global_step });
+            }
+            Err(error) => log::warn!("what was trained could not be kept: {error}"),
+        }
+    }
+}
