@@ -150,12 +150,17 @@ pub(crate) fn load(
 
 /// Says what was left out: lines which the vocabulary knows nothing in, headings, files of other kinds.
 pub(crate) fn note_left_out(prepared: &Prepared) {
-    if prepared.headings > 0 {
-        output::note(format!("note: {} headings, such as [Chorus], were left out", prepared.headings));
+    match prepared.headings {
+        0 => {}
+        1 => output::note("note: 1 heading, such as [Chorus], was left out"),
+        headings => output::note(format!("note: {headings} headings, such as [Chorus], were left out")),
     }
-    if prepared.passed_over > 0 {
-        let files = prepared.passed_over;
-        output::note(format!("note: {files} files of other kinds were passed over; what is named is read, as text"));
+    match prepared.passed_over {
+        0 => {}
+        1 => output::note("note: 1 file of another kind was passed over; named by itself it is read, as text"),
+        files => output::note(format!(
+            "note: {files} files of other kinds were passed over; named themselves they are read, as text"
+        )),
     }
     match prepared.unknown {
         0 => {}

@@ -139,7 +139,7 @@ pub(crate) fn check_apart(train: &[PathBuf], validation: &[PathBuf]) {
     let same = validation.iter().find(|data| train.iter().any(|of| data.starts_with(of) || of.starts_with(data)));
     if let Some(path) = same {
         output::note(format!(
-            "note: {} is trained on as well, so its figures are better than they are",
+            "note: {} is trained on as well, so what is held out looks better than it is",
             path.display()
         ));
     }
