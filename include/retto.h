@@ -181,7 +181,8 @@ enum retto_status
      */
     RETTO_DEVICE_LOST = 8,
     /**
-     * A callback ended what was going on, or retto_trainer_cancel. What was trained so far is there, and retto_trainer_resume goes on with it.
+     * A callback ended what was going on, or retto_trainer_cancel. Of a run, what was trained so far is there, and
+     * retto_trainer_resume goes on with it.
      */
     RETTO_CANCELLED = 9,
     /**
@@ -1176,8 +1177,9 @@ retto_status retto_embed_options_init(struct retto_embed_options *options,
                                       size_t struct_size);
 
 /**
- * Fills options with what the folder of a sentence-transformers model says, and no callback; of any other model's, with the defaults, but that
- * max_seq_length is what its tokenizer says, where that says so. Set struct_size before. RETTO_UNSUPPORTED for parts this library does not have. Any thread; blocks while small files are read.
+ * Fills options with what the folder of a sentence-transformers model says, and no callback; of any other model's, with the
+ * defaults, but that max_seq_length is what its tokenizer says, where that says so. Set struct_size before. RETTO_UNSUPPORTED for
+ * parts this library does not have. Any thread; blocks while small files are read.
  */
 retto_status retto_embed_options_open(const char *folder,
                                       size_t folder_length,
@@ -1250,8 +1252,8 @@ retto_status retto_trainer_add_lines(const struct retto_trainer *trainer,
 
 /**
  * Adds the lines of a file, or of all files of a folder: .txt, .lrc, ChordPro, .jsonl, .csv and .tsv (their field `text`), also
- * compressed as .gz or .zst. Headings in square brackets, as [Chorus], are left out. One that cannot be used is an error, and nothing is added. `line_count`, which may be NULL, gets how many lines
- * that are. Otherwise as retto_trainer_add_lines.
+ * compressed as .gz or .zst. Headings in square brackets, as [Chorus], are left out. One that cannot be used is an error, and
+ * nothing is added. `line_count`, which may be NULL, gets how many lines that are. Otherwise as retto_trainer_add_lines.
  * One thread at a time; blocks while files are read.
  */
 retto_status retto_trainer_add_file(const struct retto_trainer *trainer,

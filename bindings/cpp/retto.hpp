@@ -84,6 +84,25 @@ std::vector<retto_string> strings(const Texts &texts) {
     return result;
 }
 
+template <typename Options>
+Options defaults(retto_status (*init)(Options *, std::size_t)) {
+    Place error;
+    Options options;
+    error.check(init(&options, sizeof options));
+    return options;
+}
+
+/// What a callback answers C: whether to end. No exception may cross C, so it is kept.
+template <typename Tell>
+std::int32_t told(const Tell &tell, std::exception_ptr &thrown) noexcept {
+    try {
+        return tell() ? 0 : 1;
+    } catch (...) {
+        thrown = std::current_exception();
+        return 1;
+    }
+}
+
 template <typename T>
 T sized() {
     T value{};
@@ -140,8 +159,7 @@ class Gpu {
 public:
     explicit Gpu(const GpuOptions &wanted = {}) {
         detail::Place error;
-        retto_gpu_options options;
-        error.check(retto_gpu_options_init(&options, sizeof options));
+        auto options = detail::defaults(retto_gpu_options_init);
         if (wanted.adapter) options.adapter_index = index(*wanted.adapter);
         options.power_preference = wanted.low_power ? RETTO_POWER_LOW : RETTO_POWER_HIGH_PERFORMANCE;
         options.allow_software = wanted.allow_software;
@@ -216,18 +234,12 @@ struct Evaluation {
 };
 
 inline retto_evaluation_options evaluation_options() {
-    detail::Place error;
-    retto_evaluation_options options;
-    error.check(retto_evaluation_options_init(&options, sizeof options));
-    return options;
+    return detail::defaults(retto_evaluation_options_init);
 }
 
 /// The defaults.
 inline retto_embed_options embed_options() {
-    detail::Place error;
-    retto_embed_options options;
-    error.check(retto_embed_options_init(&options, sizeof options));
-    return options;
+    return detail::defaults(retto_embed_options_init);
 }
 
 /// Those of the folder of a sentence-transformers model; of another model's, the defaults.
@@ -253,15 +265,9 @@ public:
 
     template <typename Options> void observe(Options &options) {
         if (!progress_) return;
-        // No exception may cross C.
         options.on_progress = [](std::uint64_t done, std::uint64_t total, void *data) -> std::int32_t {
             auto &self = *static_cast<Counting *>(data);
-            try {
-                return self.progress_(done, total) ? 0 : 1;
-            } catch (...) {
-                self.thrown_ = std::current_exception();
-                return 1;
-            }
+            return told([&] { return self.progress_(done, total); }, self.thrown_);
         };
         options.user_data = this;
     }
@@ -431,10 +437,7 @@ private:
 
 /// The defaults; what it is made to point to has to live until the Trainer is made.
 inline retto_training_options training_options() {
-    detail::Place error;
-    retto_training_options options;
-    error.check(retto_training_options_init(&options, sizeof options));
-    return options;
+    return detail::defaults(retto_training_options_init);
 }
 
 /// One thread at a time, but for cancel(). It must not be destroyed while another thread uses it: that thread's handle would be
@@ -470,15 +473,9 @@ public:
             const Progress &progress;
             std::exception_ptr thrown;
         } told{progress, nullptr};
-        // No exception may cross C.
         retto_progress_callback callback = [](const retto_progress *at, void *data) -> std::int32_t {
             auto &told = *static_cast<Told *>(data);
-            try {
-                return told.progress(*at) ? 0 : 1;
-            } catch (...) {
-                told.thrown = std::current_exception();
-                return 1;
-            }
+            return detail::told([&] { return told.progress(*at); }, told.thrown);
         };
         detail::Place error;
         auto output = detail::sized<retto_train_output>();

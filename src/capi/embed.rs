@@ -58,8 +58,9 @@ pub unsafe extern "C" fn retto_embed_options_init(
     call(std::ptr::null_mut(), || unsafe { input::init(options, struct_size) })
 }
 
-/// Fills options with what the folder of a sentence-transformers model says, and no callback; of any other model's, with the defaults, but that
-/// max_seq_length is what its tokenizer says, where that says so. Set struct_size before. RETTO_UNSUPPORTED for parts this library does not have. Any thread; blocks while small files are read.
+/// Fills options with what the folder of a sentence-transformers model says, and no callback; of any other model's, with the
+/// defaults, but that max_seq_length is what its tokenizer says, where that says so. Set struct_size before. RETTO_UNSUPPORTED for
+/// parts this library does not have. Any thread; blocks while small files are read.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_embed_options_open(
     folder: *const c_char,

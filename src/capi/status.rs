@@ -28,7 +28,8 @@ pub enum retto_status {
     /// The device was lost (driver reset, unplugged). Every later call on the same retto_gpu, and on what was made with it,
     /// answers the same: free them and open a new one.
     RETTO_DEVICE_LOST = 8,
-    /// A callback ended what was going on, or retto_trainer_cancel. What was trained so far is there, and retto_trainer_resume goes on with it.
+    /// A callback ended what was going on, or retto_trainer_cancel. Of a run, what was trained so far is there, and
+    /// retto_trainer_resume goes on with it.
     RETTO_CANCELLED = 9,
     /// The handle is in use by another thread, or by the call whose callback this is.
     RETTO_BUSY = 10,

@@ -215,8 +215,8 @@ fn add(trainer: &Shared, split: u32, lines: impl Iterator<Item = String>) -> Res
 }
 
 /// Adds the lines of a file, or of all files of a folder: .txt, .lrc, ChordPro, .jsonl, .csv and .tsv (their field `text`), also
-/// compressed as .gz or .zst. Headings in square brackets, as [Chorus], are left out. One that cannot be used is an error, and nothing is added. `line_count`, which may be NULL, gets how many lines
-/// that are. Otherwise as retto_trainer_add_lines.
+/// compressed as .gz or .zst. Headings in square brackets, as [Chorus], are left out. One that cannot be used is an error, and
+/// nothing is added. `line_count`, which may be NULL, gets how many lines that are. Otherwise as retto_trainer_add_lines.
 /// One thread at a time; blocks while files are read.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_trainer_add_file(

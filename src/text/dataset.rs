@@ -36,7 +36,8 @@ pub(super) const FORMAT: &str = "1";
 /// | `masked_input_ids` | I32 \[tokens\] | with static masks only: the examples, masked once |
 /// | `labels` | I32 \[tokens\] | with static masks only: what was masked, and -100 elsewhere |
 ///
-/// Its metadata name the tokenizer (`tokenizer_hash`), `unit`, `max_seq_length`, counts and `sources`.
+/// Its metadata name the tokenizer (`tokenizer_hash`), `unit`, `max_seq_length`, counts, `sources`, and what songs they are of: `corpus`,
+/// a hash of their words and of where sections and songs end, which is the same for all caches of the same songs.
 #[derive(Clone)]
 pub struct Dataset {
     store: Store,

@@ -159,12 +159,13 @@ pub struct Counts {
 ///
 /// Formats go by the file's extension: plain text (`txt text`, and any other that is named and not found in a folder), `lrc`,
 /// ChordPro (`cho crd pro chopro chordpro`), JSON Lines (`jsonl ndjson`, and `json` where it is named), `csv`, `tsv`; each of them also as
-/// `gz`, `gzip`, `zst` or `zstd`.
+/// `gz`, `gzip`, `zst` or `zstd`. Lines that are nothing but words in square brackets, as `[Chorus]`, end a section and are left out.
 /// Memory stays flat however large the corpus, but for `dedup`, which takes about a dozen bytes for every example. `observe` ends it by
 /// breaking.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for an option out of range, or where no song would be held out; [`Error::EmptyCorpus`];
+/// [`Error::InvalidArgument`] for an option out of range, where no song would be held out, or where the vocabulary knows nothing in any
+/// line; [`Error::EmptyCorpus`];
 /// [`Error::BadData`], [`Error::NotUtf8`] and [`Error::Io`] for a bad file with `strict`; [`Error::Io`] for one that was
 /// named and does not exist, and for a cache that cannot be written, as on Windows over one that a [`Dataset`](crate::Dataset) has open;
 /// [`Error::Cancelled`]. Caches are then as they were.

@@ -8,6 +8,8 @@ use crate::error::Result;
 /// Times of a line, and of those that go with it.
 const MOST_TIMES: usize = 1000;
 const MOST_REPEATS: usize = 50;
+/// Bytes of a time: what is looked through for each bracket that is open.
+const LONGEST_TIME: usize = 32;
 
 /// A file is a song. Tags and times are removed; lines that are sung several times come as often, in the order of their
 /// times; a timed line without words, or a blank one, ends a section.
@@ -68,10 +70,11 @@ fn parse(line: &str) -> (Vec<u64>, bool, String) {
     while let Some(at) = rest.find(['<', '[']) {
         words.push_str(&rest[..at]);
         let (open, after) = rest[at..].split_at(1);
-        match after.split_once(if open == "<" { '>' } else { ']' }) {
-            Some((inside, after)) if time(inside).is_some() => {
-                syllables |= open == "[" && !after.trim().is_empty();
-                rest = after;
+        let close = if open == "<" { b'>' } else { b']' };
+        match after.bytes().take(LONGEST_TIME).position(|byte| byte == close) {
+            Some(end) if time(&after[..end]).is_some() => {
+                rest = &after[end + 1..];
+                syllables |= open == "[" && !rest.trim_start().is_empty();
             }
             _ => {
                 words.push_str(open);
@@ -89,12 +92,30 @@ fn parse(line: &str) -> (Vec<u64>, bool, String) {
 
 /// With the words of `[bg: ...]`, which are sung behind the others, like any.
 fn with_background(line: &str) -> Cow<'_, str> {
-    let mut line = Cow::Borrowed(line);
-    while let Some((before, open)) = line.split_once("[bg:") {
-        let (inside, after) = closing(open).map_or((open, ""), |at| (&open[..at], &open[at + 1..]));
-        line = Cow::Owned(format!("{before} {inside} {after}"));
+    const BEGIN: &str = "[bg:";
+    if !line.contains(BEGIN) {
+        return line.into();
     }
-    line
+    let mut words = String::with_capacity(line.len());
+    // Of each bracket that is open, whether it is one of these.
+    let mut open = Vec::new();
+    let mut rest = line;
+    while let Some(at) = rest.find(['[', ']']) {
+        words.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let begins = rest.starts_with(BEGIN);
+        let is_one = match rest.starts_with('[') {
+            true => {
+                open.push(begins);
+                begins
+            }
+            false => open.pop() == Some(true),
+        };
+        words.push_str(if is_one { " " } else { &rest[..1] });
+        rest = &rest[if begins { BEGIN.len() } else { 1 }..];
+    }
+    words.push_str(rest);
+    words.into()
 }
 
 /// Where the bracket that is open closes; the first that closes one, where they are not paired.

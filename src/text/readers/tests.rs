@@ -108,6 +108,11 @@ fn lrc_is_written_in_many_ways() {
     ] {
         assert_eq!(read("a.lrc", text.as_bytes()).unwrap(), [expected, &["||"]].concat(), "{text}");
     }
+    // However many brackets are open.
+    for (open, count) in [("[bg:", 0), ("[", 2), ("<", 2), ("[a:", 2), ("[00:01]", 0), ("<00:01>", 0)] {
+        let line = open.repeat(LONGEST_LINE / open.len());
+        assert_eq!(read("a.lrc", line.as_bytes()).unwrap().len(), count, "{open}");
+    }
     // Of a song in a different order, hours count.
     let text = "[00:59.00][01:00:01.50]last and first\n[01:00:00.00]between";
     let expected = ["last and first", "between", "last and first", "||"];
