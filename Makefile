@@ -20,7 +20,7 @@ FEATURES = all$$(scripts/setup.sh has-mpi && echo ,mpi)
 # What `make bench` is given: `make bench BENCH="--only fill --models mini"`; --help lists it. With --burn, burn too.
 BENCH ?=
 
-.PHONY: help demo build capi header test test-next test-as-gpu test-windows test-hosts bench bench-scaling memcheck lint lint-features check reference install install-command install-library
+.PHONY: help demo build capi header test test-next test-as-gpu test-compilers test-windows test-hosts bench bench-scaling memcheck lint lint-features check reference install install-command install-library
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -69,6 +69,10 @@ test-as-gpu: ## models as a GPU would run them, on the newest software Vulkan (D
 	  cargo test --features $(FEATURES) $(LOCKED) --lib gpu:: && \
 	  cargo test --features $(FEATURES) $(LOCKED) --test embed --test fill --test parallel --test reference \
 	    --test resume --test save --test training -- --skip command
+
+test-compilers: ## the kernels for GPUs through Mesa's compiler for AMD's, which needs no GPU (Mesa up to 25.0)
+	@scripts/setup.sh build
+	cargo test --features $(FEATURES) $(LOCKED) --lib -- --ignored --exact ops::compile::every_kernel_for_gpus_is_compiled_for_them
 
 test-windows: ## the tests and the C library built for Windows, under Wine: needs Rust's standard library for it (Debian, Ubuntu)
 	scripts/windows.sh

@@ -10,6 +10,7 @@
 #   scripts/setup.sh mpi     what the feature mpi is built and tested with; fails where that cannot be had, or with RETTO_NO_MPI=1
 #   scripts/setup.sh windows  that of `run`, MinGW, Wine and a screen for it, to build and test for Windows
 #   scripts/setup.sh has-mpi  installs nothing, and says by its exit code whether it is there
+#   scripts/setup.sh has-gpu-compiler  likewise: Mesa's driver for AMD's GPUs, of a version that compiles without one
 #
 # RETTO_NO_BACKPORTS=1: on Debian 12, take Mesa from the release itself and leave backports alone.
 set -euo pipefail
@@ -294,6 +295,15 @@ require_venv() {
 # ---- MPI
 
 # Headers and compiler wrapper, launcher, and the libclang that reads the headers for Rust.
+# Up to 25.0 it can be told to assume a GPU: the variable's name is in it.
+has_gpu_compiler() {
+    local library
+    for library in /usr/lib/*/libvulkan_radeon.so /usr/lib64/libvulkan_radeon.so /usr/lib/libvulkan_radeon.so; do
+        ! grep -qa RADV_FORCE_FAMILY "$library" 2>/dev/null || return 0
+    done
+    return 1
+}
+
 has_mpi() {
     [[ ${RETTO_NO_MPI:-} != 1 ]] || return 1
     command -v mpicc >/dev/null && command -v mpirun >/dev/null || return 1
@@ -362,5 +372,8 @@ mpi)
 has-mpi)
     has_mpi
     ;;
-*) die "usage: scripts/setup.sh build|lint|run|bench|test|mpi|has-mpi" ;;
+has-gpu-compiler)
+    has_gpu_compiler
+    ;;
+*) die "usage: scripts/setup.sh build|lint|run|bench|test|mpi|windows|has-mpi|has-gpu-compiler" ;;
 esac

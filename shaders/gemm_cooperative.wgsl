@@ -1,14 +1,15 @@
 // What GEMM kernels of cooperative matrices share: A and B in f16, products and sums in f32.
 //
 // The host puts before this file what a matrix is: EDGE, and MatrixA, MatrixB and MatrixC of EDGE x EDGE elements; how many of
-// them, SPAN x SPAN, each of a workgroup's four subgroups computes; and how many, PIECES, a tile of A or B is deep. Tiles lie in
-// workgroup memory as A and B are stored, with zeros beyond the ends. gemm_fours.wgsl and gemm_fours_b.wgsl come before it, too.
+// them, SPAN x SPAN, a quarter of a workgroup's tile of C has, which a subgroup computes; and how many, PIECES, a tile of A or B
+// is deep. Those lie in workgroup memory as A and B are stored, with zeros beyond the ends. gemm_fours.wgsl and
+// gemm_fours_b.wgsl come before it, too.
 
 override TRANS_A: bool; // A is stored [k, m]
 override TRANS_B: bool; // B is stored [n, k]
 override BIAS: bool; // bias[n] is added
 override ACCUMULATE: bool; // C += instead of C =
-override WIDTH: u32; // threads: four subgroups
+override WIDTH: u32; // threads: four subgroups of the expected size
 
 struct Sizes { m: u32, n: u32, k: u32 }
 
@@ -25,7 +26,7 @@ override STRIDE_B = select(TILE, DEPTH, TRANS_B) + 8u;
 // TILE is the larger: this is enough for either way to store them.
 var<workgroup> tile_a: array<f16, TILE * (DEPTH + 8u)>;
 var<workgroup> tile_b: array<f16, TILE * (DEPTH + 8u)>;
-var<workgroup> results: array<f32, 4u * EDGE * EDGE>; // a matrix for each subgroup
+var<workgroup> results: array<f32, 4u * EDGE * EDGE>; // a matrix for each quarter
 
 fn stage_a(thread: u32, row0: u32, k0: u32) {
     for (var i = thread; i < TILE * DEPTH / 4u; i += WIDTH) {
@@ -80,26 +81,33 @@ fn matrix_b(k: u32, column: u32) -> MatrixB {
     return coopLoadT<MatrixB>(&tile_b[k * STRIDE_B + column], STRIDE_B);
 }
 
-// Where one subgroup is at work.
-struct Place { row: u32, column: u32, first: u32, lane: u32 }
+// Where one subgroup is at work: on which quarter of the tile, of four, and where that lies in C. There is nothing to do for it from
+// the fifth on. A loop that ends after one round says so around cooperative operations: naga refuses them in a branch on what it
+// cannot see to be the same in all of a workgroup, and it is enough that it is in a subgroup.
+struct Place { row: u32, column: u32, part: u32, lane: u32, lanes: u32 }
 
 // A subgroup's matrix goes to C through workgroup memory: it has no elements of its own to add a bias to. Its upper left corner
-// is at (row, column) of the subgroup's part of C.
+// is at (row, column) of the subgroup's quarter.
 fn store(sums: MatrixC, place: Place, row: u32, column: u32) {
-    coopStoreT(sums, &results[place.first], EDGE);
+    let first = place.part * EDGE * EDGE;
+    for (var idle = place.part >= 4u; !idle; idle = true) {
+        coopStoreT(sums, &results[first], EDGE);
+    }
     workgroupBarrier();
-    for (var i = place.lane; i < EDGE * EDGE; i += WIDTH / 4u) {
-        let r = place.row + row + i / EDGE;
-        let s = place.column + column + i % EDGE;
-        if r < sizes.m && s < sizes.n {
-            var value = results[place.first + i];
-            if BIAS {
-                value += bias[s];
+    if place.part < 4u {
+        for (var i = place.lane; i < EDGE * EDGE; i += place.lanes) {
+            let r = place.row + row + i / EDGE;
+            let s = place.column + column + i % EDGE;
+            if r < sizes.m && s < sizes.n {
+                var value = results[first + i];
+                if BIAS {
+                    value += bias[s];
+                }
+                if ACCUMULATE {
+                    value += c[r * sizes.n + s];
+                }
+                c[r * sizes.n + s] = activated(value);
             }
-            if ACCUMULATE {
-                value += c[r * sizes.n + s];
-            }
-            c[r * sizes.n + s] = activated(value);
         }
     }
     workgroupBarrier();

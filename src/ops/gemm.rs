@@ -332,6 +332,31 @@ mod tests {
         assert!(cooperative || std::env::var_os("RETTO_NEEDS_COOPERATIVE").is_none(), "{tried:?}");
     }
 
+    /// The number of lanes of a subgroup is the driver's choice, kernel by kernel where it has one. So with half of the subgroups that a
+    /// kernel of cooperative matrices expects, and with four and eight times as many, it gives the same bits.
+    #[test]
+    fn cooperative_matrices_get_along_with_any_number_of_subgroups() {
+        let gpu = crate::gpu::test_gpu();
+        let expected = |tiling: &&Tiling| tiling.name.starts_with("cooperative") && tiling.runs_on(&gpu);
+        let mut cases = 0;
+        for tiling in TILINGS.iter().filter(expected) {
+            // Compiling them is what takes long.
+            for form in [Form::Linear, Form::WeightGradient] {
+                let case = Case::new(form, [70, 132, 44], true);
+                let want = case.got(&gpu, tiling, tiling.half.unwrap(), true);
+                assert_close(tiling.name, &want, &case.want(), 1e-5);
+                for which in 0..tiling.half.unwrap().variants.len() / FORMS.len() {
+                    let mut other = tiling.clone();
+                    other.first_variant = which * FORMS.len();
+                    let got = case.got(&gpu, &other, tiling.half.unwrap(), true);
+                    assert!(got == want, "{} {form:?} in variant {which}", tiling.name);
+                    cases += 1;
+                }
+            }
+        }
+        assert!(cases > 0 || std::env::var_os("RETTO_NEEDS_COOPERATIVE").is_none());
+    }
+
     /// With B a packed weight: the twin gets what its words stand for. Rows of all classes, and for each all kernels the same bits.
     #[test]
     fn packed_weights_multiply_as_what_they_stand_for() {

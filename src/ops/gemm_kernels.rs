@@ -90,8 +90,8 @@ pub(super) const BLOCKS: &[[f64; 5]] = &[
 
 const OF_BLOCKS: &[Constants] = variants!(BLOCKS, ["DOWN", "ACROSS", "HEIGHT", "WIDTH", "DEPTH"]);
 
-/// Four subgroups of 8, of 32 and of 64 lanes.
-const COOPERATIVE: &[Constants] = variants!(&[[32.0], [128.0], [256.0]], ["WIDTH"]);
+/// Four subgroups of 8, of 32 and of 64 lanes, and, for the tests, two of 8.
+const COOPERATIVE: &[Constants] = variants!(&[[32.0], [128.0], [256.0], [16.0]], ["WIDTH"]);
 
 /// A macro, as `concat!` takes no constants.
 macro_rules! shader {

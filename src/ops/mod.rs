@@ -31,6 +31,8 @@ pub(crate) mod tuning;
 
 #[cfg(test)]
 pub(crate) mod check;
+#[cfg(all(test, target_os = "linux"))]
+mod compile;
 #[cfg(test)]
 mod translate;
 

@@ -51,15 +51,16 @@ fn takes_large_arrays_apart(gpu: &Gpu) -> bool {
     takes_arrays_apart(gpu) && Processor::of(gpu) != Processor::SixteenRegisters
 }
 
-/// Cooperative matrices of this edge, for subgroups that all have so many lanes.
+/// Cooperative matrices of this edge, and subgroups that may have so many lanes: the kernels are right with any number, as a driver
+/// chooses it for each, and fast with theirs.
 fn has_cooperative(gpu: &Gpu, edge: u32, lanes: u32) -> bool {
     let adapter = gpu.adapter();
     let sizes = match &adapter.backend[..] {
         // wgpu does not ask, and says 4 to 64. Apple's GPUs have 32.
-        "metal" => [32; 2],
-        _ => [adapter.subgroup_min_size, adapter.subgroup_max_size],
+        "metal" => 32..=32,
+        _ => adapter.subgroup_min_size..=adapter.subgroup_max_size,
     };
-    gpu.cooperative_edges().contains(&edge) && sizes == [lanes; 2]
+    gpu.cooperative_edges().contains(&edge) && sizes.contains(&lanes)
 }
 
 const fn vectors_tiling(name: &'static str, which: usize, rows: usize) -> Tiling {
@@ -139,7 +140,7 @@ const fn blocks_tiling(name: &'static str, which: usize) -> Tiling {
     }
 }
 
-/// Matrices of this edge, for subgroups of so many lanes, each of which computes so many by so many of them.
+/// Matrices of this edge, for subgroups of so many lanes, each of which is to compute so many by so many of them.
 macro_rules! cooperative_tiling {
     ($name:literal, $kernel:ident, $which:literal, [$edge:literal, $lanes:literal], $span:literal) => {
         Tiling {

@@ -7,7 +7,7 @@ use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFl
 use crate::gpu::Kernel;
 
 /// Every kernel of the crate but the GEMMs.
-const OTHERS: &[&Kernel] = &[
+pub(super) const OTHERS: &[&Kernel] = &[
     &crate::gpu::SEAL,
     &super::activation::FORWARD,
     &super::activation::BACKWARD,
@@ -51,7 +51,7 @@ fn kernels() -> impl Iterator<Item = &'static Kernel> {
     OTHERS.iter().chain(&super::gemm_kernels::KERNELS).copied()
 }
 
-fn validator() -> Validator {
+pub(super) fn validator() -> Validator {
     let mut validator = Validator::new(
         ValidationFlags::all(),
         Capabilities::IMMEDIATES
