@@ -23,9 +23,9 @@ pub fn tilings(gpu: &Gpu) -> Vec<&'static str> {
     TILINGS.iter().filter(worth).map(|tiling| tiling.name).collect()
 }
 
-/// The name of the kernel that a linear layer of this shape takes.
+/// The name of the kernel that a linear layer of this shape takes in a fill.
 pub fn chosen(gpu: &Gpu, m: u32, n: u32, k: u32) -> &'static str {
-    choose(gpu, Form::Linear, Sizes { m, n, k }, Inputs::Single).0.name
+    choose(gpu, Form::Linear, Sizes { m, n, k }, Inputs::Single, true).0.name
 }
 
 /// Seconds of each run of `record`, which is repeated within one submission until that takes a few milliseconds.
@@ -54,14 +54,14 @@ fn repeated(gpu: &Gpu, budget: Duration, mut record: impl FnMut(&mut Pass) -> Re
     Ok(seconds)
 }
 
-/// Seconds of `y[m, n] = x[m, k] W[n, k]^T + b`, by the kernel called `tiling`, or the one that the network would take.
+/// Seconds of `y[m, n] = x[m, k] W[n, k]^T + b`, by the kernel called `tiling`, or the one that a fill would take.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] for a kernel there is not, or that cannot compute this shape; GPU errors.
 pub fn gemm(gpu: &Gpu, [m, n, k]: [usize; 3], tiling: Option<&str>, budget: Duration) -> Result<Vec<f64>> {
     let sizes = Sizes { m: m as u32, n: n as u32, k: k as u32 };
     let (tiling, kernel) = match tiling {
-        None => choose(gpu, Form::Linear, sizes, Inputs::Single),
+        None => choose(gpu, Form::Linear, sizes, Inputs::Single, true),
         Some(name) => TILINGS
             .iter()
             .find(|tiling| tiling.name == name && tiling.runs_on(gpu) && tiling.fits(Form::Linear, sizes))

@@ -193,7 +193,7 @@ impl Model {
     /// What [`top_k::top_k`] finds of each masked row, and all logits where they are wanted. All probabilities come of it, so that a token
     /// has the same one whatever was asked for.
     fn search(&self, batch: &PackedBatch, top_k: usize, with_logits: bool) -> Result<(Vec<Found>, Vec<f32>)> {
-        let mut pass = Pass::new(&self.gpu);
+        let mut pass = Pass::for_a_fill(&self.gpu);
         let mut downloads = Vec::new();
         self.bert.logits(&mut pass, batch, |pass, _, logits| {
             let found = top_k::top_k(pass, logits, top_k)?;

@@ -32,6 +32,9 @@ pub(crate) struct Pass<'g> {
     pub(crate) part_after: Option<u64>,
     /// Whether linear layers multiply in f16.
     pub(crate) half: bool,
+    /// Whether their sums may be those of several parts, and so depend in their last bits on how many rows there are. For fills: what is
+    /// trained, what judges that, and vectors, which are compared with others, come to the same bits whatever kernel was chosen.
+    pub(crate) in_parts: bool,
     /// How its kernels are compiled: the adapter's, but in tests.
     pub(crate) style: Style,
     /// Shared with the other parts of one that is submitted in several.
@@ -101,6 +104,7 @@ impl<'g> Pass<'g> {
             work: 0,
             part_after: (!gpu.is_software()).then_some(part(gpu)),
             half: false,
+            in_parts: false,
             style: gpu.style(),
             workspaces: Workspaces::new(gpu),
             #[cfg(test)]
@@ -108,6 +112,11 @@ impl<'g> Pass<'g> {
             #[cfg(test)]
             differing: Style { narrow: false, in_words: false },
         }
+    }
+
+    /// See [`Pass::in_parts`].
+    pub(crate) fn for_a_fill(gpu: &'g Gpu) -> Self {
+        Self { in_parts: true, ..Self::new(gpu) }
     }
 
     /// Submits what is recorded, and goes on with a further part, which may read what this one left in workspaces.
@@ -118,6 +127,7 @@ impl<'g> Pass<'g> {
             seals,
             workspaces: Arc::clone(&self.workspaces),
             half: self.half,
+            in_parts: self.in_parts,
             style: self.style,
             part_after: self.part_after,
             ..Self::new(self.gpu)

@@ -59,16 +59,19 @@ impl Bert {
         let mut made = Vec::new();
         for &m in lengths {
             let activated = Form::linear(fused);
-            for (form, n, k) in [
-                (Form::Linear, hidden, hidden),
-                (activated, hidden, hidden),
-                (activated, wide, hidden),
-                (Form::Linear, hidden, wide),
-            ] {
-                let (tiling, kernel) = choose(gpu, form, Sizes { m, n, k }, inputs);
-                if !made.contains(&(tiling.name, form)) {
-                    made.push((tiling.name, form));
-                    ops::gemm::compile_ahead(gpu, tiling, kernel, form, wholly);
+            // Of fills, and of embeddings, whose sums are not in parts: only where all of it is wanted.
+            for in_parts in if wholly { &[true, false][..] } else { &[true] } {
+                for (form, n, k) in [
+                    (Form::Linear, hidden, hidden),
+                    (activated, hidden, hidden),
+                    (activated, wide, hidden),
+                    (Form::Linear, hidden, wide),
+                ] {
+                    let (tiling, kernel) = choose(gpu, form, Sizes { m, n, k }, inputs, *in_parts);
+                    if !made.contains(&(tiling.name, form)) {
+                        made.push((tiling.name, form));
+                        ops::gemm::compile_ahead(gpu, tiling, kernel, form, wholly);
+                    }
                 }
             }
         }

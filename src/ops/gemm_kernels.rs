@@ -224,6 +224,22 @@ pub(super) static BLOCK_PACKED: [Kernel; 2] = packed!(
     "gemm_blocks",
     OF_BLOCKS
 );
+/// 4, 8, 12 and 16 rows.
+const OF_SPLIT: &[Constants] = variants!(&[[4.0], [8.0], [12.0], [16.0]], ["ROWS"]);
+
+pub(super) static SPLIT: Kernel = kernel!(
+    "gemm_split",
+    concat!(shader!("split_a"), shader!("split_b"), shader!("unscaled"), shader!("c")),
+    "gemm_split",
+    OF_SPLIT
+);
+pub(super) static SPLIT_PACKED: [Kernel; 2] = packed!(
+    "gemm_split_packed_f16",
+    "gemm_split_packed_i8",
+    concat!(shader!("split_a"), shader!("blocks_packed"), shader!("c")),
+    "gemm_split",
+    OF_SPLIT
+);
 pub(super) static PAIRS: Kernel =
     kernel!("gemm_pairs", concat!(shader!("unscaled"), shader!("c")), "gemm_pairs", PLAIN);
 macro_rules! eights {
@@ -359,7 +375,7 @@ pub(super) static COOPERATIVE_16_LARGE: Kernel = cooperative!("gemm_cooperative_
 
 /// Every kernel of the family, for the test that translates all shaders.
 #[cfg(test)]
-pub(crate) static KERNELS: [&Kernel; 31] = [
+pub(crate) static KERNELS: [&Kernel; 34] = [
     &TILED,
     &TILED_F16,
     &TILED_PACKED[0],
@@ -372,6 +388,9 @@ pub(crate) static KERNELS: [&Kernel; 31] = [
     &BLOCK_F16,
     &BLOCK_PACKED[0],
     &BLOCK_PACKED[1],
+    &SPLIT,
+    &SPLIT_PACKED[0],
+    &SPLIT_PACKED[1],
     &PAIRS,
     &EIGHTS_ALONG,
     &EIGHTS_ACROSS,

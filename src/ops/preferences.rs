@@ -126,7 +126,8 @@ pub(super) fn preferred(
         (true, true, Rows::Many | Rows::Plenty) => &["vectors-64", "subgroup", "tiled"],
         (true, false, Rows::Blanks) => &["eights-8", "eights-across", "pairs", "subgroup", "tiled"],
         (true, false, _) => &["eights-16", "eights-across", "pairs", "subgroup", "tiled"],
-        (false, _, Rows::Blanks | Rows::Few) => &["blocks-16", "tiled"],
+        (false, _, Rows::Blanks) => &["split-4", "blocks-16", "tiled"],
+        (false, _, Rows::Few) => &["split-16", "blocks-16", "tiled"],
         (false, _, Rows::Some) => &["blocks-32", "tiled"],
         (false, _, Rows::Many) => {
             &["cooperative-16", "cooperative-16-of-64", "cooperative-8-of-32", "cooperative-8", "blocks-32", "tiled"]

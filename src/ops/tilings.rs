@@ -1,13 +1,15 @@
 //! The kernels that can compute a GEMM, and which one does.
 //!
-//! All f32 kernels add the products of an element of C in the same order, so they give the same bits for finite numbers where the
-//! driver compiles `fma` alike everywhere, as all that were tested do: then the choice is one of speed alone.
+//! All f32 kernels but `split` add the products of an element of C in the same order, so they give the same bits for finite numbers
+//! where the driver compiles `fma` alike everywhere, as all that were tested do: then the choice is one of speed alone. `split` is
+//! for fills.
 
 use super::gemm::{FORMS, Form, Sizes};
 use super::gemm_kernels::{
     BLOCK, BLOCK_F16, BLOCK_PACKED, BLOCKS, COOPERATIVE_8, COOPERATIVE_8_LARGE, COOPERATIVE_16, COOPERATIVE_16_LARGE,
-    EIGHTS_ACROSS, EIGHTS_ALONG, EIGHTS_PACKED, PAIRS, SIXES, SIXES_PACKED, SUBGROUP, SUBGROUP_F16, SUBGROUP_PACKED,
-    TILED, TILED_F16, TILED_PACKED, TURNS, TURNS_PACKED, VECTOR, VECTOR_F16, VECTOR_PACKED,
+    EIGHTS_ACROSS, EIGHTS_ALONG, EIGHTS_PACKED, PAIRS, SIXES, SIXES_PACKED, SPLIT, SPLIT_PACKED, SUBGROUP,
+    SUBGROUP_F16, SUBGROUP_PACKED, TILED, TILED_F16, TILED_PACKED, TURNS, TURNS_PACKED, VECTOR, VECTOR_F16,
+    VECTOR_PACKED,
 };
 use super::preferences::{Processor, Rows, preferred};
 use crate::gpu::{Gpu, Kernel, Packing};
@@ -31,6 +33,8 @@ pub(crate) struct Tiling {
     granules: [u32; 2],
     /// Whether B has to be stored transposed, or has not to be, where that makes a difference.
     transposed: Option<bool>,
+    /// Whether a sum is that of several parts, so that it is another in its last bits.
+    pub(crate) in_parts: bool,
     runs_on: fn(&Gpu) -> bool,
 }
 
@@ -39,10 +43,15 @@ pub(super) fn has_subgroups_of_8(gpu: &Gpu) -> bool {
     gpu.has_subgroups() && gpu.adapter().subgroup_min_size >= 8
 }
 
-/// Mesa before 26 compiles these kernels for minutes, and runs them slowly.
+/// Mesa's software before 26 compiles what is long for minutes, where each load becomes a loop.
+fn compiles_loads(gpu: &Gpu) -> bool {
+    let adapter = gpu.adapter();
+    adapter.device_type != "cpu" || adapter.mesa_version().is_none_or(|version| version >= 26)
+}
+
+/// Such Mesa also runs these kernels slowly.
 fn takes_arrays_apart(gpu: &Gpu) -> bool {
-    let old = gpu.adapter().mesa_version().is_some_and(|version| version < 26);
-    has_subgroups_of_8(gpu) && gpu.has_int64() && !(old && gpu.is_software())
+    has_subgroups_of_8(gpu) && gpu.has_int64() && compiles_loads(gpu)
 }
 
 /// The same, for so many sums that a CPU of sixteen registers reads and stores one for each product: they compile for seconds there, and
@@ -74,6 +83,7 @@ const fn vectors_tiling(name: &'static str, which: usize, rows: usize) -> Tiling
         columns: 64,
         granules: [2, 4],
         transposed: None,
+        in_parts: false,
         runs_on: if rows > 16 { takes_large_arrays_apart } else { takes_arrays_apart },
     }
 }
@@ -89,6 +99,7 @@ const fn sixes_tiling(name: &'static str, which: usize, rows: usize) -> Tiling {
         columns: 48,
         granules: [2, 2],
         transposed: None,
+        in_parts: false,
         runs_on: takes_large_arrays_apart,
     }
 }
@@ -104,6 +115,7 @@ const fn turns_tiling(name: &'static str, which: usize, rows: usize) -> Tiling {
         columns: 32,
         granules: [2, 2],
         transposed: None,
+        in_parts: false,
         runs_on: takes_arrays_apart,
     }
 }
@@ -119,6 +131,7 @@ const fn eights_tiling(name: &'static str, transposed: bool, which: usize) -> Ti
         columns: 32,
         granules: if transposed { [8, 8] } else { [8, 4] },
         transposed: Some(transposed),
+        in_parts: false,
         runs_on: |gpu| has_subgroups_of_8(gpu) && gpu.has_int64(),
     }
 }
@@ -136,7 +149,24 @@ const fn blocks_tiling(name: &'static str, which: usize) -> Tiling {
         columns: (across * width) as usize,
         granules: [2, 2],
         transposed: None,
+        in_parts: false,
         runs_on: |_| true,
+    }
+}
+
+const fn split_tiling(name: &'static str, which: usize) -> Tiling {
+    Tiling {
+        name,
+        kernel: Some(&SPLIT),
+        half: None,
+        packed: Some(&SPLIT_PACKED),
+        first_variant: which * FORMS.len(),
+        rows: 4 + 4 * which,
+        columns: 4,
+        granules: [4, 4],
+        transposed: Some(true),
+        in_parts: true,
+        runs_on: compiles_loads,
     }
 }
 
@@ -153,12 +183,13 @@ macro_rules! cooperative_tiling {
             columns: 2 * $span * $edge,
             granules: [2, 2],
             transposed: None,
+            in_parts: false,
             runs_on: |gpu| has_cooperative(gpu, $edge, $lanes),
         }
     };
 }
 
-pub(crate) static TILINGS: [Tiling; 33] = [
+pub(crate) static TILINGS: [Tiling; 37] = [
     Tiling {
         name: "tiled",
         kernel: Some(&TILED),
@@ -169,12 +200,17 @@ pub(crate) static TILINGS: [Tiling; 33] = [
         columns: 64,
         granules: [1, 1],
         transposed: None,
+        in_parts: false,
         runs_on: |_| true,
     },
     blocks_tiling("blocks-16", 0),
     blocks_tiling("blocks-32", 1),
     blocks_tiling("blocks-64", 2),
     blocks_tiling("blocks-128", 3),
+    split_tiling("split-4", 0),
+    split_tiling("split-8", 1),
+    split_tiling("split-12", 2),
+    split_tiling("split-16", 3),
     Tiling {
         name: "subgroup",
         kernel: Some(&SUBGROUP),
@@ -185,6 +221,7 @@ pub(crate) static TILINGS: [Tiling; 33] = [
         columns: 128,
         granules: [1, 1],
         transposed: None,
+        in_parts: false,
         runs_on: has_subgroups_of_8,
     },
     Tiling {
@@ -197,6 +234,7 @@ pub(crate) static TILINGS: [Tiling; 33] = [
         columns: 32,
         granules: [1, 2],
         transposed: None,
+        in_parts: false,
         runs_on: |gpu| has_subgroups_of_8(gpu) && gpu.has_int64(),
     },
     eights_tiling("eights-8", true, 0),
@@ -270,6 +308,9 @@ impl Tiling {
             "turns-24" => sixteen && fits,
             name if name.starts_with("sixes") || name.starts_with("turns") => false,
             name if name.starts_with("blocks") => fits && !gpu.is_software(),
+            "split-4" => rows == Rows::Blanks && !gpu.is_software(),
+            "split-16" => matches!(rows, Rows::Few | Rows::Some) && !gpu.is_software(),
+            name if name.starts_with("split") => false,
             name if name.starts_with("cooperative") => fits,
             _ => true,
         }
@@ -278,9 +319,10 @@ impl Tiling {
     /// Of the kernels of its kind with tiles as high as this one's or lower, that which computes least beyond the end. Only for the
     /// few rows of queries, as each of them has to be compiled.
     fn cut_to(&'static self, form: Form, m: usize) -> &'static Self {
-        let kind = ["vectors", "sixes", "turns", "eights"].into_iter().find(|kind| self.name.starts_with(kind));
+        let kind =
+            ["vectors", "sixes", "turns", "eights", "split"].into_iter().find(|kind| self.name.starts_with(kind));
         let Some(kind) = kind.filter(|_| form.is_linear() && m <= 64) else { return self };
-        // Reading B takes as long as multiplying it with eight rows: measured.
+        // Reading B takes as long as multiplying it with eight rows: measured, on software.
         let cost = |tiling: &&Self| m.div_ceil(tiling.rows) * (tiling.rows + 8);
         let alike = |other: &&Self| other.name.starts_with(kind) && other.transposed == self.transposed;
         let lower = TILINGS.iter().filter(alike).filter(|other| other.rows <= self.rows);
@@ -300,13 +342,20 @@ pub(crate) enum Inputs {
     Packed(Packing),
 }
 
-/// The tiling for one GEMM, and its kernel. Where B is packed, that which is the fastest in f32 is taken to be so there, too.
-pub(crate) fn choose(gpu: &Gpu, form: Form, sizes: Sizes, inputs: Inputs) -> (&'static Tiling, &'static Kernel) {
+/// The tiling for one GEMM, and its kernel: one whose sums are in parts, if that is allowed. Where B is packed, that which is the fastest
+/// in f32 is taken to be so there, too.
+pub(crate) fn choose(
+    gpu: &Gpu,
+    form: Form,
+    sizes: Sizes,
+    inputs: Inputs,
+    in_parts: bool,
+) -> (&'static Tiling, &'static Kernel) {
     let named = |name: &&str| TILINGS.iter().find(|tiling| tiling.name == *name);
     let usable = |tiling: &'static Tiling| {
-        // What the cost was measured on.
-        let tiling = if gpu.is_software() { tiling.cut_to(form, sizes.m as usize) } else { tiling };
+        let tiling = tiling.cut_to(form, sizes.m as usize);
         let serves = tiling.runs_on(gpu) && tiling.fits(form, sizes) && !gpu.refuses(tiling.name);
+        let serves = serves && (in_parts || !tiling.in_parts);
         tiling.of(inputs).filter(|_| serves).map(|kernel| (tiling, kernel))
     };
     let rows = Rows::of(gpu, sizes);
@@ -330,7 +379,7 @@ mod tests {
     fn the_lengths_that_are_compiled_ahead_take_all_kernels_of_queries() {
         let gpu = crate::gpu::test_gpu();
         for (n, k) in [(768, 768), (30_522, 96), (10, 6)] {
-            let of = |m: u32| choose(&gpu, Form::Linear, Sizes { m, n, k }, Inputs::Single).0.name;
+            let of = |m: u32| choose(&gpu, Form::Linear, Sizes { m, n, k }, Inputs::Single, true).0.name;
             let ahead = LENGTHS.map(of);
             for m in 1..300 {
                 assert!(ahead.contains(&of(m)), "{m} x {n} x {k}: {} is not in {ahead:?}", of(m));
@@ -353,6 +402,11 @@ mod tests {
             ("vectors-64", 40, "vectors-24"),
             ("vectors-64", 64, "vectors-64"),
             ("vectors-64", 65, "vectors-64"),
+            ("split-16", 1, "split-4"),
+            ("split-16", 5, "split-8"),
+            ("split-16", 12, "split-12"),
+            ("split-16", 20, "split-12"),
+            ("split-4", 12, "split-4"),
             ("sixes-32", 24, "sixes-24"),
             ("sixes-32", 25, "sixes-32"),
             ("sixes-32", 40, "sixes-24"),

@@ -15,7 +15,7 @@ const HOPELESS: Duration = Duration::from_millis(250);
 /// Chooses a kernel for each number of rows, and for f16 if that is wanted, where this `Gpu` was given a folder to keep that in
 /// and it is not known yet. Takes a second or two on a CPU, most of it compiling, and less on a GPU.
 ///
-/// Gemms in f32 give the same bits whatever is chosen. In f16 cooperative matrices may add in another order: checkpoints of
+/// GEMMs in f32 give the same bits whatever is chosen, but in fills. In f16 cooperative matrices may add in another order: checkpoints of
 /// such runs name the kernels, see [`in_use`].
 pub(crate) fn tune(gpu: &Gpu, fp16: bool) -> Result<()> {
     let mut trial = Trial::of(gpu);
@@ -104,7 +104,7 @@ fn works(gpu: &Gpu) -> bool {
 /// The names of the kernels that GEMMs in f16 take here.
 pub(crate) fn in_use(gpu: &Gpu) -> String {
     // A form that is not cut to the rows of queries, which changes no bit.
-    let name = |rows: Rows| choose(gpu, Form::InputGradient, rows.typical(), Inputs::Half).0.name;
+    let name = |rows: Rows| choose(gpu, Form::InputGradient, rows.typical(), Inputs::Half, false).0.name;
     let names: Vec<_> = Rows::ALL.into_iter().filter(|rows| rows.is_apart(gpu)).map(name).collect();
     names.join(", ")
 }
@@ -296,7 +296,7 @@ mod tests {
         other.first_variant = Form::WeightGradient as usize;
         assert!(!differs(&gpu, tiled, Form::Linear, sizes).unwrap());
         assert!(differs(&gpu, &other, Form::Linear, sizes).unwrap());
-        let taken = || choose(&gpu, Form::Linear, Sizes { m: 256, n: 64, k: 64 }, Inputs::Single).0.name;
+        let taken = || choose(&gpu, Form::Linear, Sizes { m: 256, n: 64, k: 64 }, Inputs::Single, false).0.name;
         let refused = taken();
         gpu.refuse(refused, "a test", false);
         assert_ne!(taken(), refused);
@@ -353,7 +353,7 @@ mod tests {
         let known = gpu.choice(Rows::Many.key(false));
         assert_eq!(files().len(), usize::from(known.is_some()));
         let sizes = Sizes { m: 256, n: 64, k: 64 };
-        let taken = || choose(&open(), Form::Linear, sizes, Inputs::Single).0.name;
+        let taken = || choose(&open(), Form::Linear, sizes, Inputs::Single, false).0.name;
         if let Some(name) = known {
             assert_eq!(taken(), name);
             // A choice that this adapter or shape cannot follow is passed over.
