@@ -420,6 +420,30 @@ fn what_would_mask_nothing_is_not_trained() {
     assert!(error.contains("would be masked"), "{error}");
 }
 
+/// Its weights are the same, and what it makes of them is not.
+#[test]
+fn an_edited_config_is_another_run() {
+    let (folder, edited) = (tempfile::tempdir().unwrap(), common::copy_fixture("fillmask"));
+    train(&mut Trainer::new(&model(), arguments(folder.path())).unwrap(), 3).unwrap();
+    let path = edited.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["hidden_act"] = "relu".into();
+    std::fs::write(&path, config.to_string()).unwrap();
+    let base = Model::open(gpu(), edited.path()).unwrap();
+    let mut trainer = Trainer::new(&base, arguments(folder.path())).unwrap();
+    trainer.resume_from_checkpoint().unwrap();
+    let error = trainer.train(&lines(), &[], |_| panic!("training began")).unwrap_err().to_string();
+    assert!(error.contains("the model's config was") && error.contains("Relu"), "{error}");
+    // A checkpoint of before it was recorded is taken up as ever.
+    let state = folder.path().join("checkpoint-3/trainer_state.json");
+    let mut recorded: serde_json::Value = serde_json::from_slice(&std::fs::read(&state).unwrap()).unwrap();
+    assert!(recorded["run"].as_object_mut().unwrap().remove("the model's config").is_some());
+    std::fs::write(&state, recorded.to_string()).unwrap();
+    let mut trainer = Trainer::new(&model(), arguments(folder.path())).unwrap();
+    trainer.resume_from_checkpoint().unwrap();
+    train(&mut trainer, 11).unwrap();
+}
+
 #[test]
 fn another_run_is_not_continued() {
     let folder = tempfile::tempdir().unwrap();

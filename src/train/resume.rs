@@ -10,7 +10,8 @@ use super::data::Data;
 use crate::error::{Error, Result};
 use crate::gpu::Tensor;
 use crate::model::{
-    Checkpoint, FolderLock, Model, names, rename, staging_in, sync_folder, usual_permissions, write_tensors, zeros_like,
+    BertConfig, Checkpoint, FolderLock, Model, names, rename, staging_in, sync_folder, usual_permissions,
+    write_tensors, zeros_like,
 };
 
 const STATE_FILE: &str = "trainer_state.json";
@@ -131,9 +132,25 @@ impl MeanLoss {
     }
 }
 
+/// Of the config what decides how a model computes, and its weights do not show.
+const CONFIG: &str = "the model's config";
+
+fn of_config(config: &BertConfig, dropout: bool) -> String {
+    let mut text = format!(
+        "{} heads, {:?}, layer_norm_eps {}, pad_token_id {:?}",
+        config.num_attention_heads, config.hidden_act, config.layer_norm_eps, config.pad_token_id
+    );
+    if dropout {
+        let (hidden, attention) = (config.hidden_dropout_prob, config.attention_probs_dropout_prob);
+        text += &format!(", dropout {hidden} and {attention}");
+    }
+    text
+}
+
 /// What a run's bits depend on besides the weights it began with.
 pub(crate) fn run_of(
     arguments: &TrainingArguments,
+    config: &BertConfig,
     base: &str,
     f16_kernels: &str,
     train: Data,
@@ -168,6 +185,7 @@ pub(crate) fn run_of(
         ("dropout", a.dropout.to_string()),
         ("fp16", a.fp16.to_string()),
         ("the model to start from", base.to_owned()),
+        (CONFIG, of_config(config, a.dropout)),
         // Of the tokens: the tokenizer and max_seq_length count only where they change them.
         ("the training data", train.fingerprint()),
     ];
@@ -208,7 +226,9 @@ pub(crate) fn check_same_run(was: &BTreeMap<String, String>, is: &BTreeMap<Strin
         }
     }
     for (name, value) in is {
-        let before = was.get(name).map_or("not recorded", String::as_str);
+        let before = was.get(name).map(String::as_str);
+        // Checkpoints of before it was recorded have none.
+        let before = before.or_else(|| (name == CONFIG).then_some(value)).unwrap_or("not recorded");
         if before != value {
             let reason = format!("{name} was {before}, and is {value} now; give what the run began with");
             return Err(Error::OtherRun(reason));

@@ -115,7 +115,7 @@ impl Trainer {
             trainer.check_memory(train)?;
         }
         self.check_judged(validation)?;
-        let depends_on = resume::run_of(&arguments, &self.base, &self.kernels, train, validation);
+        let depends_on = resume::run_of(&arguments, self.model.config(), &self.base, &self.kernels, train, validation);
         if let Some(state) = &self.resumed {
             resume::check_same_run(&state.run, &depends_on)?;
             self.check_best(state)?;

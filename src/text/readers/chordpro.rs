@@ -1,4 +1,4 @@
-//! ChordPro (chordpro.org): `[Am]chords` within words, `{directives}`, `# comments`.
+//! ChordPro (chordpro.org): `[Am]chords` within words, `{directives}`, `# comments`, and `<b>markup</b>`.
 
 use super::{LONGEST_LINE, Lines, Piece, Sink, lines_of, trimmed};
 use crate::error::Result;
@@ -98,5 +98,28 @@ fn without_chords(line: &str) -> String {
         rest = after;
     }
     words.push_str(rest);
-    words.split_whitespace().collect::<Vec<_>>().join(" ")
+    without_markup(&words).split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Its elements of markup (chordpro.org, Using markup).
+const MARKUP: [&str; 13] = ["b", "big", "i", "img", "s", "small", "span", "strut", "sub", "sup", "sym", "tt", "u"];
+
+/// Without the tags; what else stands between `<` and `>` is sung.
+fn without_markup(line: &str) -> String {
+    let mut words = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(at) = rest.find('<') {
+        let (before, tag) = rest.split_at(at);
+        words.push_str(before);
+        let name = tag[1..].trim_start_matches('/');
+        let name = name.split(['>', '/', ' ']).next().unwrap_or_default();
+        let end = tag.find('>').filter(|_| MARKUP.contains(&name));
+        let (tag, after) = tag.split_at(end.map_or(1, |end| end + 1));
+        if end.is_none() {
+            words.push_str(tag);
+        }
+        rest = after;
+    }
+    words.push_str(rest);
+    words
 }
