@@ -79,6 +79,23 @@ fn usage_errors_exit_with_2() {
     }
 }
 
+#[test]
+fn options_without_a_meaning_are_refused() {
+    let adapted = fixture("fillmask");
+    for (args, with) in [
+        (&["embed", "a text", "--unit", "section"][..], "--unit"),
+        (&["embed", "a text", "--strict"], "--strict"),
+        (&["compare", "the [MASK]", "--adapted", &adapted, "--seed", "3"], "--seed"),
+        (&["compare", "the [MASK]", "--adapted", &adapted, "--dedup"], "--dedup"),
+        (&["eval", "--data", "cache.safetensors", "--static-mask", "--mlm-probability", "0.2"], "--mlm-probability"),
+    ] {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("cannot be used with") && said.contains(with), "{args:?}: {said}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_text_that_is_not_utf_8_is_refused() {

@@ -36,16 +36,16 @@ pub(crate) struct UnitArgs {
 #[derive(clap::Args)]
 pub(crate) struct MaskArgs {
     /// Share of the tokens that is masked
-    #[arg(long, default_value_t = 0.15, value_name = "P")]
+    #[arg(long, default_value_t = 0.15, value_name = "P", conflicts_with = "static_mask")]
     pub(crate) mlm_probability: f64,
     /// Of the masked tokens, how many become the mask token
-    #[arg(long, default_value_t = 0.8, value_name = "P")]
+    #[arg(long, default_value_t = 0.8, value_name = "P", conflicts_with = "static_mask")]
     pub(crate) mask_replace_prob: f64,
     /// Of the masked tokens, how many become a random one; the rest stay
-    #[arg(long, default_value_t = 0.1, value_name = "P")]
+    #[arg(long, default_value_t = 0.1, value_name = "P", conflicts_with = "static_mask")]
     pub(crate) random_replace_prob: f64,
     /// Mask whole words
-    #[arg(long)]
+    #[arg(long, conflicts_with = "static_mask")]
     pub(crate) whole_word_mask: bool,
     /// Use the masks stored in token caches, always the same, instead
     #[arg(long)]

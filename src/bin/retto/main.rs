@@ -26,7 +26,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use ranks::Ranks;
 use retto::{Adapter, Dtype, Gpu, GpuOptions, Model};
 
@@ -74,8 +74,25 @@ enum Command {
 /// Every failure of the library, and of printing.
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
+/// Options of commands that take texts or files, and say how files are read: they have no meaning for texts, which the structs that other
+/// commands share cannot say.
+const OF_FILES: [&str; 4] = ["unit", "text_field", "strict", "dedup"];
+
+/// Of `compare`, those of the blanks that it draws.
+const OF_BLANKS: [&str; 4] = ["mlm_probability", "max_blanks", "showcases", "seed"];
+
+fn cli() -> clap::Command {
+    let without_texts = |command: clap::Command, names: &[&str]| {
+        command.mut_args(|arg| if names.contains(&arg.get_id().as_str()) { arg.conflicts_with("texts") } else { arg })
+    };
+    Cli::command()
+        .mut_subcommand("embed", |embed| without_texts(embed, &OF_FILES))
+        .mut_subcommand("compare", |compare| without_texts(compare, &[OF_FILES, OF_BLANKS].concat()))
+}
+
 fn main() -> ExitCode {
-    let Cli { device, cache_dir, command } = Cli::parse();
+    let parsed = Cli::from_arg_matches(&cli().get_matches());
+    let Cli { device, cache_dir, command } = parsed.unwrap_or_else(|error| error.exit());
     // A variable set to nothing is how shells unset one.
     let device = device.filter(|device| !device.is_empty());
     let gpu = || open_gpu(device.clone(), cache_dir.clone());
