@@ -67,10 +67,11 @@ test-as-gpu: ## models as a GPU would run them, on the newest software Vulkan (D
 	triple=$$(rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_) && \
 	  export RETTO_AS_GPU=1 RETTO_EXPECTS_GPU=1 "CARGO_TARGET_$${triple}_RUNNER=scripts/mesa-next.sh target/mesa-next" && \
 	  cargo test --features $(FEATURES) $(LOCKED) --lib gpu:: && \
-	  cargo test --features $(FEATURES) $(LOCKED) --test embed --test fill --test parallel --test reference \
+	  cargo test --features $(FEATURES) $(LOCKED) --lib ops::tilings && \
+	  cargo test --features $(FEATURES) $(LOCKED) --test dtype --test embed --test fill --test parallel --test reference \
 	    --test resume --test save --test training -- --skip command
 
-test-compilers: ## the kernels for GPUs through Mesa's compiler for AMD's, which needs no GPU (Mesa up to 25.0)
+test-compilers: ## the kernels for GPUs through Mesa's compiler for AMD's, which needs no GPU (Mesa 23.3 to 25.0)
 	@scripts/setup.sh build
 	cargo test --features $(FEATURES) $(LOCKED) --lib -- --ignored --exact ops::compile::every_kernel_for_gpus_is_compiled_for_them
 

@@ -242,6 +242,18 @@ require_adapter() {
     say "Vulkan adapter: $(sed -n '1s/^[0-9]* //p' <<<"$found")"
 }
 
+# Mesa's driver for AMD's GPUs, with cooperative matrices, which it has from 23.3; up to 25.0 it can be told to assume a GPU: the variable's
+# name is in it.
+has_gpu_compiler() {
+    local library version
+    for library in /usr/lib/*/libvulkan_radeon.so /usr/lib64/libvulkan_radeon.so /usr/lib/libvulkan_radeon.so; do
+        grep -qa RADV_FORCE_FAMILY "$library" 2>/dev/null || continue
+        version=$(grep -aoE 'Mesa [0-9]+\.[0-9]+' "$library" | sed -n '1s/Mesa //p')
+        [[ -z $version || $(printf '23.3\n%s\n' "$version" | sort -V | head -n 1) != 23.3 ]] || return 0
+    done
+    return 1
+}
+
 # ---- browser
 
 # Names as in tests/report.rs.
@@ -295,15 +307,6 @@ require_venv() {
 # ---- MPI
 
 # Headers and compiler wrapper, launcher, and the libclang that reads the headers for Rust.
-# Up to 25.0 it can be told to assume a GPU: the variable's name is in it.
-has_gpu_compiler() {
-    local library
-    for library in /usr/lib/*/libvulkan_radeon.so /usr/lib64/libvulkan_radeon.so /usr/lib/libvulkan_radeon.so; do
-        ! grep -qa RADV_FORCE_FAMILY "$library" 2>/dev/null || return 0
-    done
-    return 1
-}
-
 has_mpi() {
     [[ ${RETTO_NO_MPI:-} != 1 ]] || return 1
     command -v mpicc >/dev/null && command -v mpirun >/dev/null || return 1

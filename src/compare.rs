@@ -360,7 +360,8 @@ fn answer(model: &Model, data: &Dataset, blank: &Blank, top_k: usize) -> Result<
     let ids = masked(model, data, blank)?;
     let mask = model.tokenizer.require_mask_token()?;
     let before = ids[..blank.at].iter().filter(|&&id| id == mask).count();
-    model.fill_encoded(&[ids], top_k, &mut answers)?;
+    // To the same bits as the ranks beside them.
+    model.fill_encoded(&[ids], top_k, false, &mut answers)?;
     Ok(answers.swap_remove(0).swap_remove(before))
 }
 

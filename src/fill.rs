@@ -65,7 +65,7 @@ impl Model {
                 tokens <= TOKENS_PER_PASS
             };
             let count = rest.iter().map(fits).take_while(|fits| *fits).count().max(1);
-            self.fill_encoded(&rest[..count], top_k, &mut answers)?;
+            self.fill_encoded(&rest[..count], top_k, true, &mut answers)?;
             rest = &rest[count..];
         }
         Ok(answers)
@@ -89,7 +89,7 @@ impl Model {
         let mut batch = PackedBatch::default();
         batch.push(&ids);
         batch.masked_rows.push(at as u32);
-        let (found, logits) = self.search(&batch, 1, true)?;
+        let (found, logits) = self.search(&batch, 1, true, true)?;
         Ok(rank(&logits, token, &found[0]))
     }
 
@@ -118,13 +118,13 @@ impl Model {
     /// GPU errors.
     pub fn warm_up(&self) -> Result<()> {
         tune(&self.gpu, false)?;
-        Bert::compile_ahead(&self.gpu, self.config(), self.packing(), &LENGTHS, true);
+        Bert::compile_ahead(&self.gpu, self.config(), self.packing(), &LENGTHS, Bert::sums_of(self.has_mlm_head), true);
         let mut batch = PackedBatch::default();
         // Any token will do, and a text of one.
         batch.push(&[0]);
         if self.has_mlm_head {
             batch.masked_rows.push(0);
-            self.best(&batch, 1)?;
+            self.best(&batch, 1, true)?;
         } else {
             self.hidden_states(&batch)?;
         }
@@ -146,10 +146,12 @@ impl Model {
         Ok(ids)
     }
 
+    /// `in_parts`: see [`Pass::in_parts`].
     pub(crate) fn fill_encoded(
         &self,
         texts: &[Vec<u32>],
         top_k: usize,
+        in_parts: bool,
         answers: &mut Vec<Vec<Vec<Fill>>>,
     ) -> Result<()> {
         let mask = self.tokenizer.require_mask_token()?;
@@ -159,7 +161,7 @@ impl Model {
             batch.push(ids);
             batch.masked_rows.extend((0..ids.len() as u32).filter(|&i| ids[i as usize] == mask).map(|i| first + i));
         }
-        let mut best = self.best(&batch, top_k)?.into_iter();
+        let mut best = self.best(&batch, top_k, in_parts)?.into_iter();
         for ids in texts {
             let masks: Vec<usize> = (0..ids.len()).filter(|&i| ids[i] == mask).collect();
             let mut of_text = Vec::with_capacity(masks.len());
@@ -174,9 +176,9 @@ impl Model {
 
     /// Of each masked row the `top_k` likeliest tokens with their probabilities, best first: found on the device, so that few numbers
     /// come back, unless more are asked for than it finds, or too many are equal.
-    fn best(&self, batch: &PackedBatch, top_k: usize) -> Result<Vec<Vec<(u32, f32)>>> {
+    fn best(&self, batch: &PackedBatch, top_k: usize, in_parts: bool) -> Result<Vec<Vec<(u32, f32)>>> {
         if top_k <= top_k::MOST {
-            let (found, _) = self.search(batch, top_k, false)?;
+            let (found, _) = self.search(batch, top_k, false, in_parts)?;
             let scored = |found: &Found| {
                 let largest = found.largest.as_ref()?;
                 Some(largest.iter().map(|&(id, logit)| (id, found.probability(logit))).collect())
@@ -185,15 +187,22 @@ impl Model {
                 return Ok(answers);
             }
         }
-        let (found, logits) = self.search(batch, 1, true)?;
+        let (found, logits) = self.search(batch, 1, true, in_parts)?;
         let rows = logits.chunks_exact(self.config().vocab_size).zip(&found);
         Ok(rows.map(|(logits, found)| top(logits, top_k, found)).collect())
     }
 
     /// What [`top_k::top_k`] finds of each masked row, and all logits where they are wanted. All probabilities come of it, so that a token
     /// has the same one whatever was asked for.
-    fn search(&self, batch: &PackedBatch, top_k: usize, with_logits: bool) -> Result<(Vec<Found>, Vec<f32>)> {
-        let mut pass = Pass::for_a_fill(&self.gpu);
+    fn search(
+        &self,
+        batch: &PackedBatch,
+        top_k: usize,
+        with_logits: bool,
+        in_parts: bool,
+    ) -> Result<(Vec<Found>, Vec<f32>)> {
+        let mut pass = Pass::new(&self.gpu);
+        pass.in_parts = in_parts;
         let mut downloads = Vec::new();
         self.bert.logits(&mut pass, batch, |pass, _, logits| {
             let found = top_k::top_k(pass, logits, top_k)?;

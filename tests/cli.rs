@@ -84,9 +84,9 @@ fn options_without_a_meaning_are_refused() {
     let adapted = fixture("fillmask");
     for (args, with) in [
         (&["embed", "a text", "--unit", "section"][..], "--unit"),
-        (&["embed", "a text", "--strict"], "--strict"),
+        (&["embed", "a text", "--dedup"], "--dedup"),
         (&["compare", "the [MASK]", "--adapted", &adapted, "--seed", "3"], "--seed"),
-        (&["compare", "the [MASK]", "--adapted", &adapted, "--dedup"], "--dedup"),
+        (&["compare", "the [MASK]", "--adapted", &adapted, "--strict"], "--strict"),
         (&["eval", "--data", "cache.safetensors", "--static-mask", "--mlm-probability", "0.2"], "--mlm-probability"),
     ] {
         let output = run(args);

@@ -21,6 +21,9 @@ pub(super) struct Choices {
     names: Mutex<Names>,
 }
 
+/// What the kernels' hash is kept under.
+const KERNELS: &str = "kernels";
+
 /// Before the name of what is not to be chosen: why.
 const REFUSED: &str = "refused: ";
 
@@ -50,6 +53,16 @@ impl Choices {
         names.insert(what.to_owned(), name.to_owned());
         // Nothing is lost but time where this fails.
         let _ = self.write(&names);
+    }
+
+    /// Begins anew where what is kept was chosen among others than these kernels, whose sources and names have this hash.
+    pub(super) fn of_kernels(&self, hash: u64) {
+        let hash = format!("{hash:016x}");
+        let mut names = lock(&self.names);
+        if names.get(KERNELS) != Some(&hash) {
+            names.clear();
+            names.insert(KERNELS.to_owned(), hash);
+        }
     }
 
     /// Names that are not to be chosen, whatever for.

@@ -226,6 +226,16 @@ impl Gpu {
         self.inner.choices.is_some()
     }
 
+    /// What is kept of other kernels than those with this hash counts no more, nor what was refused of them.
+    pub(crate) fn choose_among(&self, hash: u64) {
+        if let Some(choices) = &self.inner.choices {
+            let before = choices.refused();
+            choices.of_kernels(hash);
+            let kept = choices.refused();
+            lock(&self.inner.refused).retain(|name| kept.contains(name) || !before.contains(name));
+        }
+    }
+
     /// What was once chosen for this.
     pub(crate) fn choice(&self, what: &str) -> Option<String> {
         self.inner.choices.as_ref()?.get(what)

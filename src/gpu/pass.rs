@@ -114,11 +114,6 @@ impl<'g> Pass<'g> {
         }
     }
 
-    /// See [`Pass::in_parts`].
-    pub(crate) fn for_a_fill(gpu: &'g Gpu) -> Self {
-        Self { in_parts: true, ..Self::new(gpu) }
-    }
-
     /// Submits what is recorded, and goes on with a further part, which may read what this one left in workspaces.
     pub(crate) fn part(&mut self) -> Result<()> {
         self.seal(true)?;

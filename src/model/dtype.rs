@@ -92,7 +92,7 @@ impl Model {
             false => {
                 let mut source = PackSource { source: &mut source, dtype };
                 let build = || Bert::new(&self.gpu, config.clone(), &mut source);
-                Bert::new_for_queries(&self.gpu, &config, dtype, build)?
+                Bert::new_for_queries(&self.gpu, &config, dtype, self.has_mlm_head, build)?
             }
         };
         self.gpu.flush()?;

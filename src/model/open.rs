@@ -151,7 +151,7 @@ impl Model {
         let fresh = InitialSource { seed: FRESH_HEAD_SEED, range: config.initializer_range };
         let fresh_head = (!has_mlm_head).then_some(fresh);
         let store = CheckpointStore { gpu, checkpoint, fresh_head, dtype };
-        let bert = Bert::new_for_queries(gpu, &config, dtype, || {
+        let bert = Bert::new_for_queries(gpu, &config, dtype, has_mlm_head, || {
             let mut loaded = Preloaded::new(gpu, &config, &store, dtype == Dtype::Float32)?;
             Bert::new(gpu, config.clone(), &mut loaded)
         })?;

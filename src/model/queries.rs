@@ -13,16 +13,25 @@ use crate::ops::tilings::{Inputs, choose};
 const SHORT: &[u32] = &[12, 1];
 
 impl Bert {
-    /// The network as `build` makes it, its matrices of this type; what queries of it take is compiled meanwhile.
+    /// Whether sums may be in parts, of fills and, behind them, of embeddings; without a head, of embeddings alone.
+    pub(crate) fn sums_of(fills: bool) -> &'static [bool] {
+        if fills { &[true, false] } else { &[false] }
+    }
+
+    /// The network as `build` makes it, its matrices of this type; what queries of it take is compiled meanwhile: fills, or, where it has no
+    /// head for these, embeddings.
     pub(super) fn new_for_queries(
         gpu: &Gpu,
         config: &BertConfig,
         dtype: Dtype,
+        fills: bool,
         build: impl FnOnce() -> Result<Self>,
     ) -> Result<Self> {
         std::thread::scope(|threads| {
             let ahead = std::thread::Builder::new().name("retto-compile".into());
-            let ahead = ahead.spawn_scoped(threads, || Self::compile_ahead(gpu, config, dtype.packing(), SHORT, false));
+            let sums = &Self::sums_of(fills)[..1];
+            let ahead =
+                ahead.spawn_scoped(threads, || Self::compile_ahead(gpu, config, dtype.packing(), SHORT, sums, false));
             let bert = build();
             // Whatever went wrong there comes up again where the pipelines are used, and is told then.
             let _ = ahead.map(std::thread::ScopedJoinHandle::join);
@@ -31,12 +40,13 @@ impl Bert {
     }
 
     /// Makes the pipelines that queries of so many tokens take: beside an upload of weights, the first query need not wait for them.
-    /// `wholly`, also where a driver puts that off: then what is submitted next waits.
+    /// `sums`: whether those of GEMMs may be in parts, as [`Bert::sums_of`] says. `wholly`, also where a driver puts that off: then what is submitted next waits.
     pub(crate) fn compile_ahead(
         gpu: &Gpu,
         config: &BertConfig,
         packing: Option<Packing>,
         lengths: &[u32],
+        sums: &[bool],
         wholly: bool,
     ) {
         let inputs = packing.map_or(Inputs::Single, Inputs::Packed);
@@ -59,15 +69,14 @@ impl Bert {
         let mut made = Vec::new();
         for &m in lengths {
             let activated = Form::linear(fused);
-            // Of fills, and of embeddings, whose sums are not in parts: only where all of it is wanted.
-            for in_parts in if wholly { &[true, false][..] } else { &[true] } {
+            for &in_parts in sums {
                 for (form, n, k) in [
                     (Form::Linear, hidden, hidden),
                     (activated, hidden, hidden),
                     (activated, wide, hidden),
                     (Form::Linear, hidden, wide),
                 ] {
-                    let (tiling, kernel) = choose(gpu, form, Sizes { m, n, k }, inputs, *in_parts);
+                    let (tiling, kernel) = choose(gpu, form, Sizes { m, n, k }, inputs, in_parts);
                     if !made.contains(&(tiling.name, form)) {
                         made.push((tiling.name, form));
                         ops::gemm::compile_ahead(gpu, tiling, kernel, form, wholly);

@@ -58,6 +58,17 @@ impl Rows {
         }
     }
 
+    /// What the choice for them is kept under where sums may be in parts, if that is another.
+    pub(crate) fn key_in_parts(self) -> &'static str {
+        match self {
+            Self::Blanks => "gemm in parts, up to 4 rows",
+            Self::Few => "gemm in parts, up to 16 rows",
+            Self::Some => "gemm in parts, up to 32 rows",
+            Self::Many => "gemm in parts, more rows",
+            Self::Plenty => "gemm in parts, large",
+        }
+    }
+
     /// What is measured: rows, columns and depth. So many rows that all tiles fill up, where there are many.
     pub(crate) fn typical(self) -> Sizes {
         let (m, n, k) = match self {
@@ -130,11 +141,12 @@ pub(super) fn preferred(
         (false, _, Rows::Few) => &["split-16", "blocks-16", "tiled"],
         (false, _, Rows::Some) => &["blocks-32", "tiled"],
         (false, _, Rows::Many) => {
-            &["cooperative-16", "cooperative-16-of-64", "cooperative-8-of-32", "cooperative-8", "blocks-32", "tiled"]
+            // Those of 64 lanes first, which there are on AMD's GPUs, where Mesa takes them.
+            &["cooperative-16-of-64", "cooperative-16", "cooperative-8-of-32", "cooperative-8", "blocks-32", "tiled"]
         }
         (false, _, Rows::Plenty) => &[
-            "cooperative-16-large",
             "cooperative-16-of-64-large",
+            "cooperative-16-large",
             "cooperative-8-of-32-large",
             "cooperative-8-large",
             "blocks-128",

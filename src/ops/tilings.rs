@@ -60,8 +60,11 @@ fn takes_large_arrays_apart(gpu: &Gpu) -> bool {
     takes_arrays_apart(gpu) && Processor::of(gpu) != Processor::SixteenRegisters
 }
 
+/// Of a workgroup of cooperative matrices.
+const SUBGROUPS: u32 = 4;
+
 /// Cooperative matrices of this edge, and subgroups that may have so many lanes: the kernels are right with any number, as a driver
-/// chooses it for each, and fast with theirs.
+/// chooses it for each, and fast with theirs. But a workgroup has to be of whole subgroups, as Vulkan wants for such matrices.
 fn has_cooperative(gpu: &Gpu, edge: u32, lanes: u32) -> bool {
     let adapter = gpu.adapter();
     let sizes = match &adapter.backend[..] {
@@ -69,7 +72,9 @@ fn has_cooperative(gpu: &Gpu, edge: u32, lanes: u32) -> bool {
         "metal" => 32..=32,
         _ => adapter.subgroup_min_size..=adapter.subgroup_max_size,
     };
-    gpu.cooperative_edges().contains(&edge) && sizes.contains(&lanes)
+    gpu.cooperative_edges().contains(&edge)
+        && sizes.contains(&lanes)
+        && (SUBGROUPS * lanes).is_multiple_of((*sizes.end()).max(1))
 }
 
 const fn vectors_tiling(name: &'static str, which: usize, rows: usize) -> Tiling {
@@ -279,14 +284,16 @@ impl Tiling {
         (self.runs_on)(gpu)
     }
 
-    /// Whether the rows of A and B, as stored, have lengths this kernel can read.
+    /// Whether the rows of A and B, as stored, have lengths this kernel can read, and C no more tiles than can be dispatched.
     pub(crate) fn fits(&self, form: Form, sizes: Sizes) -> bool {
         let rows = match form {
             Form::InputGradient | Form::InputGradientAdd => [sizes.k, sizes.n],
             Form::WeightGradient => [sizes.m, sizes.n],
             _ => [sizes.k, sizes.k],
         };
+        let grid = [sizes.n.div_ceil(self.columns as u32), sizes.m.div_ceil(self.rows as u32)];
         rows.iter().zip(self.granules).all(|(row, granule)| row.is_multiple_of(granule))
+            && grid.iter().all(|&groups| groups <= MOST_WORKGROUPS)
             && self.transposed.is_none_or(|transposed| transposed == form.transposes_b())
     }
 
@@ -333,6 +340,9 @@ impl Tiling {
 /// Numbers of rows of queries, such that every kernel which any number of rows takes is taken by one of these.
 pub(crate) const LENGTHS: [u32; 9] = [1, 4, 8, 12, 16, 24, 32, 64, 128];
 
+/// In each direction: WebGPU's default.
+const MOST_WORKGROUPS: u32 = 65_535;
+
 /// What A and B of a GEMM are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Inputs {
@@ -359,7 +369,9 @@ pub(crate) fn choose(
         tiling.of(inputs).filter(|_| serves).map(|kernel| (tiling, kernel))
     };
     let rows = Rows::of(gpu, sizes);
-    let measured = gpu.choice(rows.key(inputs == Inputs::Half));
+    let half = inputs == Inputs::Half;
+    let in_parts_too = gpu.choice(rows.key_in_parts()).filter(|_| in_parts && !half);
+    let measured = in_parts_too.or_else(|| gpu.choice(rows.key(half)));
     let measured = measured.as_deref().and_then(|name| named(&name));
     let preferred = preferred(gpu.is_software(), gpu.adapter().mesa_version(), Processor::of(gpu), rows);
     let mut choices = measured.into_iter().chain(preferred.iter().filter_map(named));
@@ -381,10 +393,31 @@ mod tests {
         for (n, k) in [(768, 768), (30_522, 96), (10, 6)] {
             let of = |m: u32| choose(&gpu, Form::Linear, Sizes { m, n, k }, Inputs::Single, true).0.name;
             let ahead = LENGTHS.map(of);
-            for m in 1..300 {
+            for m in 1..256 {
                 assert!(ahead.contains(&of(m)), "{m} x {n} x {k}: {} is not in {ahead:?}", of(m));
             }
         }
+    }
+
+    /// `make test-as-gpu` runs this as a GPU, too, where there are such kernels to be taken.
+    #[test]
+    fn sums_in_parts_are_for_fills_alone() {
+        let gpu = crate::gpu::test_gpu();
+        for m in 1..300 {
+            for form in super::FORMS {
+                let taken = |in_parts| choose(&gpu, form, Sizes { m, n: 768, k: 768 }, Inputs::Single, in_parts).0;
+                assert!(!taken(false).in_parts, "{form:?} {m}");
+                let fill = form.transposes_b() && m <= 16 && !gpu.is_software() && compiles_loads(&gpu);
+                assert_eq!(taken(true).in_parts, fill, "{form:?} {m}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_too_many_tiles_is_left_to_larger_ones() {
+        let split = TILINGS.iter().find(|tiling| tiling.name == "split-4").unwrap();
+        assert!(split.fits(Form::Linear, Sizes { m: 1, n: 262_140, k: 4 }));
+        assert!(!split.fits(Form::Linear, Sizes { m: 1, n: 262_141, k: 4 }));
     }
 
     #[test]

@@ -18,6 +18,9 @@ const HOPELESS: Duration = Duration::from_millis(250);
 /// GEMMs in f32 give the same bits whatever is chosen, but in fills. In f16 cooperative matrices may add in another order: checkpoints of
 /// such runs name the kernels, see [`in_use`].
 pub(crate) fn tune(gpu: &Gpu, fp16: bool) -> Result<()> {
+    if gpu.keeps_choices() {
+        gpu.choose_among(hash_of_kernels());
+    }
     let mut trial = Trial::of(gpu);
     if fp16 && !gpu.has_compared() {
         differing(&mut trial)?;
@@ -36,7 +39,12 @@ pub(crate) fn tune(gpu: &Gpu, fp16: bool) -> Result<()> {
                 continue;
             }
             match fastest(&mut trial, rows, half) {
-                Ok(Some(name)) => gpu.keep_choice(what, name),
+                Ok(Some(Fastest { in_order, in_parts })) => {
+                    if let Some(name) = in_parts {
+                        gpu.keep_choice(rows.key_in_parts(), name);
+                    }
+                    gpu.keep_choice(what, in_order);
+                }
                 Ok(None) => {}
                 // It only makes things faster: what is preferred does as well, where this device still works.
                 Err(error) => {
@@ -48,6 +56,19 @@ pub(crate) fn tune(gpu: &Gpu, fp16: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Of what is chosen among: names and sources.
+fn hash_of_kernels() -> u64 {
+    let mut text = String::new();
+    for tiling in &TILINGS {
+        text += tiling.name;
+        let packed = tiling.packed.into_iter().flatten();
+        for kernel in tiling.kernel.into_iter().chain(tiling.half).chain(packed) {
+            text += kernel.source;
+        }
+    }
+    crate::gpu::hash(text.as_bytes())
 }
 
 /// Where kernels are tried that a driver may not stand: wgpu gives a device up where a pipeline cannot be made.
@@ -170,8 +191,15 @@ fn differs(gpu: &Gpu, tiling: &Tiling, form: Form, sizes: Sizes) -> Result<bool>
 /// Times that a kernel has to come to the same bits.
 const AGAIN: usize = 4;
 
+/// The names of kernels.
+struct Fastest {
+    in_order: &'static str,
+    /// Where that is faster still.
+    in_parts: Option<&'static str>,
+}
+
 /// `None` where there is only one.
-fn fastest(trial: &mut Trial, rows: Rows, half: bool) -> Result<Option<&'static str>> {
+fn fastest(trial: &mut Trial, rows: Rows, half: bool) -> Result<Option<Fastest>> {
     let gpu = trial.gpu;
     let kernel = |tiling: &'static Tiling| Some((tiling, if half { tiling.half? } else { tiling.kernel? }));
     loop {
@@ -187,7 +215,7 @@ fn fastest(trial: &mut Trial, rows: Rows, half: bool) -> Result<Option<&'static 
         let device = trial.device()?;
         let arrays = Arrays::new(&device, rows, half)?;
         match race(&device, &candidates, &arrays) {
-            Ok(name) => return Ok(Some(name)),
+            Ok(fastest) => return Ok(Some(fastest)),
             // Then without it.
             Err((name, error)) => trial.failed(name, error)?,
         }
@@ -248,13 +276,9 @@ impl Arrays {
 const WARM_UP: Duration = Duration::from_millis(200);
 const ROUNDS: usize = 5;
 
-/// The name of the fastest, or of one that fails, and its error. They take turns, and the least of each counts: what else the machine does
+/// The fastest, or the name of one that fails, and its error. They take turns, and the least of each counts: what else the machine does
 /// only adds to it.
-fn race(
-    gpu: &Gpu,
-    candidates: &[Candidate],
-    arrays: &Arrays,
-) -> std::result::Result<&'static str, (&'static str, Error)> {
+fn race(gpu: &Gpu, candidates: &[Candidate], arrays: &Arrays) -> std::result::Result<Fastest, (&'static str, Error)> {
     let time = |candidate: Candidate, count| {
         let time = arrays.time(gpu, candidate, count);
         time.map_err(|error| (candidate.0.name, error))
@@ -275,8 +299,11 @@ fn race(
             *least = time(*candidate, count(*least))?.min(*least);
         }
     }
-    let ((tiling, _), _) = times.into_iter().min_by_key(|(_, least)| *least).expect("there are two or more");
-    Ok(tiling.name)
+    times.sort_by_key(|(_, least)| *least);
+    let mut names = times.iter().map(|((tiling, _), _)| tiling);
+    let in_parts = names.clone().next().filter(|tiling| tiling.in_parts).map(|tiling| tiling.name);
+    let in_order = names.find(|tiling| !tiling.in_parts).expect("one runs anywhere").name;
+    Ok(Fastest { in_order, in_parts })
 }
 
 #[cfg(test)]
@@ -361,6 +388,14 @@ mod tests {
             assert_ne!(taken(), "cooperative-16");
             gpu.keep_choice(Rows::Many.key(false), "tiled");
             assert_eq!(taken(), "tiled");
+            // It was chosen among other kernels, and another was refused.
+            gpu.refuse("blocks-16", "it was another", true);
+            gpu.keep_choice("kernels", "of before");
+            let anew = open();
+            assert!(anew.refuses("blocks-16"));
+            tune(&anew, true).unwrap();
+            assert!(!anew.refuses("blocks-16") && taken() != "tiled");
+            assert!(!open().refuses("blocks-16"));
             std::fs::write(&files()[0], "{").unwrap();
             assert_eq!(open().choice(Rows::Many.key(false)), None);
             tune(&open(), true).unwrap();

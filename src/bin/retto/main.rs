@@ -76,10 +76,10 @@ pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Options of commands that take texts or files, and say how files are read: they have no meaning for texts, which the structs that other
 /// commands share cannot say.
-const OF_FILES: [&str; 4] = ["unit", "text_field", "strict", "dedup"];
+const OF_FILES: [&str; 3] = ["unit", "text_field", "dedup"];
 
-/// Of `compare`, those of the blanks that it draws.
-const OF_BLANKS: [&str; 4] = ["mlm_probability", "max_blanks", "showcases", "seed"];
+/// Of `compare`, also how strict that is, and the blanks that it draws.
+const OF_BLANKS: [&str; 5] = ["strict", "mlm_probability", "max_blanks", "showcases", "seed"];
 
 fn cli() -> clap::Command {
     let without_texts = |command: clap::Command, names: &[&str]| {
@@ -87,7 +87,7 @@ fn cli() -> clap::Command {
     };
     Cli::command()
         .mut_subcommand("embed", |embed| without_texts(embed, &OF_FILES))
-        .mut_subcommand("compare", |compare| without_texts(compare, &[OF_FILES, OF_BLANKS].concat()))
+        .mut_subcommand("compare", |compare| without_texts(compare, &[&OF_FILES[..], &OF_BLANKS].concat()))
 }
 
 fn main() -> ExitCode {
