@@ -386,6 +386,9 @@ typedef struct retto_gpu_options {
      * the default: nothing is kept.
      */
     const char *cache_dir;
+    /**
+     * Default RETTO_NUL_TERMINATED. 0: as if it were NULL.
+     */
     size_t cache_dir_length;
 } retto_gpu_options;
 
@@ -456,8 +459,8 @@ typedef struct retto_gold_rank {
 } retto_gold_rank;
 
 /**
- * Is told between passes how many lines, batches or texts are done, of how many, on the thread that called. Anything but 0 ends the call
- * with RETTO_CANCELLED, and without a result. Must not throw; it may call anything.
+ * Is told between passes how many lines, batches or texts are done, of how many, on the thread that called; none is while they are made
+ * tokens of. Anything but 0 ends the call with RETTO_CANCELLED, and without a result. Must not throw; it may call anything.
  */
 typedef int32_t (*retto_count_callback)(uint64_t done, uint64_t total, void *user_data);
 
@@ -737,6 +740,9 @@ typedef struct retto_training_options {
      * Where checkpoints are written and looked for. NULL, the default: nowhere.
      */
     const char *output_dir;
+    /**
+     * Default RETTO_NUL_TERMINATED. 0: as if it were NULL.
+     */
     size_t output_dir_length;
     /**
      * Steps between two checkpoints; a run that is cancelled writes one, too. 0, the default: none but those of
@@ -905,7 +911,7 @@ retto_status retto_check_version(uint32_t header_version,
 const char *retto_status_name(int32_t status);
 
 /**
- * The status the call returned; RETTO_INVALID_HANDLE for NULL or a freed error. Any thread.
+ * The status the call returned; RETTO_INVALID_ARGUMENT for NULL, RETTO_INVALID_HANDLE for a freed error. Any thread.
  */
 retto_status retto_error_status(const struct retto_error *error);
 
@@ -1242,7 +1248,7 @@ retto_status retto_trainer_new(const struct retto_model *model,
 
 /**
  * Adds lines, each an example, for training (RETTO_SPLIT_TRAIN) or to be held out (RETTO_SPLIT_VALIDATION). They are copied.
- * RETTO_WRONG_STATE once the run has begun. One thread at a time; does not block.
+ * RETTO_WRONG_STATE once the run has begun. One thread at a time; takes as long as copying them does.
  */
 retto_status retto_trainer_add_lines(const struct retto_trainer *trainer,
                                      uint32_t split,
@@ -1254,7 +1260,7 @@ retto_status retto_trainer_add_lines(const struct retto_trainer *trainer,
  * Adds the lines of a file, or of all files of a folder: .txt, .lrc, ChordPro, .jsonl, .csv and .tsv (their field `text`), also
  * compressed as .gz or .zst. Headings in square brackets, as [Chorus], are left out. One that cannot be used is an error, and
  * nothing is added. `line_count`, which may be NULL, gets how many lines that are. Otherwise as retto_trainer_add_lines.
- * One thread at a time; blocks while files are read.
+ * One thread at a time; blocks while files are read, which retto_trainer_cancel ends, with RETTO_CANCELLED.
  */
 retto_status retto_trainer_add_file(const struct retto_trainer *trainer,
                                     uint32_t split,
@@ -1291,7 +1297,7 @@ retto_status retto_trainer_step(const struct retto_trainer *trainer,
 
 /**
  * Makes the call that runs return RETTO_CANCELLED when its present step is done, and every later one until
- * retto_trainer_resume is called; within an evaluation when its present batch is done, on several devices when all are. A cancel during
+ * retto_trainer_resume is called; before the first step while lines are made tokens of and steps are counted, or files read; within an evaluation when its present batch is done, on several devices when all are. A cancel during
  * retto_trainer_resume is for the run that follows. Any thread, from a callback as well; does not block. Not from a signal handler: set a
  * flag there, and return something else than 0 from the progress callback.
  */

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::gpu::Pass;
 use crate::model::{BertConfig, MODULES_FILE, Model, Module, Pooling, TOKENS_PER_PASS, read_json};
-use crate::text::{Dataset, PackedBatch, SHORTEST};
+use crate::text::{ASKED, Dataset, PackedBatch, SHORTEST};
 
 /// How texts are embedded. [`EmbedOptions::open`] reads what a model was made for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -289,6 +289,10 @@ impl Model {
         let mut truncated = 0;
         let mut encoded = Vec::with_capacity(texts.len());
         for (index, text) in texts.iter().enumerate() {
+            // Also while texts are made tokens of.
+            if index % ASKED == ASKED - 1 && observe(0, texts.len()).is_break() {
+                return Err(Error::Cancelled);
+            }
             let text = match options.do_lower_case {
                 true => text.as_ref().to_lowercase().into(),
                 false => std::borrow::Cow::Borrowed(text.as_ref()),

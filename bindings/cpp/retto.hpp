@@ -440,8 +440,8 @@ inline retto_training_options training_options() {
     return detail::defaults(retto_training_options_init);
 }
 
-/// One thread at a time, but for cancel(). It must not be destroyed while another thread uses it: that thread's handle would be
-/// leaked rather than freed under it.
+/// One thread at a time, but for cancel(). It must not be destroyed while another thread, or the run whose callback does it, uses it: that
+/// is cancelled then, and its handle leaked rather than freed under it.
 class Trainer {
 public:
     /// Returns whether to go on. What it throws cancels the run, and comes out of run().
@@ -472,15 +472,15 @@ public:
         struct Told {
             const Progress &progress;
             std::exception_ptr thrown;
-        } told{progress, nullptr};
+        } hears{progress, nullptr};
         retto_progress_callback callback = [](const retto_progress *at, void *data) -> std::int32_t {
-            auto &told = *static_cast<Told *>(data);
-            return detail::told([&] { return told.progress(*at); }, told.thrown);
+            auto &heard = *static_cast<Told *>(data);
+            return detail::told([&] { return heard.progress(*at); }, heard.thrown);
         };
         detail::Place error;
         auto output = detail::sized<retto_train_output>();
-        auto status = retto_trainer_run(handle_.get(), progress ? callback : nullptr, &told, &output, error);
-        if (told.thrown) std::rethrow_exception(told.thrown);
+        auto status = retto_trainer_run(handle_.get(), progress ? callback : nullptr, &hears, &output, error);
+        if (hears.thrown) std::rethrow_exception(hears.thrown);
         if (status != RETTO_CANCELLED || !output.cancelled) error.check(status);
         return output;
     }

@@ -131,6 +131,9 @@ namespace Retto
             if (status != Status.Ok) throw new RettoException(status, message);
         }
 
+        /// <summary>Whether the library is one that these declarations are of.</summary>
+        public static void CheckVersion() => Call((out IntPtr error) => retto_check_version(HeaderVersion, out error));
+
         public static void Check(Status status)
         {
             if (status != Status.Ok) throw new RettoException(status, "");
@@ -205,6 +208,15 @@ namespace Retto
             public UIntPtr tokenStrLength;
             public IntPtr sequence;
             public UIntPtr sequenceLength;
+        }
+
+        [StructLayout(LayoutKind.Sequential)]
+        public struct GoldRank
+        {
+            public uint structSize, token;
+            public ulong rank;
+            public float score;
+            public uint reserved;
         }
 
         [StructLayout(LayoutKind.Sequential)]
@@ -318,6 +330,8 @@ namespace Retto
         [DllImport(Library, CallingConvention = C)]
         public static extern Status retto_gpu_memory_in_use(GpuHandle gpu, out ulong bytes, out IntPtr error);
         [DllImport(Library, CallingConvention = C)]
+        public static extern Status retto_gpu_trim(GpuHandle gpu, out IntPtr error);
+        [DllImport(Library, CallingConvention = C)]
         public static extern Status retto_gpu_free(IntPtr gpu);
 
         [DllImport(Library, CallingConvention = C)]
@@ -339,6 +353,9 @@ namespace Retto
         [DllImport(Library, CallingConvention = C)]
         public static extern Status retto_model_fill_mask_batch(ModelHandle model, [In] String[] texts, UIntPtr count, UIntPtr topK,
             out FillsHandle fills, out IntPtr error);
+        [DllImport(Library, CallingConvention = C)]
+        public static extern Status retto_model_rank_gold(ModelHandle model, IntPtr text, UIntPtr textLength, IntPtr gold,
+            UIntPtr goldLength, ref GoldRank rank, out IntPtr error);
         [DllImport(Library, CallingConvention = C)]
         public static extern Status retto_evaluation_options_init(ref EvaluationOptions options, UIntPtr size);
         [DllImport(Library, CallingConvention = C)]
@@ -372,6 +389,8 @@ namespace Retto
         [DllImport(Library, CallingConvention = C)]
         public static extern UIntPtr retto_embeddings_dimension(EmbeddingsHandle embeddings);
         [DllImport(Library, CallingConvention = C)]
+        public static extern UIntPtr retto_embeddings_truncated(EmbeddingsHandle embeddings);
+        [DllImport(Library, CallingConvention = C)]
         public static extern IntPtr retto_embeddings_values(EmbeddingsHandle embeddings);
         [DllImport(Library, CallingConvention = C)]
         public static extern Status retto_embeddings_free(IntPtr embeddings);
@@ -402,6 +421,9 @@ namespace Retto
         public static extern Status retto_trainer_model(TrainerHandle trainer, out ModelHandle model, out IntPtr error);
         [DllImport(Library, CallingConvention = C)]
         public static extern Status retto_trainer_save(TrainerHandle trainer, IntPtr path, UIntPtr length, out IntPtr error);
+        [DllImport(Library, CallingConvention = C)]
+        public static extern Status retto_trainer_save_adapter(TrainerHandle trainer, IntPtr path, UIntPtr length, IntPtr baseModel,
+            UIntPtr baseModelLength, out IntPtr error);
         [DllImport(Library, CallingConvention = C)]
         public static extern Status retto_trainer_free(IntPtr trainer);
     }

@@ -21,6 +21,8 @@ namespace Retto
     public sealed class RettoException : Exception
     {
         public Status Status { get; }
+        /// <summary>Of a step that was cancelled, what was done; else null.</summary>
+        public Progress Progress { get; internal set; }
         internal RettoException(Status status, string message) : base(message.Length > 0 ? message : status.ToString())
         {
             Status = status;
@@ -36,6 +38,16 @@ namespace Retto
         public string Sequence { get; internal set; }
     }
 
+    /// <summary>Where a word stands among a model's answers: 1 is the first.</summary>
+    public sealed class GoldRank
+    {
+        public ulong Rank { get; internal set; }
+        public uint Token { get; internal set; }
+        public float Score { get; internal set; }
+    }
+
+    public enum AdapterType { Other = 0, Discrete = 1, Integrated = 2, Virtual = 3, Cpu = 4 }
+
     /// <summary>An adapter, as the driver describes it.</summary>
     public sealed class Adapter
     {
@@ -44,7 +56,12 @@ namespace Retto
         public string Backend { get; }
         public string Driver { get; }
         public ulong MemoryBytes { get; }
-        public bool IsSoftware { get; }
+        public ulong MaxStorageBufferBindingSize { get; }
+        public ulong MaxBufferSize { get; }
+        public AdapterType Type { get; }
+        /// <summary>Whether it can be trained with Fp16.</summary>
+        public bool ShaderF16 { get; }
+        public bool IsSoftware => Type == AdapterType.Cpu;
 
         internal Adapter(Native.AdapterInfo info)
         {
@@ -53,7 +70,10 @@ namespace Retto
             Backend = Native.Text(info.backend);
             Driver = Native.Text(info.driver);
             MemoryBytes = info.memoryBytes;
-            IsSoftware = info.adapterType == 4;
+            MaxStorageBufferBindingSize = info.maxStorageBufferBindingSize;
+            MaxBufferSize = info.maxBufferSize;
+            Type = info.adapterType <= (uint)AdapterType.Cpu ? (AdapterType)info.adapterType : AdapterType.Other;
+            ShaderF16 = info.shaderF16 != 0;
         }
     }
 
@@ -67,6 +87,26 @@ namespace Retto
         public ulong MaskedTokens { get; internal set; }
     }
 
+    /// <summary>How held-out lines are masked, with the defaults of retto_evaluation_options.</summary>
+    public sealed class EvaluationOptions
+    {
+        public double MlmProbability = 0.15;
+        public double MaskReplaceProb = 0.8;
+        public double RandomReplaceProb = 0.1;
+        public bool WholeWordMask;
+        public uint PerDeviceEvalBatchSize = 8;
+        /// <summary>0: the model's longest.</summary>
+        public uint MaxSeqLength;
+        public ulong Seed = 42;
+    }
+
+    /// <summary>A vector for each text.</summary>
+    public sealed class Embeddings : List<float[]>
+    {
+        /// <summary>How many texts were too long, and cut.</summary>
+        public ulong Truncated { get; internal set; }
+    }
+
     /// <summary>An adapter, opened.</summary>
     public sealed class Gpu : IDisposable
     {
@@ -78,7 +118,7 @@ namespace Retto
         /// <param name="adapter">Its index; -1: the one that is preferred.</param>
         public Gpu(int adapter = -1, bool lowPower = false, bool allowSoftware = true, string cacheDir = null)
         {
-            Native.Call((out IntPtr error) => Native.retto_check_version(Native.HeaderVersion, out error));
+            Native.CheckVersion();
             var options = new Native.GpuOptions();
             Native.Check(Native.retto_gpu_options_init(ref options, Native.Size<Native.GpuOptions>()));
             options.adapterIndex = adapter;
@@ -118,9 +158,13 @@ namespace Retto
             }
         }
 
+        /// <summary>Gives back the memory that is kept for the next call.</summary>
+        public void Trim() => Native.Call((out IntPtr error) => Native.retto_gpu_trim(Handle, out error));
+
         /// <summary>The adapters of this machine.</summary>
         public static List<Adapter> Adapters()
         {
+            Native.CheckVersion();
             AdaptersHandle list = null;
             Native.Call((out IntPtr error) => Native.retto_adapters_list(out list, out error));
             using (list)
@@ -220,7 +264,10 @@ namespace Retto
 
         public string Name => Info(info => Native.Text(info.name));
         public string MaskToken => Info(info => Native.Text(info.maskToken));
+        public bool HasMlmHead => Info(info => info.hasMlmHead != 0);
         public uint VocabSize => Info(info => info.vocabSize);
+        public uint HiddenSize => Info(info => info.hiddenSize);
+        public uint MaxPositionEmbeddings => Info(info => info.maxPositionEmbeddings);
         public Dtype Dtype => Info(info => (Dtype)info.dtype);
         public ulong NumParameters => Info(info => info.numParameters);
 
@@ -246,6 +293,19 @@ namespace Retto
                 for (uint text = 0; text < texts.Count; text++) result.Add(Answers(fills, text));
                 return result;
             }
+        }
+
+        /// <summary>The rank of a word among all answers for the one mask of a text.</summary>
+        public GoldRank RankGold(string text, string gold)
+        {
+            var found = new Native.GoldRank { structSize = (uint)Native.Size<Native.GoldRank>() };
+            using (var blank = new Utf8(text))
+            using (var word = new Utf8(gold))
+            {
+                Native.Call((out IntPtr error) => Native.retto_model_rank_gold(Handle, blank.Data, blank.Length, word.Data,
+                    word.Length, ref found, out error));
+            }
+            return new GoldRank { Rank = found.rank, Token = found.token, Score = found.score };
         }
 
         private static List<List<Fill>> Answers(FillsHandle fills, uint text)
@@ -279,11 +339,20 @@ namespace Retto
 
         /// <summary>Masks held-out lines, always in the same way, and measures how they are filled. The callback is told on this
         /// thread how many batches are done, of how many; if it returns false, a RettoException says Cancelled.</summary>
-        public Evaluation Evaluate(IReadOnlyList<string> lines, Func<ulong, ulong, bool> progress = null)
+        public Evaluation Evaluate(IReadOnlyList<string> lines, Func<ulong, ulong, bool> progress = null,
+            EvaluationOptions options = null)
         {
+            options = options ?? new EvaluationOptions();
             var found = new Native.EvaluationFound { structSize = (uint)Native.Size<Native.EvaluationFound>() };
             var native = new Native.EvaluationOptions();
             Native.Check(Native.retto_evaluation_options_init(ref native, Native.Size<Native.EvaluationOptions>()));
+            native.mlmProbability = options.MlmProbability;
+            native.maskReplaceProb = options.MaskReplaceProb;
+            native.randomReplaceProb = options.RandomReplaceProb;
+            native.wholeWordMask = options.WholeWordMask ? 1u : 0u;
+            native.perDeviceEvalBatchSize = options.PerDeviceEvalBatchSize;
+            native.maxSeqLength = options.MaxSeqLength;
+            native.seed = options.Seed;
             using (var given = new Utf8List(lines))
             using (var counting = new Counting(progress))
             {
@@ -305,7 +374,7 @@ namespace Retto
         /// <summary>A vector for each text; lines of one are joined by the separator token. Without options, the defaults. A
         /// text that is too long is cut, with Strict it is an error. The callback is told on this thread how many texts are done, of
         /// how many; if it returns false, a RettoException says Cancelled.</summary>
-        public List<float[]> Embed(IReadOnlyList<string> texts, EmbedOptions options = null,
+        public Embeddings Embed(IReadOnlyList<string> texts, EmbedOptions options = null,
             Func<ulong, ulong, bool> progress = null)
         {
             var native = (options ?? new EmbedOptions()).ToNative();
@@ -323,7 +392,7 @@ namespace Retto
                 var count = (int)(uint)Native.retto_embeddings_count(embeddings);
                 var dimension = (int)(uint)Native.retto_embeddings_dimension(embeddings);
                 var values = Native.retto_embeddings_values(embeddings);
-                var result = new List<float[]>();
+                var result = new Embeddings { Truncated = (ulong)Native.retto_embeddings_truncated(embeddings) };
                 for (var row = 0; row < count; row++)
                 {
                     var vector = new float[dimension];
@@ -364,6 +433,7 @@ namespace Retto
         /// <summary>Those of the folder of a sentence-transformers model; of another model's, the defaults.</summary>
         public static EmbedOptions Open(string folder)
         {
+            Native.CheckVersion();
             var native = new Native.EmbedOptions { structSize = (uint)Native.Size<Native.EmbedOptions>() };
             using (var path = new Utf8(folder))
                 Native.Call((out IntPtr e) => Native.retto_embed_options_open(path.Data, path.Length, ref native, out e));

@@ -63,10 +63,19 @@ namespace Retto
         public ulong MaxSteps { get; }
         public double Epoch { get; }
         public double Loss { get; }
+        public double GradNorm { get; }
         public double LearningRate { get; }
+        public ulong Tokens { get; }
+        public ulong MaskedTokens { get; }
         public double TokensPerSecond { get; }
         public double SecondsLeft { get; }
         public double EvalLoss { get; }
+        public double EvalTop1 { get; }
+        public double EvalTop10 { get; }
+        /// <summary>0: nothing was evaluated.</summary>
+        public ulong EvalMaskedTokens { get; }
+        /// <summary>The checkpoint's folder; else null.</summary>
+        public string Path { get; }
         public bool IsOver { get; }
 
         internal Progress(Native.Progress progress)
@@ -76,10 +85,17 @@ namespace Retto
             MaxSteps = progress.maxSteps;
             Epoch = progress.epoch;
             Loss = progress.loss;
+            GradNorm = progress.gradNorm;
+            Tokens = progress.tokens;
+            MaskedTokens = progress.maskedTokens;
             LearningRate = progress.learningRate;
             TokensPerSecond = progress.tokensPerSecond;
             SecondsLeft = progress.secondsLeft;
             EvalLoss = progress.evalLoss;
+            EvalTop1 = progress.evalTop1;
+            EvalTop10 = progress.evalTop10;
+            EvalMaskedTokens = progress.evalMaskedTokens;
+            Path = progress.path == IntPtr.Zero ? null : Native.Text(progress.path);
             IsOver = progress.isOver != 0;
         }
     }
@@ -88,7 +104,16 @@ namespace Retto
     public sealed class TrainOutput
     {
         public bool Cancelled { get; internal set; }
+        public bool StoppedEarly { get; internal set; }
         public ulong Steps { get; internal set; }
+        public double Epoch { get; internal set; }
+        public ulong Samples { get; internal set; }
+        public ulong Tokens { get; internal set; }
+        /// <summary>Lines that were too long, and cut.</summary>
+        public ulong Truncated { get; internal set; }
+        public double BestLoss { get; internal set; }
+        /// <summary>0: no evaluation was the best.</summary>
+        public ulong BestStep { get; internal set; }
         public double TrainLoss { get; internal set; }
         public double Runtime { get; internal set; }
     }
@@ -140,19 +165,21 @@ namespace Retto
             options.saveSteps = wanted.SaveSteps;
             options.saveTotalLimit = wanted.SaveTotalLimit;
             options.ddpTimeout = wanted.DdpTimeout;
-            var others = new IntPtr[wanted.Devices.Length];
-            for (int i = 0; i < others.Length; i++) others[i] = wanted.Devices[i].Handle.DangerousGetHandle();
-            // Pinned while the library reads them.
-            var layers = GCHandle.Alloc(wanted.FreezeLayers, GCHandleType.Pinned);
-            var devices = GCHandle.Alloc(others, GCHandleType.Pinned);
+            var frozen = wanted.FreezeLayers ?? new int[0];
+            var gpus = wanted.Devices ?? new Gpu[0];
+            var others = new IntPtr[gpus.Length];
+            for (int i = 0; i < others.Length; i++) others[i] = gpus[i].Handle.DangerousGetHandle();
             using (var folder = new Utf8(wanted.OutputDir))
-            using (var targets = new Utf8List(wanted.LoraTargetModules))
+            using (var targets = new Utf8List(wanted.LoraTargetModules ?? new string[0]))
             {
+                // Pinned while the library reads them.
                 var names = GCHandle.Alloc(targets.Strings, GCHandleType.Pinned);
+                var layers = GCHandle.Alloc(frozen, GCHandleType.Pinned);
+                var devices = GCHandle.Alloc(others, GCHandleType.Pinned);
                 try
                 {
                     options.freezeLayers = layers.AddrOfPinnedObject();
-                    options.freezeLayersCount = (UIntPtr)(uint)wanted.FreezeLayers.Length;
+                    options.freezeLayersCount = (UIntPtr)(uint)frozen.Length;
                     options.devices = devices.AddrOfPinnedObject();
                     options.devicesCount = (UIntPtr)(uint)others.Length;
                     options.loraTargetModules = names.AddrOfPinnedObject();
@@ -169,7 +196,7 @@ namespace Retto
                     layers.Free();
                     devices.Free();
                     // Their handles were used as numbers.
-                    GC.KeepAlive(wanted);
+                    GC.KeepAlive(gpus);
                 }
             }
         }
@@ -218,7 +245,14 @@ namespace Retto
             return new TrainOutput
             {
                 Cancelled = output.cancelled != 0,
+                StoppedEarly = output.stoppedEarly != 0,
                 Steps = output.steps,
+                Epoch = output.epoch,
+                Samples = output.samples,
+                Tokens = output.tokens,
+                Truncated = output.truncated,
+                BestLoss = output.bestLoss,
+                BestStep = output.bestStep,
                 TrainLoss = output.trainLoss,
                 Runtime = output.runtime,
             };
@@ -253,11 +287,19 @@ namespace Retto
             }
         }
 
-        /// <summary>One optimizer step, and what is due after it.</summary>
+        /// <summary>One optimizer step, and what is due after it. The exception of one that was cancelled has it, too.</summary>
         public Progress Step()
         {
             var progress = new Native.Progress { structSize = (uint)Native.Size<Native.Progress>() };
-            Native.Call((out IntPtr error) => Native.retto_trainer_step(handle, ref progress, out error));
+            try
+            {
+                Native.Call((out IntPtr error) => Native.retto_trainer_step(handle, ref progress, out error));
+            }
+            catch (RettoException error) when (error.Status == Status.Cancelled)
+            {
+                error.Progress = new Progress(progress);
+                throw;
+            }
             return new Progress(progress);
         }
 
@@ -288,6 +330,15 @@ namespace Retto
         {
             using (var folder = new Utf8(path))
                 Native.Call((out IntPtr e) => Native.retto_trainer_save(handle, folder.Data, folder.Length, out e));
+        }
+
+        /// <summary>Writes a low-rank adaptation alone, in PEFT's format; baseModel is what that says it is for.</summary>
+        public void SaveAdapter(string path, string baseModel = "")
+        {
+            using (var folder = new Utf8(path))
+            using (var of = new Utf8(baseModel))
+                Native.Call((out IntPtr e) => Native.retto_trainer_save_adapter(handle, folder.Data, folder.Length, of.Data, of.Length,
+                    out e));
         }
 
         /// <summary>Frees it; what was not saved is lost. A run of another thread is cancelled, and all is freed when

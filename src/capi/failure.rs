@@ -96,7 +96,7 @@ fn words(payload: Box<dyn Any + Send>) -> String {
     text.unwrap_or_else(|| "a panic without words".into())
 }
 
-/// The status the call returned; RETTO_INVALID_HANDLE for NULL or a freed error. Any thread.
+/// The status the call returned; RETTO_INVALID_ARGUMENT for NULL, RETTO_INVALID_HANDLE for a freed error. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_error_status(error: *const retto_error) -> retto_status {
     handle::get(error).map_or_else(|failure| failure.status, |failure| failure.status)

@@ -4,7 +4,7 @@ use std::ffi::{CString, c_char};
 
 use super::failure::{Failure, Result, c_string, call, retto_error};
 use super::handle::{self, Opaque};
-use super::input::{self, Out, OutStruct, Versioned, invalid, versioned};
+use super::input::{self, NUL_TERMINATED, Out, OutStruct, Versioned, invalid, versioned};
 use super::status::retto_status;
 use crate::gpu::{Adapter, Gpu, GpuOptions, PowerPreference};
 
@@ -72,9 +72,15 @@ pub struct retto_gpu_options {
     /// A folder for compiled shaders, which make the next start faster where the driver can keep them. Created if need be. NULL,
     /// the default: nothing is kept.
     pub cache_dir: *const c_char,
+    /// Default RETTO_NUL_TERMINATED. 0: as if it were NULL.
     pub cache_dir_length: usize,
 }
-versioned!(retto_gpu_options, |zero| retto_gpu_options { adapter_index: -1, allow_software: 1, ..zero });
+versioned!(retto_gpu_options, |zero| retto_gpu_options {
+    adapter_index: -1,
+    allow_software: 1,
+    cache_dir_length: NUL_TERMINATED,
+    ..zero
+});
 
 /// An adapter with its texts as C reads them.
 pub(super) struct Listed {

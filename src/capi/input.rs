@@ -14,7 +14,7 @@ pub struct retto_string {
 }
 
 /// What the header calls RETTO_NUL_TERMINATED.
-const NUL_TERMINATED: usize = usize::MAX;
+pub(super) const NUL_TERMINATED: usize = usize::MAX;
 
 pub(super) fn invalid(message: impl Into<String>) -> Failure {
     Failure::new(retto_status::RETTO_INVALID_ARGUMENT, message)

@@ -86,8 +86,10 @@ pub unsafe extern "C" fn retto_log_set(
         // Where the host is a Rust program with a logger of its own, that one stays.
         ONCE.call_once(|| drop(log::set_logger(&Logger)));
         let sink = callback.map(|callback| Sink { callback, user_data });
+        // Both at once: no callback hears another's level.
+        let mut current = SINK.write().unwrap_or_else(PoisonError::into_inner);
         log::set_max_level(if sink.is_some() { filter } else { LevelFilter::Off });
-        *SINK.write().unwrap_or_else(PoisonError::into_inner) = sink.filter(|_| filter != LevelFilter::Off);
+        *current = sink.filter(|_| filter != LevelFilter::Off);
         Ok(())
     })
 }

@@ -5,7 +5,7 @@ use std::ffi::c_char;
 use super::failure::{Result, call};
 use super::gpu::retto_gpu;
 use super::handle;
-use super::input::{self, Versioned, invalid, retto_string, versioned};
+use super::input::{self, NUL_TERMINATED, Versioned, invalid, retto_string, versioned};
 use super::status::retto_status;
 use crate::gpu::Gpu;
 use crate::model::LoraConfig;
@@ -95,6 +95,7 @@ pub struct retto_training_options {
     pub seed: u64,
     /// Where checkpoints are written and looked for. NULL, the default: nowhere.
     pub output_dir: *const c_char,
+    /// Default RETTO_NUL_TERMINATED. 0: as if it were NULL.
     pub output_dir_length: usize,
     /// Steps between two checkpoints; a run that is cancelled writes one, too. 0, the default: none but those of
     /// retto_trainer_checkpoint.
@@ -134,6 +135,7 @@ versioned!(retto_training_options, |zero| {
         logging_steps: defaults.logging_steps,
         seed: defaults.seed,
         ddp_timeout: defaults.ddp_timeout,
+        output_dir_length: NUL_TERMINATED,
         ..zero
     }
 });

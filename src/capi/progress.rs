@@ -56,8 +56,8 @@ versioned!(retto_progress, |zero| zero);
 pub type retto_progress_callback =
     Option<unsafe extern "C" fn(progress: *const retto_progress, user_data: *mut c_void) -> i32>;
 
-/// Is told between passes how many lines, batches or texts are done, of how many, on the thread that called. Anything but 0 ends the call
-/// with RETTO_CANCELLED, and without a result. Must not throw; it may call anything.
+/// Is told between passes how many lines, batches or texts are done, of how many, on the thread that called; none is while they are made
+/// tokens of. Anything but 0 ends the call with RETTO_CANCELLED, and without a result. Must not throw; it may call anything.
 pub type retto_count_callback = Option<unsafe extern "C" fn(done: u64, total: u64, user_data: *mut c_void) -> i32>;
 
 /// A callback, as what is observed calls it.

@@ -12,6 +12,7 @@ use super::model::{OpenModel, retto_model};
 use super::options::{self, retto_training_options};
 use super::progress::{self, retto_progress, retto_progress_callback, retto_train_output};
 use super::status::retto_status;
+use crate::error::Error;
 use crate::text::{Dataset, read_corpus};
 use crate::train::{Data, Run, TrainEvent, TrainOutput, Trainer};
 
@@ -114,23 +115,31 @@ impl Inner {
         output
     }
 
-    /// The run, begun at the first call.
-    fn running(&mut self) -> Result<(&mut Trainer, &mut Running)> {
+    /// The run, begun at the first call; [`Error::Cancelled`] where `cancel` is set before its first step.
+    fn running(&mut self, cancel: &AtomicBool) -> Result<(&mut Trainer, &mut Running)> {
+        let mut ask =
+            || if cancel.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        if ask().is_break() {
+            return Err(Error::Cancelled.into());
+        }
         if self.run.is_none() {
             let length = self.trainer.longest()?;
             let tokenizer = self.trainer.model().tokenizer().clone();
             let [train, validation] = &self.lines;
-            let train = Dataset::from_lines(&tokenizer, train, length)?;
+            let train = Dataset::from_lines_with(&tokenizer, train, length, &mut ask)?;
             let validation = match &validation[..] {
                 [] => None,
-                lines => Some(Dataset::from_lines(&tokenizer, lines, length)?),
+                lines => Some(Dataset::from_lines_with(&tokenizer, lines, length, &mut ask)?),
             };
             if !self.resumed {
                 self.trainer.refuse_earlier_run()?;
             }
-            let run = self.trainer.begin((&train).into(), validation.as_ref().map(Data::from))?;
+            let run = self.trainer.begin_with((&train).into(), validation.as_ref().map(Data::from), &mut ask)?;
             self.lines = Default::default();
             self.run = Some(Box::new(Running { run, train, validation, output: None }));
+        }
+        if ask().is_break() {
+            return Err(Error::Cancelled.into());
         }
         let running = self.run.as_deref_mut().ok_or_else(|| wrong_state("there is no run"))?;
         Ok((&mut self.trainer, running))
@@ -183,7 +192,7 @@ pub unsafe extern "C" fn retto_trainer_new(
 }
 
 /// Adds lines, each an example, for training (RETTO_SPLIT_TRAIN) or to be held out (RETTO_SPLIT_VALIDATION). They are copied.
-/// RETTO_WRONG_STATE once the run has begun. One thread at a time; does not block.
+/// RETTO_WRONG_STATE once the run has begun. One thread at a time; takes as long as copying them does.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_trainer_add_lines(
     trainer: *const retto_trainer,
@@ -217,7 +226,7 @@ fn add(trainer: &Shared, split: u32, lines: impl Iterator<Item = String>) -> Res
 /// Adds the lines of a file, or of all files of a folder: .txt, .lrc, ChordPro, .jsonl, .csv and .tsv (their field `text`), also
 /// compressed as .gz or .zst. Headings in square brackets, as [Chorus], are left out. One that cannot be used is an error, and
 /// nothing is added. `line_count`, which may be NULL, gets how many lines that are. Otherwise as retto_trainer_add_lines.
-/// One thread at a time; blocks while files are read.
+/// One thread at a time; blocks while files are read, which retto_trainer_cancel ends, with RETTO_CANCELLED.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_trainer_add_file(
     trainer: *const retto_trainer,
@@ -231,7 +240,13 @@ pub unsafe extern "C" fn retto_trainer_add_file(
         let trainer = handle::get(trainer)?;
         // SAFETY: the header says how text is given.
         let path = unsafe { input::path("path", path, path_length)? };
-        let lines = read_corpus(&[path.into()], "text", true, |_| ControlFlow::Continue(()))?;
+        // Before files are read in vain.
+        add(&trainer, split, std::iter::empty())?;
+        let ask = || if trainer.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        let lines = match read_corpus(&[path.into()], "text", true, |_| ask()) {
+            Err(Error::Cancelled) => return trainer.check_cancelled(),
+            lines => lines?,
+        };
         let count = lines.len();
         add(&trainer, split, lines.into_iter())?;
         if let Some(out) = Out::optional(line_count) {
@@ -264,13 +279,15 @@ pub unsafe extern "C" fn retto_trainer_run(
         let out = unsafe { OutStruct::optional(output)? };
         let mut inner = shared.lock()?;
         inner.refuse_if_over()?;
-        if let Err(cancelled) = shared.check_cancelled() {
-            if let Some(out) = out {
-                out.write(&inner.standing());
-            }
-            return Err(cancelled);
+        if let Err(failure) = inner.running(&shared.cancel) {
+            shared.check_cancelled().inspect_err(|_| {
+                if let Some(out) = out {
+                    out.write(&inner.standing());
+                }
+            })?;
+            return Err(failure);
         }
-        let (trainer, running) = inner.running()?;
+        let (trainer, running) = inner.running(&AtomicBool::new(false))?;
         let total = running.run.total;
         let mut observe = |event: &TrainEvent| {
             let path = match event {
@@ -317,13 +334,20 @@ pub unsafe extern "C" fn retto_trainer_step(
         let out = unsafe { OutStruct::new(progress)? };
         let mut inner = shared.lock()?;
         inner.refuse_if_over()?;
-        if let Err(cancelled) = shared.check_cancelled() {
-            let found = inner.standing();
-            let max_steps = inner.run.as_ref().map_or(0, |running| running.run.total);
-            out.write(&retto_progress { step: found.steps, max_steps, epoch: found.epoch, ..Versioned::defaults() });
-            return Err(cancelled);
+        if let Err(failure) = inner.running(&shared.cancel) {
+            shared.check_cancelled().inspect_err(|_| {
+                let found = inner.standing();
+                let max_steps = inner.run.as_ref().map_or(0, |running| running.run.total);
+                out.write(&retto_progress {
+                    step: found.steps,
+                    max_steps,
+                    epoch: found.epoch,
+                    ..Versioned::defaults()
+                });
+            })?;
+            return Err(failure);
         }
-        let (trainer, running) = inner.running()?;
+        let (trainer, running) = inner.running(&AtomicBool::new(false))?;
         let mut told = retto_progress { max_steps: running.run.total, ..Versioned::defaults() };
         let _over = running.advance(trainer, &mut |event: &TrainEvent| {
             told = progress::followed(&told, event);
@@ -337,7 +361,7 @@ pub unsafe extern "C" fn retto_trainer_step(
 }
 
 /// Makes the call that runs return RETTO_CANCELLED when its present step is done, and every later one until
-/// retto_trainer_resume is called; within an evaluation when its present batch is done, on several devices when all are. A cancel during
+/// retto_trainer_resume is called; before the first step while lines are made tokens of and steps are counted, or files read; within an evaluation when its present batch is done, on several devices when all are. A cancel during
 /// retto_trainer_resume is for the run that follows. Any thread, from a callback as well; does not block. Not from a signal handler: set a
 /// flag there, and return something else than 0 from the progress callback.
 #[unsafe(no_mangle)]

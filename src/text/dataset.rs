@@ -1,7 +1,7 @@
 //! Tokenized examples, in memory or in a token cache on disk.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -76,6 +76,9 @@ impl Mapped {
     }
 }
 
+/// Texts that are tokenized between two questions whether to go on: a few milliseconds.
+pub(crate) const ASKED: usize = 256;
+
 impl Dataset {
     /// Tokenizes each line with its special tokens, cut to `max_length` tokens by leaving out the last before \[SEP\]. Lines
     /// without a token of their own are left out.
@@ -83,11 +86,24 @@ impl Dataset {
     /// # Errors
     /// [`Error::InvalidArgument`] for a `max_length` below 3; [`Error::BadTokenizer`] where the tokenizer cannot represent a line at all.
     pub fn from_lines<S: AsRef<str>>(tokenizer: &Tokenizer, lines: &[S], max_length: usize) -> Result<Self> {
+        Self::from_lines_with(tokenizer, lines, max_length, &mut || ControlFlow::Continue(()))
+    }
+
+    /// The same, asking every so many lines whether to go on: [`Error::Cancelled`] where not.
+    pub(crate) fn from_lines_with<S: AsRef<str>>(
+        tokenizer: &Tokenizer,
+        lines: &[S],
+        max_length: usize,
+        ask: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<Self> {
         if max_length < SHORTEST {
             return Err(Error::InvalidArgument(format!("max_length is {max_length}; it must be at least {SHORTEST}")));
         }
         let mut dataset = Self::in_memory();
-        for line in lines {
+        for (index, line) in lines.iter().enumerate() {
+            if index % ASKED == ASKED - 1 && ask().is_break() {
+                return Err(Error::Cancelled);
+            }
             let mut example = tokenizer.encode(line.as_ref())?;
             if example.iter().all(|&id| tokenizer.is_special(id)) {
                 continue;

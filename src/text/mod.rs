@@ -23,7 +23,7 @@ pub use batch::PackedBatch;
 pub(crate) use corpus::is_of_a_model;
 pub use corpus::{read_lines, text_files};
 pub use dataset::Dataset;
-pub(crate) use dataset::SHORTEST;
+pub(crate) use dataset::{ASKED, SHORTEST};
 pub(crate) use masking::{Masked, Masking};
 #[cfg(feature = "prepare")]
 pub use prepare::{Counts, PrepareEvent, PrepareOptions, Prepared, StaticMask, Unit, prepare, read_corpus};

@@ -1,7 +1,10 @@
 //! Which examples make up which batch.
 
+use std::ops::ControlFlow;
+
 use super::arguments::TrainingArguments;
 use super::data::Data;
+use crate::error::{Error, Result};
 use crate::text::{Purpose, shuffle, shuffled};
 
 /// The batches of one epoch: a function of the data, the seed and the epoch.
@@ -141,23 +144,31 @@ impl Plan {
         batches
     }
 
-    /// Optimizer steps of a whole run.
-    pub(crate) fn total_steps(data: Data, arguments: &TrainingArguments) -> u64 {
-        let steps = |epoch| match arguments.batch_tokens {
-            None => data.batches(arguments.per_device_train_batch_size).div_ceil(arguments.gradient_accumulation_steps),
-            Some(_) => Self::new(data, arguments, epoch).steps(),
-        };
+    /// Optimizer steps of a whole run. Batches by tokens have every epoch planned for that: before each it is asked whether to go on.
+    pub(crate) fn total_steps(
+        data: Data,
+        arguments: &TrainingArguments,
+        ask: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<u64> {
         if let Some(steps) = arguments.max_steps {
-            return steps;
+            return Ok(steps);
         }
         let epochs = arguments.num_train_epochs;
         if arguments.batch_tokens.is_none() {
-            return (steps(0) as f64 * epochs).ceil() as u64;
+            let batches = data.batches(arguments.per_device_train_batch_size);
+            return Ok((batches.div_ceil(arguments.gradient_accumulation_steps) as f64 * epochs).ceil() as u64);
         }
+        let mut steps = |epoch| match ask() {
+            ControlFlow::Continue(()) => Ok(Self::new(data, arguments, epoch).steps() as u64),
+            ControlFlow::Break(()) => Err(Error::Cancelled),
+        };
         // Epochs differ: their batches are filled in another order.
-        let whole: u64 = (0..epochs as u64).map(|epoch| steps(epoch) as u64).sum();
+        let mut total = 0;
+        for epoch in 0..epochs as u64 {
+            total += steps(epoch)?;
+        }
         let part = epochs.fract();
-        whole + if part > 0.0 { (steps(epochs as u64) as f64 * part).ceil() as u64 } else { 0 }
+        Ok(total + if part > 0.0 { (steps(epochs as u64)? as f64 * part).ceil() as u64 } else { 0 })
     }
 }
 
@@ -238,8 +249,12 @@ mod tests {
                 let ungrouped = steps(&Plan::new((&data).into(), &ungrouped, 3)).concat();
                 assert!(2 * spread(&batches) < spread(&ungrouped) + 1);
             }
-            let total =
-                Plan::total_steps((&data).into(), &TrainingArguments { num_train_epochs: 2.5, ..arguments.clone() });
+            let total = Plan::total_steps(
+                (&data).into(),
+                &TrainingArguments { num_train_epochs: 2.5, ..arguments.clone() },
+                &mut || ControlFlow::Continue(()),
+            )
+            .unwrap();
             let of = |epoch| Plan::new((&data).into(), &arguments, epoch).steps() as u64;
             let expected = match batch_tokens {
                 None => (of(0) * 5).div_ceil(2),

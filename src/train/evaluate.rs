@@ -94,10 +94,13 @@ impl Model {
         &self,
         lines: &[S],
         options: &EvaluationOptions,
-        observe: impl FnMut(usize, usize) -> ControlFlow<()>,
+        mut observe: impl FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Evaluation> {
         let length = longest(options.max_seq_length, self.config().max_position_embeddings)?;
-        self.evaluate_dataset_with(&Dataset::from_lines(&self.tokenizer, lines, length)?, options, observe)
+        let batches = lines.len().div_ceil(options.per_device_eval_batch_size.max(1));
+        // Also while lines are made tokens of.
+        let data = Dataset::from_lines_with(&self.tokenizer, lines, length, &mut || observe(0, batches))?;
+        self.evaluate_dataset_with(&data, options, observe)
     }
 
     /// [`Model::evaluate`] for examples that are tokenized.

@@ -1,5 +1,6 @@
 //! What a run will take, before its first step.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use super::arguments::{Objective, TrainingArguments};
@@ -52,7 +53,7 @@ impl Trainer {
         let plan = Plan::new(train, &self.arguments, 0);
         let masking = self.arguments.masking(Purpose::Train);
         let done = self.resumed.as_ref().map_or(0, |state| state.global_step);
-        let steps = Plan::total_steps(train, &self.arguments).saturating_sub(done);
+        let steps = Plan::total_steps(train, &self.arguments, &mut || ControlFlow::Continue(()))?.saturating_sub(done);
         let mut seconds_per_token = 0.0;
         let has_room = self.check_memory(train).is_ok();
         // The first time compiles the kernels.

@@ -106,6 +106,16 @@ impl Trainer {
 
     /// Checks everything that can be checked beforehand, and says where the run begins or goes on.
     pub(crate) fn begin(&mut self, train: Data, validation: Option<Data>) -> Result<Run> {
+        self.begin_with(train, validation, &mut || ControlFlow::Continue(()))
+    }
+
+    /// The same, asking before what may take long whether to go on: where not, [`Error::Cancelled`], and nothing has begun.
+    pub(crate) fn begin_with(
+        &mut self,
+        train: Data,
+        validation: Option<Data>,
+        ask: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<Run> {
         let began = Instant::now();
         let arguments = self.arguments.clone();
         self.check_sure()?;
@@ -120,7 +130,7 @@ impl Trainer {
             resume::check_same_run(&state.run, &depends_on)?;
             self.check_best(state)?;
         }
-        let total = Plan::total_steps(train, &arguments);
+        let total = Plan::total_steps(train, &arguments, ask)?;
         if let (Some(folder), Some(_), true) = (&arguments.output_dir, arguments.save_steps, self.is_first()) {
             resume::refuse_others(folder, total)?;
         }

@@ -5,9 +5,11 @@ import copy
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import retto
 
@@ -17,6 +19,21 @@ HELD_OUT = [
     "and you were gone before the morning came to take the night away",
     "I keep your letters in a drawer beside the bed and never read them",
 ]
+
+
+ENDS = '''
+import sys, threading, time, retto
+trainer = retto.Trainer(retto.Model.open(retto.Gpu(), sys.argv[1]), max_steps=10**6, lr_scheduler_type="constant")
+trainer.add_lines(["the lights went down along the empty street"] * 64)
+def train():
+    try:
+        while True:
+            eval("trainer." + sys.argv[2])
+    except (RuntimeError, retto.Error):
+        pass  # it has ended
+threading.Thread(target=train, daemon=True).start()
+time.sleep(1)
+'''
 
 
 def raises(status, call, *arguments, **options):
@@ -202,6 +219,25 @@ def main(path, lines, folder):
         refuses(ValueError, base.fill_mask, TEXT, wrong)
     refuses(ValueError, base.embed, ["the rain"], max_seq_length=2**32)
     refuses(ValueError, base.evaluate, HELD_OUT, per_device_eval_batch_size=2**32 + 1)
+    cancelled = retto.Trainer(base, max_steps=3)
+    cancelled.add_lines(HELD_OUT)
+    cancelled.step()
+    cancelled.cancel()
+    try:
+        cancelled.step()
+    except retto.Error as error:
+        assert error.status_name == "RETTO_CANCELLED" and error.progress.step == 1, vars(error)
+    else:
+        raise AssertionError("a cancelled trainer does no step")
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        base.embed(["the rain and you", "you"], max_seq_length=3)
+    assert "1 of 2 texts" in str(warned[0].message), warned
+    assert base.has_mlm_head and base.hidden_size == 128
+    for call in ["run()", "run(print)", "step()"]:
+        # The interpreter ends while a daemon thread trains.
+        ended = subprocess.run([sys.executable, "-c", ENDS, path, call], stdout=subprocess.DEVNULL, timeout=120)
+        assert ended.returncode == 0, (call, ended)
     closed_while_it_is_read(small)
     interrupted(retto.Trainer(base, max_steps=10**6, lr_scheduler_type="constant"))
     forked()

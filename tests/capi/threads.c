@@ -1,5 +1,7 @@
 /* One model, many threads. threads MODEL LINES THREADS QUERIES */
+#define _POSIX_C_SOURCE 199309L /* nanosleep */
 #include <pthread.h>
+#include <time.h>
 
 #include "check.h"
 
@@ -34,6 +36,31 @@ static void *train(void *unused) {
     (void)unused;
     ANSWERS(RETTO_CANCELLED, retto_trainer_run(trainer, NULL, NULL, NULL, &error));
     return NULL;
+}
+
+static void *train_until_cancelled(void *out) {
+    ANSWERS(RETTO_CANCELLED, retto_trainer_run(trainer, NULL, NULL, out, &error));
+    return NULL;
+}
+
+/* Cancelled while lines are made tokens of, which of so many would take seconds: before the first step. */
+#define MANY 200000
+static void cancelled_before_it_has_begun(const retto_training_options *options) {
+    static retto_string lines[MANY];
+    struct timespec moment = {0, 50 * 1000 * 1000};
+    retto_train_output output = {0};
+    pthread_t worker;
+    size_t i;
+    output.struct_size = sizeof output;
+    for (i = 0; i < MANY; i++) lines[i].data = TEXTS_OF_ALL[i % TEXTS], lines[i].length = NUL;
+    OK(retto_trainer_new(model, options, &trainer, &error));
+    OK(retto_trainer_add_lines(trainer, RETTO_SPLIT_TRAIN, lines, MANY, &error));
+    CHECK(!pthread_create(&worker, NULL, train_until_cancelled, &output));
+    nanosleep(&moment, NULL);
+    OK(retto_trainer_cancel(trainer, &error));
+    CHECK(!pthread_join(worker, NULL));
+    CHECK(output.cancelled == 1 && output.steps == 0);
+    CHECK(retto_trainer_free(trainer) == RETTO_OK);
 }
 
 /* Frees the model while others ask it: they get an answer or RETTO_INVALID_HANDLE. */
@@ -80,6 +107,7 @@ int main(int argc, char **argv) {
     }
     CHECK(!pthread_join(worker, NULL));
     CHECK(retto_trainer_free(trainer) == RETTO_OK);
+    cancelled_before_it_has_begun(&options);
 
     for (i = 0; i < count; i++) CHECK(!pthread_create(&threads[i], NULL, ask_until_freed, NULL));
     CHECK(retto_model_free(model) == RETTO_OK);

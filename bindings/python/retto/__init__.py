@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import ctypes
 import operator
+import warnings
 from ctypes import byref, c_double, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 from . import _library as _c
+from ._adapter import Adapter
 from ._calls import (
-    Error, PathLike, _call, _counted, _defaults, _Handle, _integer, _lib, _new, _observed, _path, _status, _text, _texts,
+    Error, PathLike, _call, _counted, _defaults, _Handle, _integer, _lib, _made, _new, _observed, _path, _status, _text, _texts,
 )
 
 __all__ = [
@@ -30,38 +32,11 @@ def version() -> str:
     return _lib.retto_version_string().decode()
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """A GPU, or software in the place of one."""
-
-    index: int
-    name: str
-    #: ``discrete``, ``integrated``, ``virtual``, ``cpu`` or ``other``
-    type: str
-    #: ``vulkan``, ``metal`` or ``dx12``
-    backend: str
-    driver: str
-    shader_f16: bool
-    #: in bytes; 0 where the driver does not tell
-    memory_bytes: int
-    max_storage_buffer_binding_size: int
-    max_buffer_size: int
-
-    @staticmethod
-    def _of(info: Any) -> "Adapter":
-        kinds = ["other", "discrete", "integrated", "virtual", "cpu"]
-        kind = kinds[info.adapter_type] if info.adapter_type < len(kinds) else "other"
-        return Adapter(
-            info.index, info.name.decode(), kind, info.backend.decode(), info.driver.decode(), bool(info.shader_f16),
-            info.memory_bytes, info.max_storage_buffer_binding_size, info.max_buffer_size,
-        )
-
-
 def adapters() -> List[Adapter]:
     """The adapters of this machine."""
     handle = c_void_p()
-    _call("retto_adapters_list", byref(handle))
     try:
+        _call("retto_adapters_list", byref(handle))
         found = []
         for index in range(_lib.retto_adapters_count(handle)):
             info = _new(_c.AdapterInfo)
@@ -94,9 +69,7 @@ class Gpu(_Handle):
         options.power_preference, options.allow_software = int(low_power), int(allow_software)
         if cache_dir is not None:
             options.cache_dir, options.cache_dir_length = _path(cache_dir)
-        handle = c_void_p()
-        _call("retto_gpu_open", byref(options), byref(handle))
-        super().__init__(handle)
+        _made(super().__init__, "retto_gpu_open", byref(options))
         # Its texts are read now, while no other thread can close it.
         self._adapter = Adapter._of(self._info())
 
@@ -178,25 +151,19 @@ class Model(_Handle):
     ) -> "Model":
         """Opens a folder in Hugging Face's layout, with a low-rank adapter of PEFT's format if one is given; see :meth:`to` for
         other types than ``float32``."""
-        handle = c_void_p()
         if adapter is None:
-            _call("retto_model_open_with_dtype", gpu._handle, *_path(path), _dtype(dtype), byref(handle))
-            return cls(handle)
-        _call("retto_model_open_with_adapter", gpu._handle, *_path(path), *_path(adapter), byref(handle))
-        return cls(handle) if dtype == "float32" else cls(handle).to(dtype)
+            return _made(cls, "retto_model_open_with_dtype", gpu._handle, *_path(path), _dtype(dtype))
+        model = _made(cls, "retto_model_open_with_adapter", gpu._handle, *_path(path), *_path(adapter))
+        return model if dtype == "float32" else model.to(dtype)
 
     @classmethod
     def open_default(cls, gpu: Gpu) -> "Model":
         """Opens the model that is part of the library, where it was built with one."""
-        handle = c_void_p()
-        _call("retto_model_open_default", gpu._handle, byref(handle))
-        return cls(handle)
+        return _made(cls, "retto_model_open_default", gpu._handle)
 
     def to(self, dtype: str) -> "Model":
         """A copy for queries with weights in ``float16`` or ``int8``: half or a quarter of the memory, nearly the same answers."""
-        handle = c_void_p()
-        _call("retto_model_to_dtype", self._handle, _dtype(dtype), byref(handle))
-        return Model(handle)
+        return _made(Model, "retto_model_to_dtype", self._handle, _dtype(dtype))
 
     def _info(self) -> Any:
         info = _new(_c.ModelInfo)
@@ -222,8 +189,16 @@ class Model(_Handle):
         return self._info().num_parameters
 
     @property
+    def has_mlm_head(self) -> bool:
+        return bool(self._info().has_mlm_head)
+
+    @property
     def vocab_size(self) -> int:
         return self._info().vocab_size
+
+    @property
+    def hidden_size(self) -> int:
+        return self._info().hidden_size
 
     @property
     def max_position_embeddings(self) -> int:
@@ -240,8 +215,8 @@ class Model(_Handle):
     def fill_mask_batch(self, texts: Sequence[str], top_k: int = 5) -> List[List[List[Fill]]]:
         """:meth:`fill_mask` for several texts at once."""
         given, handle, top_k = _texts(texts), c_void_p(), _integer("top_k", top_k, c_size_t)
-        _call("retto_model_fill_mask_batch", self._handle, given, len(given), top_k, byref(handle))
         try:
+            _call("retto_model_fill_mask_batch", self._handle, given, len(given), top_k, byref(handle))
             return [self._answers(handle, text) for text in range(len(given))]
         finally:
             _lib.retto_fills_free(handle)
@@ -275,8 +250,8 @@ class Model(_Handle):
         **options: Any,
     ) -> List[List[float]]:
         """A vector for each text; lines of one are joined by the separator token. ``like`` is the folder of a
-        sentence-transformers model, whose settings are taken. A text that is too long is cut; with ``strict=True`` it is an
-        error. Options are the fields of retto_embed_options, and ``pooling`` is "mean", "cls" or "max". ``progress`` is told of texts that are
+        sentence-transformers model, whose settings are taken. A text that is too long is cut, with a warning; with ``strict=True``
+        it is an error. Options are the fields of retto_embed_options, and ``pooling`` is "mean", "cls" or "max". ``progress`` is told of texts that are
         done, of how many, and ends it by returning ``False``: :class:`Error`, whose ``status_name`` is RETTO_CANCELLED."""
         given, handle = _texts(texts), c_void_p()
         wanted = _defaults(_c.EmbedOptions, "retto_embed_options_init")
@@ -291,7 +266,9 @@ class Model(_Handle):
         try:
             _counted(progress, wanted, "retto_model_embed", self._handle, given, len(given), byref(wanted), byref(handle))
             count, dimension = _lib.retto_embeddings_count(handle), _lib.retto_embeddings_dimension(handle)
-            values = _lib.retto_embeddings_values(handle)
+            values, cut = _lib.retto_embeddings_values(handle), _lib.retto_embeddings_truncated(handle)
+            if cut:
+                warnings.warn(f"{cut} of {count} texts were longer than the model takes, and were cut", stacklevel=2)
             return [values[row * dimension : (row + 1) * dimension] for row in range(count)]
         finally:
             _lib.retto_embeddings_free(handle)
@@ -416,9 +393,10 @@ class Trainer(_Handle):
             kept.append((c_void_p * len(others))(*[gpu._handle for gpu in others]))
             wanted.devices, wanted.devices_count = kept[-1], len(others)
         _set(wanted, options)
-        handle = c_void_p()
-        _call("retto_trainer_new", model._handle, byref(wanted), byref(handle))
-        super().__init__(handle)
+        _made(super().__init__, "retto_trainer_new", model._handle, byref(wanted))
+
+    def _end(self) -> None:
+        _lib.retto_trainer_cancel(self._handle, None)
 
     def close(self) -> None:
         """Frees it now; what was not saved is lost. While another thread uses it, this raises :class:`Error`."""
@@ -462,9 +440,15 @@ class Trainer(_Handle):
         )
 
     def step(self) -> Progress:
-        """One optimizer step, and what is due after it."""
+        """One optimizer step, and what is due after it. The :class:`Error` of one that was cancelled, RETTO_CANCELLED, has it as its
+        ``progress``."""
         progress = _new(_c.Progress)
-        _call("retto_trainer_step", self._handle, byref(progress))
+        status, message = _status("retto_trainer_step", self._handle, byref(progress))
+        if status != _c.STATUS_OK:
+            error = Error(status, message)
+            if error.status_name == "RETTO_CANCELLED":
+                error.progress = Progress._of(progress)
+            raise error
         return Progress._of(progress)
 
     def cancel(self) -> None:
@@ -483,9 +467,7 @@ class Trainer(_Handle):
 
     def model(self) -> Model:
         """The model as trained so far: a copy."""
-        handle = c_void_p()
-        _call("retto_trainer_model", self._handle, byref(handle))
-        return Model(handle)
+        return _made(Model, "retto_trainer_model", self._handle)
 
     def save(self, path: PathLike) -> None:
         """Writes the model as trained so far."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import operator
 import os
@@ -19,6 +20,9 @@ PathLike = Union[str, "os.PathLike[str]"]
 
 class Error(Exception):
     """What the C library answered: ``status`` is its number, ``status_name`` its name, the text says what to do."""
+
+    #: what was done by the step that was cancelled
+    progress: Any = None
 
     def __init__(self, status: int, message: str) -> None:
         self.status = status
@@ -94,6 +98,10 @@ class _Handle:
         self._handle = handle
         self._finalizer = weakref.finalize(self, getattr(_lib, self._free), handle)
         _handles.add(self)
+        _calls.end_before_finalizers()
+
+    def _end(self) -> None:
+        """The interpreter ends: so is to what runs."""
 
     def close(self) -> None:
         """Frees it now. Later calls on it raise :class:`Error`."""
@@ -109,10 +117,55 @@ class _Handle:
 _handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
 
 
+class _Calls:
+    """Those that may call back. When the interpreter ends, daemon threads are ended where they next want it, which in the midst of the
+    library aborts the process: so all of them have returned before."""
+
+    def __init__(self) -> None:
+        self._registered = False
+        self.begin()
+
+    def begin(self) -> None:
+        """None of them runs: at the beginning, and in a child, which has none of its parent's threads."""
+        self.ending = False
+        self._running = 0
+        self._changed = threading.Condition()
+
+    def __enter__(self) -> None:
+        with self._changed:
+            if self.ending:
+                raise RuntimeError("the interpreter is ending")
+            self._running += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._running -= 1
+            self._changed.notify_all()
+
+    def end_before_finalizers(self) -> None:
+        # What was registered last is called first: weakref's own exit was registered by the first finalizer, at the latest.
+        if not self._registered:
+            self._registered = True
+            atexit.register(self._end)
+
+    def _end(self) -> None:
+        with self._changed:
+            self.ending = True
+        for handle in list(_handles):
+            handle._end()
+        with self._changed:
+            self._changed.wait_for(lambda: self._running == 0)
+
+
+_calls = _Calls()
+
+
 def _forget() -> None:
     # A child has none of the threads that its parent's drivers have: freeing what belongs to the parent would wait for them for ever.
     for handle in list(_handles):
         handle._finalizer.detach()
+    _handles.clear()
+    _calls.begin()
 
 
 if hasattr(os, "register_at_fork"):
@@ -151,16 +204,24 @@ def _observed(callback: Any, tell: Callable[..., Optional[bool]], call: Callable
 
     def told(*given: Any) -> int:
         try:
-            return 1 if tell(*given) is False or interrupt.seen else 0
+            return 1 if _calls.ending or tell(*given) is False or interrupt.seen else 0
         except BaseException as error:  # nothing may pass through C
             thrown.append(error)
             return 1
 
-    with _Interrupt() as interrupt:
+    with _Interrupt() as interrupt, _calls:
         answered = call(callback(told))
     if thrown:
         raise thrown[0]
     return answered
+
+
+def _made(wrap: Callable[[c_void_p], Any], name: str, *arguments: Any) -> Any:
+    """What a call makes, by what frees it some day: only then Ctrl-C is heard."""
+    with _Interrupt():
+        handle = c_void_p()
+        _call(name, *arguments, byref(handle))
+        return wrap(handle)
 
 
 def _counted(progress: Optional[Callable[[int, int], Optional[bool]]], options: Any, name: str, *arguments: Any) -> None:

@@ -275,6 +275,7 @@ PLAIN = {
     "retto_fills_free": (c_int32, _HANDLE),
     "retto_embeddings_count": (c_size_t, _HANDLE),
     "retto_embeddings_dimension": (c_size_t, _HANDLE),
+    "retto_embeddings_truncated": (c_size_t, _HANDLE),
     "retto_embeddings_values": (POINTER(c_float), _HANDLE),
     "retto_embeddings_free": (c_int32, _HANDLE),
     "retto_embed_options_init": (c_int32, [POINTER(EmbedOptions), c_size_t]),
@@ -309,6 +310,10 @@ def _load() -> ctypes.CDLL:
 
 def load() -> ctypes.CDLL:
     library = _load()
+    missing = [name for name in [*FALLIBLE, *PLAIN] if not hasattr(library, name)]
+    if missing:
+        # One that has them all is asked for its version.
+        raise OSError(f"the retto library that was found is another version than these bindings: it has no {missing[0]}")
     for name, arguments in FALLIBLE.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments + [POINTER(c_void_p)], c_int32
