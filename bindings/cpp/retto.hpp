@@ -75,6 +75,13 @@ private:
     T *handle_ = nullptr;
 };
 
+/// A trainer that is in use cannot be freed; but nobody could cancel it any more.
+inline retto_status free_or_cancel(retto_trainer *trainer) noexcept {
+    const auto status = retto_trainer_free(trainer);
+    if (status == RETTO_BUSY) retto_trainer_cancel(trainer, nullptr);
+    return status;
+}
+
 inline retto_string string(std::string_view text) { return {text.data() ? text.data() : "", text.size()}; }
 
 template <typename Texts>
@@ -383,10 +390,10 @@ public:
     }
 
     /// A vector for each text; lines of one are joined by the separator token. Options from embed_options(), or the defaults.
-    /// A text that is too long is cut; with options.strict it is an error.
+    /// A text that is too long is cut, and `truncated` gets how many were; with options.strict it is an error.
     std::vector<std::vector<float>> embed(const std::vector<std::string_view> &texts,
                                           const retto_embed_options *options = nullptr,
-                                          const Count &progress = nullptr) const {
+                                          const Count &progress = nullptr, std::size_t *truncated = nullptr) const {
         detail::Place error;
         auto wanted = options ? *options : embed_options();
         detail::Counting counting(progress);
@@ -397,6 +404,7 @@ public:
             retto_model_embed(handle_.get(), given.data(), given.size(), &wanted, embeddings.out(), error);
         counting.check();
         error.check(status);
+        if (truncated) *truncated = retto_embeddings_truncated(embeddings.get());
         const std::size_t dimension = retto_embeddings_dimension(embeddings.get());
         const float *values = retto_embeddings_values(embeddings.get());
         std::vector<std::vector<float>> result;
@@ -535,7 +543,7 @@ public:
     retto_trainer *get() const noexcept { return handle_.get(); }
 
 private:
-    detail::Handle<retto_trainer, retto_trainer_free> handle_;
+    detail::Handle<retto_trainer, detail::free_or_cancel> handle_;
 };
 
 }  // namespace retto

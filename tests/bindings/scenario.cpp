@@ -1,6 +1,7 @@
 // What tests/capi/scenario.c does, in C++. scenario MODEL LINES FOLDER
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <retto.hpp>
 #include <thread>
 #include <type_traits>
@@ -129,6 +130,20 @@ int main(int argc, char **argv) {
     const auto vectors = base.embed({"the rain\nand you", "the rain"}, &embed_options);
     CHECK(vectors.size() == 2 && vectors[0] != vectors[1] && base.embed({"the rain"})[0] == vectors[1]);
     CHECK(base.embed({}).empty());
+    auto short_options = retto::embed_options();
+    short_options.max_seq_length = 3;
+    std::size_t truncated = 0;
+    CHECK(base.embed({"the rain and you", "you"}, &short_options, nullptr, &truncated).size() == 2 && truncated == 1);
+    // Destroyed by the callback of its own run, which ends with that.
+    auto endless = retto::training_options();
+    endless.max_steps = 1000000;
+    auto destroyed = std::make_unique<retto::Trainer>(base, endless);
+    destroyed->add_lines(held_out);
+    const auto of_destroyed = destroyed.get()->run([&](const auto &) {
+        destroyed.reset();
+        return true;
+    });
+    CHECK(of_destroyed.cancelled && of_destroyed.steps == 1);
     embed_options.max_seq_length = 3;
     embed_options.strict = 1;
     raises(RETTO_TOO_LONG, [&] { base.embed({"the rain and you"}, &embed_options); });
