@@ -2,6 +2,10 @@
 
 use std::ops::{ControlFlow, Range};
 
+mod blanks;
+
+use blanks::{Blank, blanks};
+
 use crate::error::{Error, Result};
 use crate::fill::Fill;
 use crate::interval::{Interval, RESAMPLES};
@@ -137,7 +141,10 @@ pub struct Comparison {
     pub group_kind: GroupKind,
     /// How many of these the blanks are from. Of few, intervals come out too narrow.
     pub groups: usize,
-    /// Words passed over because they are several tokens, which no single answer fills.
+    /// Words of one token that were chosen, of which no more than `max_blanks` are asked about.
+    pub drawn_from: usize,
+    /// Words chosen beside those, and passed over because they are several tokens, which no single answer fills: `don't` as well, whose
+    /// pieces say each other.
     pub words_of_several_tokens: usize,
     /// The model before its adaptation.
     pub base: Scores,
@@ -149,14 +156,6 @@ pub struct Comparison {
     pub kinds: Kinds,
     /// Some blanks of each kind, drawn by lot.
     pub showcases: Vec<Showcase>,
-}
-
-/// A word that is taken out.
-struct Blank {
-    example: usize,
-    /// Its place in the example.
-    at: usize,
-    gold: u32,
 }
 
 /// Loss and rank (from 1) of a blank's word.
@@ -204,7 +203,7 @@ pub fn compare_with(
     {
         return Err(Error::InvalidArgument(format!("{name} is 0; it must be at least 1")));
     }
-    let (blanks, words_of_several_tokens) = blanks(&base.tokenizer, data, options);
+    let (blanks, drawn_from, words_of_several_tokens) = blanks(&base.tokenizer, data, options);
     if blanks.is_empty() {
         return Err(Error::InvalidArgument(
             "no word is taken out of these data: give more lines, or more of them".into(),
@@ -250,6 +249,7 @@ pub fn compare_with(
         blanks: blanks.len(),
         group_kind,
         groups: groups.len(),
+        drawn_from,
         words_of_several_tokens,
         base: base_scores,
         adapted: adapted_scores,
@@ -257,44 +257,6 @@ pub fn compare_with(
         kinds,
         showcases,
     })
-}
-
-/// The blanks in order, and the words passed over.
-fn blanks(tokenizer: &Tokenizer, data: &Dataset, options: &CompareOptions) -> (Vec<Blank>, usize) {
-    // Without marks of word boundaries every token is a word.
-    let continues = |id: u32| tokenizer.continuations().is_some_and(|of| of.get(id as usize) == Some(&true));
-    let (mut blanks, mut passed_over) = (Vec::new(), 0);
-    for example in 0..data.len() {
-        let ids = data.get(example);
-        let mut random = random::Stream::new(Purpose::Blanks, options.seed, 0, example as u64);
-        for (at, &gold) in ids.iter().enumerate() {
-            let chosen = random.uniform() < options.mlm_probability;
-            // Punctuation is not what a songwriter asks for.
-            let is_word =
-                |id: u32| tokenizer.id_to_token(id).is_some_and(|token| token.chars().any(char::is_alphanumeric));
-            if !chosen || tokenizer.is_special(gold) || (continues(gold) && at > 0) || !is_word(gold) {
-                continue;
-            }
-            let next = ids.get(at + 1);
-            match next.is_some_and(|&next| continues(next) && !tokenizer.is_special(next)) {
-                true => passed_over += 1,
-                false => blanks.push(Blank { example, at, gold }),
-            }
-        }
-    }
-    if blanks.len() > options.max_blanks {
-        let mut order = random::shuffled(blanks.len(), options.seed, 0);
-        order.truncate(options.max_blanks);
-        order.sort_unstable();
-        let mut kept = order.into_iter().peekable();
-        let mut index = 0;
-        blanks.retain(|_| {
-            let keep = kept.next_if_eq(&index).is_some();
-            index += 1;
-            keep
-        });
-    }
-    (blanks, passed_over)
 }
 
 /// The largest groups of which there are at least two: one alone, resampled, would be certain of everything.
@@ -369,7 +331,10 @@ fn answer(model: &Model, data: &Dataset, blank: &Blank, top_k: usize) -> Result<
 fn text(tokenizer: &Tokenizer, data: &Dataset, blank: &Blank) -> Result<String> {
     let mut lines: Vec<Vec<u32>> = vec![Vec::new()];
     for (at, &id) in data.get(blank.example).iter().enumerate() {
-        match (at == blank.at, tokenizer.is_special(id)) {
+        // What the vocabulary does not know is shown as that, not as the end of a line.
+        let is_unknown = |token: String| matches!(&token[..], "[UNK]" | "<unk>");
+        let ends_line = tokenizer.is_special(id) && !tokenizer.id_to_token(id).is_some_and(is_unknown);
+        match (at == blank.at, ends_line) {
             (true, _) => lines.last_mut().into_iter().for_each(|line| line.extend(tokenizer.mask_token_id())),
             (false, true) => lines.push(Vec::new()),
             (false, false) => lines.last_mut().into_iter().for_each(|line| line.push(id)),

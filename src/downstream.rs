@@ -222,7 +222,7 @@ pub fn downstream(
     })
 }
 
-/// By song, those without a held-out triplet or section left out. `None` where `told` breaks.
+/// By song, or anchor, those without a held-out triplet or section left out. `None` where `told` breaks.
 fn sums(
     model: &Model,
     data: &Triplets,
@@ -231,8 +231,11 @@ fn sums(
 ) -> Result<Option<Vec<Sums>>> {
     let Some((triplets, queries)) = model.score_triplets(data, options, told)? else { return Ok(None) };
     let mut sums: std::collections::BTreeMap<usize, Sums> = std::collections::BTreeMap::new();
+    // Given triplets of one anchor are no more independent than those of one song.
+    let anchors = data.anchors();
     for score in &triplets {
-        let of = sums.entry(score.group).or_default();
+        let group = anchors.as_ref().map_or(score.group, |anchors| anchors[score.group]);
+        let of = sums.entry(group).or_default();
         of.triplets += 1.0;
         of.figures[0] += score.loss;
         of.figures[1] += f64::from(score.right);
@@ -304,7 +307,8 @@ fn stage([base, adapted]: &[Vec<Vec<Sums>>; 2], seed: u64) -> DownstreamStage {
         let interval = |figure: usize| {
             // What was widened may leave what there can be: a share, or the difference of two.
             let (low, high) = match (figure, side) {
-                (0, _) => (f64::MIN, f64::MAX),
+                (0, 2) => (f64::MIN, f64::MAX),
+                (0, _) => (0.0, f64::MAX),
                 (_, 2) => (-1.0, 1.0),
                 _ => (0.0, 1.0),
             };

@@ -314,9 +314,14 @@ fn whole_models_are_not_written_over_adapters_nor_beside_another_runs_log() {
     fails(&["init", "--data", &path("lines.txt"), "--output", &path("adapter")], &["holds a low-rank adapter"]);
     assert!(folder.path().join("merged/training_args.json").exists());
     assert!(retto(&[&merge[..], &[&path("merged")]].concat()).output().unwrap().status.success());
-    for name in ["training_args.json", "metrics.jsonl", "loss.svg"] {
+    for name in ["metrics.jsonl", "loss.svg"] {
         assert!(!folder.path().join("merged").join(name).exists(), "{name}");
     }
+    // What it was trained on is what the adapter was.
+    let options = |name: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(folder.path().join(name).join("training_args.json")).unwrap()).unwrap()
+    };
+    assert!(options("merged") == options("adapter") && options("merged")["lora"]["r"] == 2);
 }
 
 /// Killed at any moment, `adapt` leaves the old model or the new one, whole.

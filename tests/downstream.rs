@@ -86,11 +86,14 @@ fn two_models_are_compared_by_a_task_built_on_both() {
     let (held_out, odd) = (path("held.jsonl"), path(if cfg!(windows) { "&b.html" } else { "<b>.html" }));
     fs::write(&held_out, lines_of(4)).unwrap();
     let given = ["downstream", "--base", &base, "--adapted", &adapted, "--data", &held_out, "--validation", &held_out];
-    let output = stdout(&run(&[&given[..], &["--max-steps", "1", "--seeds", "1", "--html", &odd]].concat()));
-    assert!(output.contains("4 held-out triplets; 1 trainings") && output.contains("over triplets\n"), "{output}");
+    let output = run(&[&given[..], &["--max-steps", "1", "--seeds", "1", "--html", &odd]].concat());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("held.jsonl is trained on as well"));
+    let output = stdout(&output);
+    assert!(output.contains("4 held-out triplets; 1 trainings") && output.contains("over anchors\n"), "{output}");
     let page = fs::read_to_string(&odd).unwrap();
+    assert!(page.contains("There was one training of each model"), "{page}");
     assert!(page.contains("4 held-out triplets") && !page.contains("resampled over songs"), "{page}");
-    assert!(page.contains("4 are few") && !page.contains("n good") && !page.contains("n bad"), "{page}");
+    assert!(page.contains("There are only 1") && !page.contains("n good") && !page.contains("n bad"), "{page}");
     fails(&["downstream", "--adapted", &adapted, "--data", &songs], &["different tokenizers"]);
     // The model that was trained on is as it was.
     let (opened, fresh) = (Model::open(gpu(), &base).unwrap(), fresh_model());

@@ -1,6 +1,6 @@
 //! Texts, and which of them belong together: what embeddings are trained on.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::batch::PackedBatch;
 use super::dataset::{Dataset, Hash, SHORTEST};
@@ -280,6 +280,14 @@ impl Triplets {
         let draws = if self.songs().is_some() { HELD_OUT_DRAWS } else { 1 };
         let of = |draw| (0..self.len()).map(move |index| self.draw(index, Purpose::HeldOutTriplets, seed, draw));
         (0..draws).flat_map(of).collect()
+    }
+
+    /// Of given triplets, for each the first one with the same anchor.
+    pub(crate) fn anchors(&self) -> Option<Vec<usize>> {
+        let Source::Given { triplets, .. } = &self.source else { return None };
+        let mut first = HashMap::new();
+        let of = |(index, &[anchor, ..]): (usize, &[usize; 3])| *first.entry(self.texts.get(anchor)).or_insert(index);
+        Some(triplets.iter().enumerate().map(of).collect())
     }
 
     fn draw(&self, index: usize, purpose: Purpose, seed: u64, epoch: u64) -> Triplet {

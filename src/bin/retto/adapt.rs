@@ -101,8 +101,10 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
     let mut metrics = training.begin(&mut trainer, ranks)?;
     output::note(format!("training on {} examples with {}", train.len(), devices_of_run(gpu, others, ranks)));
     announce(&trainer.forecast(&train)?);
-    let trained = training
-        .run(&mut metrics, |observe| trainer.train_dataset(&train, validation.as_ref(), |event| observe(event)));
+    let options_of_run = training.options(gpu, &arguments, &args.train, (&args.unit.read, Some(&args.unit), &train))?;
+    let trained = training.run(&mut metrics, &options_of_run, |observe| {
+        trainer.train_dataset(&train, validation.as_ref(), |event| observe(event))
+    });
     let model = trainer.model();
     let save = |folder: &Path| match args.lora_r {
         Some(_) => Ok(model.save_adapter(folder, &training.base_name())?),
@@ -117,5 +119,5 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
     }
     // While the trainer is there, its output is locked.
     save_trained(&training.output, save)?;
-    training.finish(gpu, metrics, &trained, &arguments, &args.train, (&args.unit.read, Some(&args.unit), &train))
+    training.finish(metrics, &trained, &options_of_run)
 }

@@ -124,8 +124,9 @@ fn on_data(gpu: &Gpu, base: &Model, adapted: &Model, args: &Args) -> Result<()> 
     };
     let longest = base.config().max_position_embeddings.min(adapted.config().max_position_embeddings);
     let (data, _) = data::load(base.tokenizer(), &args.data, &args.unit.options(longest, 0.0, args.seed))?;
-    let seen = provenance::check(&args.adapted, Judged { paths: &args.data, split: None, corpus: corpus(&data) })
-        == Some(true);
+    let judged = Judged { paths: &args.data, split: None, corpus: corpus(&data) };
+    let seen = provenance::check(&args.adapted, judged) == Some(true);
+    let seen_by_base = args.base.as_deref().and_then(|base| provenance::check(base, judged)) == Some(true);
     let comparison =
         output::counting("blanks", |observe| retto::compare_with(base, adapted, &data, &options, observe))?;
     if let Some(path) = &args.html {
@@ -137,6 +138,7 @@ fn on_data(gpu: &Gpu, base: &Model, adapted: &Model, args: &Args) -> Result<()> 
             options: serde_json::to_value(&options)?,
             training: provenance::training_arguments(&args.adapted),
             seen,
+            seen_by_base,
             // A model that was not adapted here has no log.
             curve: curve::draw(&args.adapted.join(METRICS_FILE)).ok().flatten(),
             downstream,

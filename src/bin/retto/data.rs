@@ -122,6 +122,10 @@ pub(crate) fn load(
         }
         let data = Dataset::open(path, tokenizer)?;
         refuse_other_units(&data, options)?;
+        if data.truncated() > 0 {
+            let (count, longest) = (data.truncated(), data.longest());
+            output::note(format!("note: {count} of its examples are cut: it was prepared for {longest} tokens"));
+        }
         return Ok((data, None));
     }
     if let Some(path) = paths.iter().find(|path| is_cache(path)) {

@@ -79,7 +79,10 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     let text_field = args.task.read.text_field.as_str();
     let split = share.map(|share| Split { share, seed: args.optimizer.seed, text_field });
     let corpus = corpus(if share.is_some() { &train } else { &held_out }.texts());
-    let seen = provenance::check(&args.adapted, Judged { paths: judged, split, corpus });
+    let judged = Judged { paths: judged, split, corpus };
+    let seen = provenance::check(&args.adapted, judged);
+    let seen_by_base = args.base.as_deref().and_then(|base| provenance::check(base, judged));
+    provenance::check_apart(&args.data, &args.validation);
     let options = DownstreamOptions { arguments, seeds: args.seeds };
     output::note(format!("training both models {} times on {} triplets an epoch with {gpu}", args.seeds, train.len()));
     let (progress, interrupted) = (Progress::new(), interruption()?);
@@ -106,8 +109,10 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
         settings[name] = value.into();
     }
     settings["validation_split"] = share.unwrap_or(0.0).into();
-    settings["seeds"] = args.seeds.into();
+    // As many as were done.
+    settings["seeds"] = found.runs.len().into();
     settings["seen_by_adapted"] = seen.into();
+    settings["seen_by_base"] = seen_by_base.into();
     let results = json!({ "results": found, "settings": settings });
     if let Some(path) = &args.output {
         write_whole(path, format!("{results:#}\n").as_bytes())?;
@@ -121,7 +126,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
 fn print(found: &Downstream) -> Result<()> {
     let Downstream { triplets, queries, groups, before, after, runs, .. } = found;
     let (of, over) = match queries {
-        0 => (String::new(), "triplets"),
+        0 => (String::new(), "anchors"),
         _ => (format!(" and {queries} sections of {groups} songs"), "songs"),
     };
     let seeds = if runs.len() > 1 { " and seeds" } else { "" };

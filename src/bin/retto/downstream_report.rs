@@ -63,15 +63,21 @@ pub(crate) fn section(results: &Value) -> Markup {
             @if results["settings"]["seen_by_adapted"] == true {
                 " The adapted model had been trained on these data before, so it looks better here than it is."
             }
+            @if results["settings"]["seen_by_base"] == true {
+                " The base model had been trained on these data before, so it looks better here than it is."
+            }
         }
         h3 { "Before that training" }
         div.wide { (stage("before", &found["before"], enough)) }
         h3 { "After it" }
-        div.wide { (stage("after", &found["after"], enough)) }
+        div.wide { (stage("after", &found["after"], enough && runs.len() > 1)) }
         p.soft {
-            "In brackets: 95 % confidence intervals, resampled over " @if given { "triplets" } @else { "songs" }
+            "In brackets: 95 % confidence intervals, resampled over " @if given { "anchors" } @else { "songs" }
             @if runs.len() > 1 { " and, after the training, over seeds" } "; those of the difference are paired."
-            @if !enough { " " (found["groups"]) " are few: the intervals are too narrow to rely on." }
+            @if runs.len() == 1 {
+                " There was one training of each model: how much trainings differ by their seeds is not in the intervals."
+            }
+            @if !enough { " There are only " (found["groups"]) ": the intervals are too narrow to rely on." }
         }
         details {
             summary { "Each seed" }

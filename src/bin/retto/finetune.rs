@@ -228,8 +228,10 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
     let mut metrics = training.begin(&mut trainer, ranks)?;
     output::note(format!("training on {} triplets an epoch with {}", train.len(), devices_of_run(gpu, others, ranks)));
     announce(&trainer.forecast_triplets(&train)?);
-    let trained = training
-        .run(&mut metrics, |observe| trainer.train_triplets(&train, validation.as_ref(), |event| observe(event)));
+    let options_of_run = training.options(gpu, &arguments, &args.train, (&args.task.read, None, train.texts()))?;
+    let trained = training.run(&mut metrics, &options_of_run, |observe| {
+        trainer.train_triplets(&train, validation.as_ref(), |event| observe(event))
+    });
     let save = |folder: &Path| {
         trainer.model().save(folder)?;
         task.options.save(folder, &config)?;
@@ -241,5 +243,5 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
     }
     // While the trainer is there, its output is locked.
     save_trained(&training.output, save)?;
-    training.finish(gpu, metrics, &trained, &arguments, &args.train, (&args.task.read, None, train.texts()))
+    training.finish(metrics, &trained, &options_of_run)
 }

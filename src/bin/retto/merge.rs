@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use retto::Gpu;
 
-use crate::files::{carry_embedding, check_whole_model, forget_run};
-use crate::{Result, open_model, output};
+use crate::files::{carry_embedding, check_whole_model, forget_run, write_whole};
+use crate::{Result, TRAINING_ARGUMENTS_FILE, open_model, output, provenance};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -25,6 +25,10 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     let model = open_model(gpu, args.model.as_deref(), Some(&args.adapter))?;
     model.save(&args.output)?;
     forget_run(&args.output)?;
+    // It was trained on what the adapter was.
+    if let Some(options) = provenance::training_arguments(&args.adapter) {
+        write_whole(&args.output.join(TRAINING_ARGUMENTS_FILE), format!("{options:#}\n").as_bytes())?;
+    }
     carry_embedding(args.model.as_deref(), model.config(), &args.output)?;
     output::line(format!("{}: {} merged in", args.output.display(), args.adapter.display()))
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use retto::{Dataset, Triplets};
+use retto::{Dataset, METRICS_FILE, Triplets};
 use serde_json::Value;
 
 use crate::{TRAINING_ARGUMENTS_FILE, data, output};
@@ -12,10 +12,11 @@ pub(crate) fn training_arguments(model: &Path) -> Option<Value> {
     serde_json::from_slice(&std::fs::read(arguments_file(model)).ok()?).ok()
 }
 
-/// Where a run's options are left: of a checkpoint of it, in the folder that this is in.
+/// Where a run's options are left: of a checkpoint that has none, in the folder that this is in, unless another run has begun there.
 fn arguments_file(model: &Path) -> PathBuf {
     let own = model.join(TRAINING_ARGUMENTS_FILE);
-    match model.parent().filter(|_| is_checkpoint(model) && !own.exists()) {
+    let is_over = |output: &&Path| !output.join(format!("{METRICS_FILE}.part")).exists();
+    match model.parent().filter(|_| is_checkpoint(model) && !own.exists()).filter(is_over) {
         Some(output) => output.join(TRAINING_ARGUMENTS_FILE),
         None => own,
     }
@@ -219,6 +220,11 @@ mod tests {
         std::fs::create_dir(&checkpoint).unwrap();
         assert_eq!(seen(&checkpoint, &[&a], None), Some(true));
         assert_eq!(seen(&model("of a checkpoint", &checkpoint, &[&b]), &[&a], None), Some(true));
+        // Unless another run has begun there since; one that says itself what it was trained on is believed.
+        std::fs::write(on_a.join("metrics.jsonl.part"), "").unwrap();
+        assert_eq!(seen(&checkpoint, &[&a], None), None);
+        model("on a/checkpoint-60", &plain, &[&b]);
+        assert_eq!((seen(&checkpoint, &[&a], None), seen(&checkpoint, &[&b], None)), (Some(false), Some(true)));
         let unfinished = path("unfinished/checkpoint-2");
         std::fs::create_dir_all(&unfinished).unwrap();
         assert_eq!(seen(&model("of an unfinished run", &unfinished, &[&b]), &[&a], None), None);

@@ -19,6 +19,8 @@ pub(crate) struct Context {
     pub(crate) training: Option<Value>,
     /// Whether that was trained on the data.
     pub(crate) seen: bool,
+    /// Whether the base model was.
+    pub(crate) seen_by_base: bool,
     /// Its losses as SVG.
     pub(crate) curve: Option<String>,
     /// What `retto downstream` wrote of the two.
@@ -43,16 +45,19 @@ table { border-collapse: collapse; width: 100% } th, td { padding: .3rem .6rem; 
 ";
 
 pub(crate) fn page(comparison: &Comparison, context: &Context) -> String {
-    let Comparison { blanks, groups, group_kind, words_of_several_tokens, kinds, .. } = comparison;
+    let Comparison { blanks, groups, group_kind, drawn_from, words_of_several_tokens, kinds, .. } = comparison;
     let of = group_kind.name();
     let body = html! {
         h1 { "Base and adapted model compared" }
         p.soft {
             "Base: " (context.base) ". Adapted: " (context.adapted) ". Held-out text: " (context.data) ". "
-            (blanks) " blanks from " (groups) " " (of) ", one word at a time; the same for both models. "
-            (words_of_several_tokens) " words of several tokens were passed over."
+            (blanks) " blanks from " (groups) " " (of) ", one word at a time; the same for both models. They are of "
+            (drawn_from) " words of one token; " (words_of_several_tokens) " words of several tokens were passed over."
             @if context.seen {
                 " The adapted model was trained on these data, or a part of them, so it looks better here than it is."
+            }
+            @if context.seen_by_base {
+                " The base model was trained on these data, or a part of them, so it looks better here than it is."
             }
         }
         h2 { "In figures" }

@@ -250,10 +250,12 @@ impl TrainArgs {
         Ok(Some(metrics))
     }
 
-    /// Trains by `train`, which is handed the observer: progress and the log. Ctrl-C ends the run after its step.
+    /// Trains by `train`, which is handed the observer: progress and the log. Ctrl-C ends the run after its step. Checkpoints get the
+    /// options, too: those of the folder that they are in may be of a run before.
     pub(crate) fn run(
         &self,
         metrics: &mut Option<MetricsFile>,
+        options: &[u8],
         train: impl FnOnce(&mut dyn FnMut(&TrainEvent) -> ControlFlow<()>) -> retto::Result<TrainOutput>,
     ) -> std::result::Result<TrainOutput, Failed> {
         let interrupted = interruption()?;
@@ -267,6 +269,15 @@ impl TrainArgs {
                 TrainEvent::Step(report) => step = report.step,
                 TrainEvent::Saved { path, step } => saved = Some((*step, path.clone())),
                 _ => {}
+            }
+            let written = match event {
+                TrainEvent::Saved { path, .. } if metrics.is_some() => {
+                    write_whole(&path.join(TRAINING_ARGUMENTS_FILE), options).map_err(|error| error.to_string())
+                }
+                _ => Ok(()),
+            };
+            if let Err(error) = written {
+                output::note(format!("note: {error}; the checkpoint does not say what it was trained on"));
             }
             match metrics.as_mut().map_or(Ok(()), |metrics| metrics.event(event)) {
                 Ok(()) if interrupted.load(Ordering::Relaxed) => ControlFlow::Break(()),
@@ -305,19 +316,14 @@ impl TrainArgs {
         Ok(trained)
     }
 
-    /// Beside the model: the rest of the log, the options of the run, and its losses as a picture. Then the run in a line.
-    pub(crate) fn finish(
+    /// What a run is: its options, what it is trained on, and by what, as JSON.
+    pub(crate) fn options(
         &self,
         gpu: &Gpu,
-        metrics: Option<MetricsFile>,
-        trained: &TrainOutput,
         arguments: &TrainingArguments,
         train: &[PathBuf],
         (read, unit, data): (&ReadArgs, Option<&UnitArgs>, &Dataset),
-    ) -> Result<()> {
-        if let Some(metrics) = metrics {
-            metrics.finish(trained)?;
-        }
+    ) -> Result<Vec<u8>> {
         let mut values = serde_json::to_value(arguments)?;
         // Whole: who reads them may be in another folder.
         let whole = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string();
@@ -339,8 +345,16 @@ impl TrainArgs {
         if self.save_steps.is_none() {
             values["save_steps"] = serde_json::Value::Null;
         }
+        Ok(format!("{values:#}\n").into_bytes())
+    }
+
+    /// Beside the model: the rest of the log, the options of the run, and its losses as a picture. Then the run in a line.
+    pub(crate) fn finish(&self, metrics: Option<MetricsFile>, trained: &TrainOutput, options: &[u8]) -> Result<()> {
+        if let Some(metrics) = metrics {
+            metrics.finish(trained)?;
+        }
         // Whole as well, and with its name where it cannot be written.
-        write_whole(&self.output.join(TRAINING_ARGUMENTS_FILE), format!("{values:#}\n").as_bytes())?;
+        write_whole(&self.output.join(TRAINING_ARGUMENTS_FILE), options)?;
         match curve::draw(&self.output.join(METRICS_FILE))? {
             Some(svg) => write_whole(&self.output.join(curve::FILE), svg.as_bytes())?,
             // Of a run before.
