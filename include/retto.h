@@ -1297,9 +1297,10 @@ retto_status retto_trainer_step(const struct retto_trainer *trainer,
 
 /**
  * Makes the call that runs return RETTO_CANCELLED when its present step is done, and every later one until
- * retto_trainer_resume is called; before the first step while lines are made tokens of and steps are counted, or files read; within an evaluation when its present batch is done, on several devices when all are. A cancel during
- * retto_trainer_resume is for the run that follows. Any thread, from a callback as well; does not block. Not from a signal handler: set a
- * flag there, and return something else than 0 from the progress callback.
+ * retto_trainer_resume is called; before the first step, while lines are made tokens of and steps are counted, or files read; within
+ * an evaluation when its present batch is done, on several devices when all are. A cancel during retto_trainer_resume is for the run
+ * that follows. Any thread, from a callback as well; does not block. Not from a signal handler: set a flag there, and return something
+ * else than 0 from the progress callback.
  */
 retto_status retto_trainer_cancel(const struct retto_trainer *trainer,
                                   struct retto_error **error);

@@ -103,7 +103,7 @@ pub struct Downstream {
     pub triplets: usize,
     /// Held-out sections that were searched for.
     pub queries: usize,
-    /// Songs (or, of given triplets, triplets) that the held-out ones are from; intervals are over these.
+    /// Songs (or, of given triplets, anchors; where there is one alone, triplets) that the held-out ones are from; intervals are over these.
     pub groups: usize,
     /// Before the trainings.
     pub before: DownstreamStage,
@@ -232,7 +232,7 @@ fn sums(
     let Some((triplets, queries)) = model.score_triplets(data, options, told)? else { return Ok(None) };
     let mut sums: std::collections::BTreeMap<usize, Sums> = std::collections::BTreeMap::new();
     // Given triplets of one anchor are no more independent than those of one song.
-    let anchors = data.anchors();
+    let anchors = data.anchors().filter(|anchors| anchors.iter().any(|anchor| *anchor != anchors[0]));
     for score in &triplets {
         let group = anchors.as_ref().map_or(score.group, |anchors| anchors[score.group]);
         let of = sums.entry(group).or_default();

@@ -274,7 +274,8 @@ impl Model {
         self.embed_with(texts, options, |_, _| ControlFlow::Continue(()))
     }
 
-    /// [`Model::embed`], telling between passes how many texts are done, of how many, and ended by breaking.
+    /// [`Model::embed`], telling between passes how many texts are done, of how many, and ended by breaking; none is while they are made
+    /// tokens of.
     ///
     /// # Errors
     /// As [`Model::embed`]; [`Error::Cancelled`].

@@ -111,7 +111,7 @@ impl Model {
         }
     }
 
-    /// Compiles what queries need, so that the first one takes no longer than those after it. Where the `Gpu` was given a
+    /// Compiles what queries need, of up to 255 tokens on GPUs, so that the first one takes no longer than those after it. Where the `Gpu` was given a
     /// folder, also measures once which kernels are the fastest on this adapter, a matter of seconds, and keeps both.
     ///
     /// # Errors

@@ -93,7 +93,7 @@ fn two_models_are_compared_by_a_task_built_on_both() {
     let page = fs::read_to_string(&odd).unwrap();
     assert!(page.contains("There was one training of each model"), "{page}");
     assert!(page.contains("4 held-out triplets") && !page.contains("resampled over songs"), "{page}");
-    assert!(page.contains("There are only 1") && !page.contains("n good") && !page.contains("n bad"), "{page}");
+    assert!(page.contains("There are only 4") && !page.contains("n good") && !page.contains("n bad"), "{page}");
     fails(&["downstream", "--adapted", &adapted, "--data", &songs], &["different tokenizers"]);
     // The model that was trained on is as it was.
     let (opened, fresh) = (Model::open(gpu(), &base).unwrap(), fresh_model());

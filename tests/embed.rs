@@ -6,6 +6,8 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+#[cfg(feature = "cli")]
+use common::command::{fails, fixture, json, retto, run, stdout, text};
 use common::{copy_fixture, fixtures, gpu};
 use retto::{Dataset, EmbedOptions, Error, Model, PackedBatch, Pooling};
 
@@ -338,4 +340,60 @@ fn what_is_saved_is_what_was_computed() {
     assert_eq!(values, embeddings.values());
     let nowhere = folder.path().join("no/such/folder/vectors.safetensors");
     assert!(matches!(embeddings.save(&nowhere), Err(Error::Io { .. })));
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn the_command_prints_and_writes_vectors() {
+    let folder = tempfile::tempdir().unwrap();
+    let (base, file) = (fixture("fillmask"), folder.path().join("vectors.safetensors"));
+    let vectors = |args: &[&str]| json(&[&["embed", "--json", "--model", &base], args].concat());
+    let [both, alone] = [&["the rain", "you\nand the rain"][..], &["you\nand the rain"]].map(vectors);
+    assert_eq!(both.as_array().unwrap().len(), 2);
+    assert_eq!(both[1], alone[0]);
+    let norm = |vector: &serde_json::Value| {
+        vector.as_array().unwrap().iter().map(|x| x.as_f64().unwrap().powi(2)).sum::<f64>()
+    };
+    let unit = vectors(&["--normalize", "--pooling", "max", "the rain"]);
+    assert!((norm(&unit[0]) - 1.0).abs() < 1e-5 && (norm(&both[0]) - 1.0).abs() > 1e-3);
+    let songs = folder.path().join("songs.txt");
+    fs::write(&songs, "the rain\n\nyou\nand the rain\n").unwrap();
+    assert_eq!(vectors(&["--data", text(&songs), "--unit", "section"]), both);
+    let said = stdout(&run(&["embed", "--model", &base, "the rain", "you", "--output", text(&file)]));
+    assert!(said.starts_with(text(&file)) && said.trim_end().ends_with(" x 16"), "{said}");
+    assert!(stdout(&run(&["embed", "--model", &base, "the rain"])).trim_end().ends_with("...  the rain"));
+    // What goes to stdout is alone there, into a pipe or behind what a file holds already.
+    #[cfg(unix)]
+    {
+        let output = run(&["embed", "--model", &base, "the rain", "you", "--output", "/dev/stdout"]);
+        assert!(output.status.success() && output.stdout == fs::read(&file).unwrap());
+        assert!(String::from_utf8_lossy(&output.stderr).contains(" x 16"));
+        let log = folder.path().join("log");
+        fs::write(&log, "before ").unwrap();
+        let behind = fs::File::options().append(true).open(&log).unwrap();
+        let mut command = retto(&["embed", "--model", &base, "the rain", "you", "--output", "/dev/stdout"]);
+        assert!(command.stdout(behind).status().unwrap().success());
+        assert_eq!(fs::read(&log).unwrap(), [b"before ", &fs::read(&file).unwrap()[..]].concat());
+    }
+    fails(&["embed", "--model", &base, "the rain", "--output", "no/such/folder/v"], &["no/such/folder"]);
+    // Lines that the vocabulary knows nothing of have no vector, and that is said.
+    let odd = folder.path().join("odd.txt");
+    fs::write(&odd, "the rain\n\u{2667}\u{2667}\nyou\n").unwrap();
+    let output = run(&["embed", "--json", "--model", &base, "--data", text(&odd)]);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&stdout(&output)).unwrap().as_array().unwrap().len(), 2);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("1 line holds nothing that the vocabulary knows"));
+    fails(&["embed", "--model", &base, "--data", text(&odd), "--strict"], &["1 lines hold nothing"]);
+    // What an adapted model was made of says how it embeds.
+    let (encoder, adapted) = (copy_fixture("fillmask"), folder.path().join("adapted"));
+    let options = retto::EmbedOptions { pooling: retto::Pooling::Cls, normalize: true, ..Default::default() };
+    options.save(encoder.path(), &retto::BertConfig::open(encoder.path()).unwrap()).unwrap();
+    let args = ["adapt", "--model", text(encoder.path()), "--train", text(&songs), "--output", text(&adapted)];
+    stdout(&run(&[&args[..], &["--max-steps", "1"]].concat()));
+    let (of_base, of_adapted) =
+        (retto::EmbedOptions::open(encoder.path()).unwrap(), retto::EmbedOptions::open(&adapted).unwrap());
+    assert!(of_base == of_adapted && of_base.pooling == retto::Pooling::Cls);
+
+    fails(&["embed", "--model", &base, "--max-seq-length", "3", "--strict", "the rain"], &["at most 3"]);
+    fails(&["embed", "--model", &base, "--data", "no/such/file"], &["no/such/file"]);
+    assert_eq!(run(&["embed", "--model", &base]).status.code(), Some(2));
 }

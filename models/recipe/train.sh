@@ -46,6 +46,7 @@ common=(--train cache/train.safetensors --learning-rate "$RATE" --weight-decay 0
 
 mkdir -p model
 cp trained/{config.json,vocab.txt,tokenizer.json,tokenizer_config.json} model/
+python3 "$here/plain.py" model
 python3 "$here/halve.py" trained/model.safetensors model/model.safetensors
 sha256sum trained/model.safetensors model/model.safetensors
 for kind in modern prose poems; do

@@ -25,6 +25,7 @@ mod log;
 mod model;
 mod options;
 mod progress;
+mod running;
 mod status;
 mod trainer;
 mod version;

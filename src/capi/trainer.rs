@@ -11,10 +11,10 @@ use super::input::{self, Out, OutStruct, Versioned, invalid, retto_string};
 use super::model::{OpenModel, retto_model};
 use super::options::{self, retto_training_options};
 use super::progress::{self, retto_progress, retto_progress_callback, retto_train_output};
+use super::running::{Inner, wrong_state};
 use super::status::retto_status;
-use crate::error::Error;
-use crate::text::{Dataset, read_corpus};
-use crate::train::{Data, Run, TrainEvent, TrainOutput, Trainer};
+use crate::text::read_corpus;
+use crate::train::{TrainEvent, Trainer};
 
 /// A copy of a model in training. One thread at a time may use it, whichever that is: others get RETTO_BUSY, but from
 /// retto_trainer_cancel. The model it was made of stays as it is, can be queried meanwhile, and may be freed.
@@ -30,27 +30,6 @@ pub(super) struct Shared {
     /// Outside the lock: cancelling is for other threads.
     cancel: AtomicBool,
     inner: Mutex<Inner>,
-}
-
-struct Inner {
-    trainer: Trainer,
-    /// The name of the model it was made of.
-    name: String,
-    /// Training and validation lines, until the run begins.
-    lines: [Vec<String>; 2],
-    /// Whether a checkpoint was taken up.
-    resumed: bool,
-    run: Option<Box<Running>>,
-    /// Set when the handle was freed while another thread was about to use it.
-    freed: bool,
-}
-
-struct Running {
-    run: Run,
-    train: Dataset,
-    validation: Option<Dataset>,
-    /// What it came to, once it is over.
-    output: Option<TrainOutput>,
 }
 
 impl Opaque for retto_trainer {
@@ -88,76 +67,6 @@ impl Shared {
             return Err(Failure::new(retto_status::RETTO_CANCELLED, reason));
         }
         Ok(())
-    }
-}
-
-fn wrong_state(reason: &str) -> Failure {
-    Failure::new(retto_status::RETTO_WRONG_STATE, reason)
-}
-
-impl Inner {
-    fn refuse_if_over(&self) -> Result<()> {
-        match &self.run {
-            Some(running) if running.output.is_some() => {
-                Err(wrong_state("the run is over: save the model, or make another trainer of it"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// What a run that is not let go on has come to.
-    fn standing(&self) -> retto_train_output {
-        let mut output = match &self.run {
-            Some(running) => progress::of_output(&running.run.output()),
-            None => Versioned::defaults(),
-        };
-        output.cancelled = 1;
-        output
-    }
-
-    /// The run, begun at the first call; [`Error::Cancelled`] where `cancel` is set before its first step.
-    fn running(&mut self, cancel: &AtomicBool) -> Result<(&mut Trainer, &mut Running)> {
-        let mut ask =
-            || if cancel.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-        if ask().is_break() {
-            return Err(Error::Cancelled.into());
-        }
-        if self.run.is_none() {
-            let length = self.trainer.longest()?;
-            let tokenizer = self.trainer.model().tokenizer().clone();
-            let [train, validation] = &self.lines;
-            let train = Dataset::from_lines_with(&tokenizer, train, length, &mut ask)?;
-            let validation = match &validation[..] {
-                [] => None,
-                lines => Some(Dataset::from_lines_with(&tokenizer, lines, length, &mut ask)?),
-            };
-            if !self.resumed {
-                self.trainer.refuse_earlier_run()?;
-            }
-            let run = self.trainer.begin_with((&train).into(), validation.as_ref().map(Data::from), &mut ask)?;
-            self.lines = Default::default();
-            self.run = Some(Box::new(Running { run, train, validation, output: None }));
-        }
-        if ask().is_break() {
-            return Err(Error::Cancelled.into());
-        }
-        let running = self.run.as_deref_mut().ok_or_else(|| wrong_state("there is no run"))?;
-        Ok((&mut self.trainer, running))
-    }
-}
-
-impl Running {
-    fn advance(
-        &mut self,
-        trainer: &mut Trainer,
-        observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>> {
-        let flow =
-            trainer.advance(&mut self.run, (&self.train).into(), self.validation.as_ref().map(Data::from), observe)?;
-        if flow.is_break() && !self.run.cancelled {
-            self.output = Some(trainer.finish(&self.run)?);
-        }
-        Ok(flow)
     }
 }
 
@@ -243,10 +152,7 @@ pub unsafe extern "C" fn retto_trainer_add_file(
         // Before files are read in vain.
         add(&trainer, split, std::iter::empty())?;
         let ask = || if trainer.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-        let lines = match read_corpus(&[path.into()], "text", true, |_| ask()) {
-            Err(Error::Cancelled) => return trainer.check_cancelled(),
-            lines => lines?,
-        };
+        let lines = read_corpus(&[path.into()], "text", true, |_| ask())?;
         let count = lines.len();
         add(&trainer, split, lines.into_iter())?;
         if let Some(out) = Out::optional(line_count) {
@@ -361,9 +267,10 @@ pub unsafe extern "C" fn retto_trainer_step(
 }
 
 /// Makes the call that runs return RETTO_CANCELLED when its present step is done, and every later one until
-/// retto_trainer_resume is called; before the first step while lines are made tokens of and steps are counted, or files read; within an evaluation when its present batch is done, on several devices when all are. A cancel during
-/// retto_trainer_resume is for the run that follows. Any thread, from a callback as well; does not block. Not from a signal handler: set a
-/// flag there, and return something else than 0 from the progress callback.
+/// retto_trainer_resume is called; before the first step, while lines are made tokens of and steps are counted, or files read; within
+/// an evaluation when its present batch is done, on several devices when all are. A cancel during retto_trainer_resume is for the run
+/// that follows. Any thread, from a callback as well; does not block. Not from a signal handler: set a flag there, and return something
+/// else than 0 from the progress callback.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_trainer_cancel(
     trainer: *const retto_trainer,

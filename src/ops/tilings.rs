@@ -337,7 +337,7 @@ impl Tiling {
     }
 }
 
-/// Numbers of rows of queries, such that every kernel which any number of rows takes is taken by one of these.
+/// Numbers of rows of queries, such that every kernel which up to 255 rows take is taken by one of these.
 pub(crate) const LENGTHS: [u32; 9] = [1, 4, 8, 12, 16, 24, 32, 64, 128];
 
 /// In each direction: WebGPU's default.
@@ -371,8 +371,8 @@ pub(crate) fn choose(
     let rows = Rows::of(gpu, sizes);
     let half = inputs == Inputs::Half;
     let in_parts_too = gpu.choice(rows.key_in_parts()).filter(|_| in_parts && !half);
-    let measured = in_parts_too.or_else(|| gpu.choice(rows.key(half)));
-    let measured = measured.as_deref().and_then(|name| named(&name));
+    let measured = in_parts_too.into_iter().chain(gpu.choice(rows.key(half)));
+    let measured: Vec<_> = measured.filter_map(|name| named(&&name[..])).collect();
     let preferred = preferred(gpu.is_software(), gpu.adapter().mesa_version(), Processor::of(gpu), rows);
     let mut choices = measured.into_iter().chain(preferred.iter().filter_map(named));
     let last = match inputs {

@@ -66,6 +66,8 @@ fn hash_of_kernels() -> u64 {
         let packed = tiling.packed.into_iter().flatten();
         for kernel in tiling.kernel.into_iter().chain(tiling.half).chain(packed) {
             text += kernel.source;
+            text += kernel.in_words.unwrap_or_default();
+            text += &format!("{:?}", kernel.variants);
         }
     }
     crate::gpu::hash(text.as_bytes())

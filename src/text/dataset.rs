@@ -353,3 +353,20 @@ impl Hash {
         ids.iter().for_each(|id| self.bytes(&id.to_le_bytes()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::tokenizer::tests::tokenizer;
+
+    #[test]
+    fn tokenizing_can_be_ended() {
+        let lines = vec!["the rain"; 4 * ASKED];
+        let mut asked = 0;
+        let made = Dataset::from_lines_with(&tokenizer(), &lines, 8, &mut || {
+            asked += 1;
+            if asked == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert!(matches!(made, Err(Error::Cancelled)) && asked == 2);
+    }
+}

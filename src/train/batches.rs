@@ -183,6 +183,17 @@ mod tests {
         Dataset::from_lines(&Tokenizer::open(folder).unwrap(), &lines, 64).unwrap()
     }
 
+    #[test]
+    fn counting_steps_can_be_ended() {
+        let arguments = TrainingArguments { batch_tokens: Some(40), num_train_epochs: 1e6, ..Default::default() };
+        let mut asked = 0;
+        let counted = Plan::total_steps((&data()).into(), &arguments, &mut || {
+            asked += 1;
+            if asked == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert!(matches!(counted, Err(Error::Cancelled)) && asked == 3);
+    }
+
     fn steps(plan: &Plan) -> Vec<Vec<Vec<usize>>> {
         (0..plan.steps()).map(|step| plan.step(step).map(<[usize]>::to_vec).collect()).collect()
     }

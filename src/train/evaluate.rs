@@ -86,7 +86,8 @@ impl Model {
         self.evaluate_with(lines, options, |_, _| ControlFlow::Continue(()))
     }
 
-    /// [`Model::evaluate`], telling between batches how many are done, of how many, and ended by breaking.
+    /// [`Model::evaluate`], telling between batches how many are done, of how many, and ended by breaking; none is while lines are made
+    /// tokens of, and fewer are to come where some of them have none.
     ///
     /// # Errors
     /// As [`Model::evaluate_dataset`]; [`Error::Cancelled`].

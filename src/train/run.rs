@@ -116,6 +116,16 @@ impl Trainer {
         validation: Option<Data>,
         ask: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Run> {
+        self.begin_of(train, validation, &mut |arguments| Plan::total_steps(train, arguments, ask))
+    }
+
+    /// `count`: the steps of the run, which are the same on each of several devices, and counted once.
+    fn begin_of(
+        &mut self,
+        train: Data,
+        validation: Option<Data>,
+        count: &mut dyn FnMut(&TrainingArguments) -> Result<u64>,
+    ) -> Result<Run> {
         let began = Instant::now();
         let arguments = self.arguments.clone();
         self.check_sure()?;
@@ -130,7 +140,7 @@ impl Trainer {
             resume::check_same_run(&state.run, &depends_on)?;
             self.check_best(state)?;
         }
-        let total = Plan::total_steps(train, &arguments, ask)?;
+        let total = count(&arguments)?;
         if let (Some(folder), Some(_), true) = (&arguments.output_dir, arguments.save_steps, self.is_first()) {
             resume::refuse_others(folder, total)?;
         }
@@ -143,7 +153,7 @@ impl Trainer {
                 State { optimizer_step: self.step, loss_scale: self.loss_scale, ..State::default() }
             }
         };
-        let begun = |peer: &mut Self| peer.begin(train, validation);
+        let begun = |peer: &mut Self| peer.begin_of(train, validation, &mut |_| Ok(total));
         let peers = self.peers.iter_mut().map(begun).collect::<Result<Vec<_>>>()?;
         Ok(Run {
             total,
@@ -165,6 +175,12 @@ impl Trainer {
             lock: None,
             peers,
         })
+    }
+
+    /// Steps and epochs that were done where a run goes on that was taken up, and has not begun.
+    #[cfg(feature = "capi")]
+    pub(crate) fn taken_up(&self) -> (u64, f64) {
+        self.resumed.as_ref().map_or((0, 0.0), |state| (state.global_step, f64::from_bits(state.passes)))
     }
 
     /// One step of a run and what is due after it, with the data it was begun with. Breaks where the run is over, or was

@@ -258,7 +258,8 @@ static class Scenario
                 }
             }
             gpu.Trim();
-            Check(gpu.Adapter.Type == AdapterType.Cpu == gpu.Adapter.IsSoftware, "an adapter");
+            var listed = Gpu.Adapters().Single(one => one.Index == gpu.Adapter.Index);
+            Check(listed.Type == gpu.Adapter.Type && listed.MaxBufferSize > 0 && listed.Name == gpu.Adapter.Name, "an adapter");
             using (var second = new Gpu())
             using (var trainer = new Trainer(model, new TrainingOptions { MaxSteps = 2, Devices = new[] { second } }))
             {

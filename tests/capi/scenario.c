@@ -8,7 +8,7 @@ static retto_trainer *new_trainer(const retto_model *model, const char *lines, c
     options.max_steps = 20;
     options.learning_rate = 5e-4;
     options.output_dir = folder;
-    options.output_dir_length = NUL;
+    /* Without its length, which is that of text that ends in NUL. */
     OK(retto_trainer_new(model, &options, &trainer, &error));
     OK(retto_trainer_add_file(trainer, RETTO_SPLIT_TRAIN, lines, NUL, NULL, &error));
     return trainer;

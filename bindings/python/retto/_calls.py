@@ -39,7 +39,8 @@ Error.__module__ = "retto"
 
 def _status(name: str, *arguments: Any) -> tuple[int, str]:
     error = c_void_p()
-    status = getattr(_lib, name)(*arguments, byref(error))
+    with _calls:
+        status = getattr(_lib, name)(*arguments, byref(error))
     message = _lib.retto_error_message(error).decode()
     _lib.retto_error_free(error)
     return status, message
@@ -118,8 +119,11 @@ _handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
 
 
 class _Calls:
-    """Those that may call back. When the interpreter ends, daemon threads are ended where they next want it, which in the midst of the
-    library aborts the process: so all of them have returned before."""
+    """Those into the library. When the interpreter ends, daemon threads are ended where they next want it, which in the midst of the
+    library aborts the process, or they go on while its driver is taken down: so all of them have returned before."""
+
+    #: Seconds; one whose callback waits for the main thread never returns.
+    patience = 60
 
     def __init__(self) -> None:
         self._registered = False
@@ -133,7 +137,7 @@ class _Calls:
 
     def __enter__(self) -> None:
         with self._changed:
-            if self.ending:
+            if self.has_ended():
                 raise RuntimeError("the interpreter is ending")
             self._running += 1
 
@@ -141,6 +145,10 @@ class _Calls:
         with self._changed:
             self._running -= 1
             self._changed.notify_all()
+
+    def has_ended(self) -> bool:
+        """For this thread: the main one may have something to do at the exit."""
+        return self.ending and threading.current_thread() is not threading.main_thread()
 
     def end_before_finalizers(self) -> None:
         # What was registered last is called first: weakref's own exit was registered by the first finalizer, at the latest.
@@ -151,10 +159,16 @@ class _Calls:
     def _end(self) -> None:
         with self._changed:
             self.ending = True
-        for handle in list(_handles):
+        handles = None
+        while handles is None:
+            try:
+                handles = list(_handles)
+            except RuntimeError:  # another thread made one
+                pass
+        for handle in handles:
             handle._end()
         with self._changed:
-            self._changed.wait_for(lambda: self._running == 0)
+            self._changed.wait_for(lambda: self._running <= 0, self.patience)
 
 
 _calls = _Calls()
@@ -204,12 +218,12 @@ def _observed(callback: Any, tell: Callable[..., Optional[bool]], call: Callable
 
     def told(*given: Any) -> int:
         try:
-            return 1 if _calls.ending or tell(*given) is False or interrupt.seen else 0
+            return 1 if _calls.has_ended() or tell(*given) is False or interrupt.seen else 0
         except BaseException as error:  # nothing may pass through C
             thrown.append(error)
             return 1
 
-    with _Interrupt() as interrupt, _calls:
+    with _Interrupt() as interrupt:
         answered = call(callback(told))
     if thrown:
         raise thrown[0]

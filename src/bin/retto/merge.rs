@@ -26,7 +26,9 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     model.save(&args.output)?;
     forget_run(&args.output)?;
     // It was trained on what the adapter was.
-    if let Some(options) = provenance::training_arguments(&args.adapter) {
+    if let Some(mut options) = provenance::training_arguments(&args.adapter) {
+        let whole = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string();
+        options["model"] = args.model.as_ref().map_or("retto-tiny".into(), whole).into();
         write_whole(&args.output.join(TRAINING_ARGUMENTS_FILE), format!("{options:#}\n").as_bytes())?;
     }
     carry_embedding(args.model.as_deref(), model.config(), &args.output)?;

@@ -101,8 +101,18 @@ fn without_chords(line: &str) -> String {
     without_markup(&words).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Its elements of markup (chordpro.org, Using markup).
+/// Its elements of markup (chordpro.org, Using markup): as they are, and those with attributes.
 const MARKUP: [&str; 13] = ["b", "big", "i", "img", "s", "small", "span", "strut", "sub", "sup", "sym", "tt", "u"];
+const WITH_ATTRIBUTES: [&str; 4] = ["img", "span", "strut", "sym"];
+
+fn is_markup(tag: &str) -> bool {
+    let (name, attributes) = tag.split_once(' ').unwrap_or((tag, ""));
+    match attributes {
+        "" => MARKUP.contains(&name),
+        // A symbol's name has no value.
+        _ => WITH_ATTRIBUTES.contains(&name) && (name == "sym" || attributes.contains('=')),
+    }
+}
 
 /// Without the tags; what else stands between `<` and `>` is sung.
 fn without_markup(line: &str) -> String {
@@ -111,9 +121,7 @@ fn without_markup(line: &str) -> String {
     while let Some(at) = rest.find('<') {
         let (before, tag) = rest.split_at(at);
         words.push_str(before);
-        let name = tag[1..].trim_start_matches('/');
-        let name = name.split(['>', '/', ' ']).next().unwrap_or_default();
-        let end = tag.find('>').filter(|_| MARKUP.contains(&name));
+        let end = tag.find('>').filter(|&end| is_markup(tag[1..end].trim_matches('/').trim()));
         let (tag, after) = tag.split_at(end.map_or(1, |end| end + 1));
         if end.is_none() {
             words.push_str(tag);

@@ -140,8 +140,12 @@ fn chordpro_loses_chords_and_directives() {
     assert_eq!(read("a.pro.gz", &gzip(text.as_bytes())).unwrap(), expected);
     let spaced = "{ title: One }\n{ start_of_tab }\ne|---0---|\n{ end_of_tab }\nmy love\n{: title: Two }\nthe sea\n";
     assert_eq!(read("a.cho", spaced.as_bytes()).unwrap(), ["my love", "||", "the sea", "||"]);
-    let marked = "<b>my</b> [C]<span color=\"red\">lo</span>ve <strut/>\n<3 <because> you < me > <b3>\n<i>\n<b\n";
-    assert_eq!(read("a.cho", marked.as_bytes()).unwrap(), ["my love", "<3 <because> you < me > <b3>", "<b", "||"]);
+    let marked =
+        "<b>my</b> [C]<span color=\"red\">lo</span>ve <strut/>\n<3 <because> you < me > <b3> <i love you>\n<i>\n<b\n";
+    assert_eq!(
+        read("a.cho", marked.as_bytes()).unwrap(),
+        ["my love", "<3 <because> you < me > <b3> <i love you>", "<b", "||"]
+    );
 }
 
 #[test]
