@@ -9,7 +9,11 @@ import json
 import pathlib
 import sys
 
-PLAIN = {"’": "'", "‘": "'", "ʼ": "'", "′": "'", "“": '"', "”": '"', "„": '"', "–": "-", "—": "-", "…": "..."}
+# As prepare.py has them in what the model was trained on.
+PLAIN = {
+    "’": "'", "‘": "'", "‛": "'", "`": "'", "´": "'", "ʼ": "'", "′": "'", "“": '"', "”": '"', "„": '"', "–": "-", "—": " - ", "―": " - ",
+    "…": "...", "Æ": "Ae", "æ": "ae", "Œ": "Oe", "œ": "oe",
+}
 
 
 def main():
@@ -24,8 +28,11 @@ def main():
 
 def normalize(tokenizer):
     before = [{"type": "Replace", "pattern": {"String": odd}, "content": plain} for odd, plain in PLAIN.items()]
-    if tokenizer["normalizer"]["type"] != "Sequence":
-        tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [*before, tokenizer["normalizer"]]}
+    of_bert = tokenizer["normalizer"]
+    if of_bert["type"] == "Sequence":
+        # It was here before.
+        of_bert = of_bert["normalizers"][-1]
+    tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [*before, of_bert]}
 
 
 def read_as_it_stands(config):
