@@ -87,6 +87,7 @@ fn options_without_a_meaning_are_refused() {
         (&["embed", "a text", "--dedup"], "--dedup"),
         (&["compare", "the [MASK]", "--adapted", &adapted, "--seed", "3"], "--seed"),
         (&["compare", "the [MASK]", "--adapted", &adapted, "--strict"], "--strict"),
+        (&["compare", "the [MASK]", "--adapted", &adapted, "--html", "x.html"], "--html"),
         (&["eval", "--data", "cache.safetensors", "--static-mask", "--mlm-probability", "0.2"], "--mlm-probability"),
     ] {
         let output = run(args);

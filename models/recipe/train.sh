@@ -25,6 +25,7 @@ python3 "$here/prepare.py" "$data" text $SHARES
 "$retto" init --data text/train.txt --vocab-size $((VOCABULARY + 16)) --output learned \
     --hidden-size 64 --num-hidden-layers 1 --max-position-embeddings 64
 python3 "$here/scrub.py" learned tokenizer "$VOCABULARY"
+python3 "$here/plain.py" tokenizer
 "$retto" init --tokenizer tokenizer --output start --hidden-size "$HIDDEN" --num-hidden-layers "$LAYERS" \
     --num-attention-heads "$HEADS" --max-position-embeddings 64
 
@@ -32,7 +33,7 @@ python3 "$here/scrub.py" learned tokenizer "$VOCABULARY"
 for kind in modern prose poems; do
     "$retto" prepare --model start --data "text/held-$kind.txt" --output "held-$kind" --static-mask
 done
-sha256sum cache/train.safetensors start/vocab.txt start/model.safetensors held-*/train.safetensors
+sha256sum start/vocab.txt start/model.safetensors
 
 # A constant rate, then a decay: how long the first takes may be decided while it runs.
 common=(--train cache/train.safetensors --learning-rate "$RATE" --weight-decay 0.01 --mlm-probability 0.2
@@ -46,7 +47,6 @@ common=(--train cache/train.safetensors --learning-rate "$RATE" --weight-decay 0
 
 mkdir -p model
 cp trained/{config.json,vocab.txt,tokenizer.json,tokenizer_config.json} model/
-python3 "$here/plain.py" model
 python3 "$here/halve.py" trained/model.safetensors model/model.safetensors
 sha256sum trained/model.safetensors model/model.safetensors
 for kind in modern prose poems; do

@@ -83,14 +83,29 @@ pub struct BertConfig {
     raw: Map<String, Value>,
 }
 
+/// What to do about a folder without a config.
+fn missing(folder: &std::path::Path, error: std::io::Error) -> std::io::Error {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_of_a_run = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("checkpoint-");
+    let hint = match entries.into_iter().any(is_of_a_run) {
+        true => "this is a run that has not ended: go on with it, or name one of its checkpoints",
+        false => "a model's folder is wanted; none is downloaded",
+    };
+    std::io::Error::new(error.kind(), format!("{error}: {hint}"))
+}
+
 impl BertConfig {
     /// Reads the `config.json` of a folder.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::BadCheckpoint`] and [`Error::Unsupported`] for one that is malformed or not that of a BERT.
     pub fn open(folder: impl AsRef<std::path::Path>) -> Result<Self> {
-        let path = folder.as_ref().join(CONFIG_FILE);
-        let config = std::fs::read(&path).map_err(Error::io(&path))?;
+        let folder = folder.as_ref();
+        let path = folder.join(CONFIG_FILE);
+        let config = std::fs::read(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Error::io(&path)(missing(folder, error)),
+            _ => Error::io(&path)(error),
+        })?;
         Self::parse(&config, &path)
     }
 

@@ -30,8 +30,7 @@ impl Trainer {
             check_longest(data.longest(), length)?;
             match (data, &arguments.objective) {
                 (Data::Examples(data), Objective::MaskedLm) if arguments.static_mask && !data.has_static_masks() => {
-                    let reason =
-                        "static_mask is asked for, but the data have no static masks: prepare them with --static-mask";
+                    let reason = "static_mask is asked for, but the data have no static masks: prepare them with masks (`retto prepare --static-mask`)";
                     return Err(Error::InvalidArgument(reason.into()));
                 }
                 (Data::Examples(_), Objective::MaskedLm) => {}
@@ -111,7 +110,7 @@ impl Trainer {
     /// Refuses what only validation data can decide, where there are none.
     pub(super) fn check_judged(&self, validation: Option<Data>) -> Result<()> {
         if self.arguments.is_judged() && validation.is_none() {
-            let reason = "the best model and early stopping are told by validation data, and there are none";
+            let reason = "the best model and early stopping are told by validation data, and there are none: give some (--validation, --validation-split)";
             return Err(Error::InvalidArgument(reason.into()));
         }
         Ok(())

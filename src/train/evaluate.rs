@@ -167,7 +167,7 @@ impl Model {
         }
         check_longest(data.longest(), longest(options.max_seq_length, self.config().max_position_embeddings)?)?;
         if options.static_mask && !data.has_static_masks() {
-            let reason = "static_mask is asked for, but the data have no static masks: prepare them with --static-mask";
+            let reason = "static_mask is asked for, but the data have no static masks: prepare them with masks (`retto prepare --static-mask`)";
             return Err(Error::InvalidArgument(reason.into()));
         }
         let masking = Masking {

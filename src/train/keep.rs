@@ -25,6 +25,18 @@ impl Trainer {
         resume::save(folder, &self.model, &self.moments, &run.state, run.arguments.save_total_limit)
     }
 
+    /// Steps and epochs that were done where a run goes on that was taken up, and has not begun.
+    #[cfg(feature = "capi")]
+    pub(crate) fn taken_up(&self) -> (u64, f64) {
+        self.resumed.as_ref().map_or((0, 0.0), |state| (state.global_step, f64::from_bits(state.passes)))
+    }
+
+    /// Whether checkpoints have a place.
+    #[cfg(feature = "capi")]
+    pub(crate) fn has_output_dir(&self) -> bool {
+        self.arguments.output_dir.is_some()
+    }
+
     /// A run that failed can be taken up at its last step, as far as that can be had.
     pub(super) fn keep(&self, run: &Run, observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>) {
         if run.arguments.save_steps.is_none() || !self.is_first() || run.state.global_step == run.start.global_step {

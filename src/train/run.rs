@@ -99,11 +99,6 @@ impl Trainer {
         longest(self.arguments.max_seq_length, self.model.config().max_position_embeddings)
     }
 
-    #[cfg(feature = "capi")]
-    pub(crate) fn has_output_dir(&self) -> bool {
-        self.arguments.output_dir.is_some()
-    }
-
     /// Checks everything that can be checked beforehand, and says where the run begins or goes on.
     pub(crate) fn begin(&mut self, train: Data, validation: Option<Data>) -> Result<Run> {
         self.begin_with(train, validation, &mut || ControlFlow::Continue(()))
@@ -175,12 +170,6 @@ impl Trainer {
             lock: None,
             peers,
         })
-    }
-
-    /// Steps and epochs that were done where a run goes on that was taken up, and has not begun.
-    #[cfg(feature = "capi")]
-    pub(crate) fn taken_up(&self) -> (u64, f64) {
-        self.resumed.as_ref().map_or((0, 0.0), |state| (state.global_step, f64::from_bits(state.passes)))
     }
 
     /// One step of a run and what is due after it, with the data it was begun with. Breaks where the run is over, or was

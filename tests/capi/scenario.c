@@ -156,6 +156,12 @@ int main(int argc, char **argv) {
     ANSWERS(RETTO_INVALID_ARGUMENT, retto_trainer_run(trainer, NULL, NULL, NULL, &error));
     OK(retto_trainer_resume(trainer, &step, &error));
     CHECK(step == 12);
+    /* Cancelled before it goes on, it stands where it was taken up. */
+    OK(retto_trainer_cancel(trainer, &error));
+    ANSWERS(RETTO_CANCELLED, retto_trainer_run(trainer, NULL, NULL, &output, &error));
+    CHECK(output.cancelled && output.steps == 12 && output.epoch > 0);
+    OK(retto_trainer_resume(trainer, &step, &error));
+    CHECK(step == 12);
     do OK(retto_trainer_step(trainer, &progress, &error));
     while (!progress.is_over);
     CHECK(progress.step == 20);

@@ -79,7 +79,7 @@ pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 const OF_FILES: [&str; 3] = ["unit", "text_field", "dedup"];
 
 /// Of `compare`, also how strict that is, and the blanks that it draws.
-const OF_BLANKS: [&str; 5] = ["strict", "mlm_probability", "max_blanks", "showcases", "seed"];
+const OF_BLANKS: [&str; 7] = ["strict", "mlm_probability", "max_blanks", "showcases", "seed", "html", "downstream"];
 
 fn cli() -> clap::Command {
     let without_texts = |command: clap::Command, names: &[&str]| {

@@ -152,7 +152,11 @@ fn note(model: &Path, judged: Judged) {
         Some(_) if is_split_of(&arguments, judged.split) => {
             "songs were added or changed since it held out as many, so others are held out now".to_owned()
         }
-        Some(share) => format!("it held out --validation-split {share} with --seed {} of them", arguments["seed"]),
+        Some(share) => format!(
+            "it held out --validation-split {share} with --seed {} of them: give these to `retto prepare`, and judge it by the \
+             validation.safetensors that this writes",
+            arguments["seed"]
+        ),
         None => "nothing was held out of them: give others".to_owned(),
     };
     output::note(format!(

@@ -51,8 +51,9 @@ pub(crate) fn page(comparison: &Comparison, context: &Context) -> String {
         h1 { "Base and adapted model compared" }
         p.soft {
             "Base: " (context.base) ". Adapted: " (context.adapted) ". Held-out text: " (context.data) ". "
-            (blanks) " blanks from " (groups) " " (of) ", one word at a time; the same for both models. They are of "
-            (drawn_from) " words of one token; " (words_of_several_tokens) " words of several tokens were passed over."
+            (blanks) " blanks from " (groups) " " (of) ", one word at a time; the same for both models. Drawn were "
+            (drawn_from) " words of one token, of which these are, and " (words_of_several_tokens)
+            " of several tokens, which were passed over."
             @if context.seen {
                 " The adapted model was trained on these data, or a part of them, so it looks better here than it is."
             }
