@@ -1,5 +1,6 @@
 //! Measures which GEMM kernels are the fastest on an adapter: once, where the choice can be kept.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::gemm::{Form, Gemm, Sizes, gemm_with};
@@ -58,19 +59,22 @@ pub(crate) fn tune(gpu: &Gpu, fp16: bool) -> Result<()> {
     Ok(())
 }
 
-/// Of what is chosen among: names and sources.
+/// Of what is chosen among: names, sources and variants.
 fn hash_of_kernels() -> u64 {
-    let mut text = String::new();
-    for tiling in &TILINGS {
-        text += tiling.name;
-        let packed = tiling.packed.into_iter().flatten();
-        for kernel in tiling.kernel.into_iter().chain(tiling.half).chain(packed) {
-            text += kernel.source;
-            text += kernel.in_words.unwrap_or_default();
-            text += &format!("{:?}", kernel.variants);
+    static HASH: OnceLock<u64> = OnceLock::new();
+    *HASH.get_or_init(|| {
+        let mut text = String::new();
+        for tiling in &TILINGS {
+            text += tiling.name;
+            let packed = tiling.packed.into_iter().flatten();
+            for kernel in tiling.kernel.into_iter().chain(tiling.half).chain(packed) {
+                text += kernel.source;
+                text += kernel.in_words.unwrap_or_default();
+                text += &format!("{:?}", kernel.variants);
+            }
         }
-    }
-    crate::gpu::hash(text.as_bytes())
+        crate::gpu::hash(text.as_bytes())
+    })
 }
 
 /// Where kernels are tried that a driver may not stand: wgpu gives a device up where a pipeline cannot be made.

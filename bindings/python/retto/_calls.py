@@ -102,7 +102,7 @@ class _Handle:
         _calls.end_before_finalizers()
 
     def _end(self) -> None:
-        """The interpreter ends: so is to what runs."""
+        """The interpreter ends, and with it what this has running."""
 
     def close(self) -> None:
         """Frees it now. Later calls on it raise :class:`Error`."""
