@@ -72,7 +72,7 @@ test-as-gpu: ## models as a GPU would run them, on the newest software Vulkan (D
 	    --test resume --test save --test training -- --skip command
 
 test-compilers: ## the kernels for GPUs through Mesa's compiler for AMD's, which needs no GPU (Mesa 23.3 to 25.0)
-	@scripts/setup.sh build
+	@scripts/setup.sh run
 	cargo test --features $(FEATURES) $(LOCKED) --lib -- --ignored --exact ops::compile::every_kernel_for_gpus_is_compiled_for_them
 
 test-windows: ## the tests and the C library built for Windows, under Wine: needs Rust's standard library for it (Debian, Ubuntu)

@@ -4,7 +4,7 @@ use std::ops::{ControlFlow, Range};
 
 mod blanks;
 
-use blanks::{Blank, blanks};
+use blanks::{Blank, blanks, is_unknown};
 
 use crate::error::{Error, Result};
 use crate::fill::Fill;
@@ -332,8 +332,7 @@ fn text(tokenizer: &Tokenizer, data: &Dataset, blank: &Blank) -> Result<String> 
     let mut lines: Vec<Vec<u32>> = vec![Vec::new()];
     for (at, &id) in data.get(blank.example).iter().enumerate() {
         // What the vocabulary does not know is shown as that, not as the end of a line.
-        let is_unknown = |token: String| matches!(&token[..], "[UNK]" | "<unk>");
-        let ends_line = tokenizer.is_special(id) && !tokenizer.id_to_token(id).is_some_and(is_unknown);
+        let ends_line = tokenizer.is_special(id) && !tokenizer.id_to_token(id).is_some_and(|token| is_unknown(&token));
         match (at == blank.at, ends_line) {
             (true, _) => lines.last_mut().into_iter().for_each(|line| line.extend(tokenizer.mask_token_id())),
             (false, true) => lines.push(Vec::new()),

@@ -111,8 +111,9 @@ impl Model {
         }
     }
 
-    /// Compiles what queries need, of up to 255 tokens on GPUs, so that the first one takes no longer than those after it. Where the `Gpu` was given a
-    /// folder, also measures once which kernels are the fastest on this adapter, a matter of seconds, and keeps both.
+    /// Compiles what queries need, of up to 255 tokens on GPUs, so that the first one takes no longer than those after it. Where
+    /// the `Gpu` was given a folder, also measures once which kernels are the fastest on this adapter, a matter of seconds, and keeps
+    /// both.
     ///
     /// # Errors
     /// GPU errors.

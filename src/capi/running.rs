@@ -55,8 +55,8 @@ impl Inner {
         output
     }
 
-    /// The run, begun at the first call; [`Error::Cancelled`] where `cancel` is set before its first step.
-    pub(super) fn running(&mut self, cancel: &AtomicBool) -> Result<(&mut Trainer, &mut Running)> {
+    /// Begins the run at the first call; [`Error::Cancelled`] where `cancel` is set, or comes to be while that takes.
+    pub(super) fn begin(&mut self, cancel: &AtomicBool) -> Result<()> {
         let mut ask =
             || if cancel.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         if ask().is_break() {
@@ -78,9 +78,11 @@ impl Inner {
             self.lines = Default::default();
             self.run = Some(Box::new(Running { run, train, validation, output: None }));
         }
-        if ask().is_break() {
-            return Err(Error::Cancelled.into());
-        }
+        if ask().is_break() { Err(Error::Cancelled.into()) } else { Ok(()) }
+    }
+
+    /// The run that was begun.
+    pub(super) fn running(&mut self) -> Result<(&mut Trainer, &mut Running)> {
         let running = self.run.as_deref_mut().ok_or_else(|| wrong_state("there is no run"))?;
         Ok((&mut self.trainer, running))
     }

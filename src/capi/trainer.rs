@@ -60,6 +60,12 @@ impl Shared {
         self.cancel.load(Ordering::Relaxed)
     }
 
+    /// A cancel by what lets the trainer go on; any other failure as it is.
+    fn explained(&self, failure: Failure) -> Failure {
+        let is_cancel = failure.status == retto_status::RETTO_CANCELLED;
+        self.check_cancelled().err().filter(|_| is_cancel).unwrap_or(failure)
+    }
+
     /// Refuses to go on after a cancel.
     fn check_cancelled(&self) -> Result<()> {
         if self.is_cancelled() {
@@ -185,15 +191,13 @@ pub unsafe extern "C" fn retto_trainer_run(
         let out = unsafe { OutStruct::optional(output)? };
         let mut inner = shared.lock()?;
         inner.refuse_if_over()?;
-        if let Err(failure) = inner.running(&shared.cancel) {
-            shared.check_cancelled().inspect_err(|_| {
-                if let Some(out) = out {
-                    out.write(&inner.standing());
-                }
-            })?;
-            return Err(failure);
+        if let Err(failure) = inner.begin(&shared.cancel) {
+            if let Some(out) = out.filter(|_| failure.status == retto_status::RETTO_CANCELLED) {
+                out.write(&inner.standing());
+            }
+            return Err(shared.explained(failure));
         }
-        let (trainer, running) = inner.running(&AtomicBool::new(false))?;
+        let (trainer, running) = inner.running()?;
         let total = running.run.total;
         let mut observe = |event: &TrainEvent| {
             let path = match event {
@@ -240,20 +244,20 @@ pub unsafe extern "C" fn retto_trainer_step(
         let out = unsafe { OutStruct::new(progress)? };
         let mut inner = shared.lock()?;
         inner.refuse_if_over()?;
-        if let Err(failure) = inner.running(&shared.cancel) {
-            shared.check_cancelled().inspect_err(|_| {
-                let found = inner.standing();
-                let max_steps = inner.run.as_ref().map_or(0, |running| running.run.total);
+        if let Err(failure) = inner.begin(&shared.cancel) {
+            if failure.status == retto_status::RETTO_CANCELLED {
+                let (found, run) = (inner.standing(), inner.run.as_ref());
+                let max_steps = run.map_or(0, |running| running.run.total);
                 out.write(&retto_progress {
                     step: found.steps,
                     max_steps,
                     epoch: found.epoch,
                     ..Versioned::defaults()
                 });
-            })?;
-            return Err(failure);
+            }
+            return Err(shared.explained(failure));
         }
-        let (trainer, running) = inner.running(&AtomicBool::new(false))?;
+        let (trainer, running) = inner.running()?;
         let mut told = retto_progress { max_steps: running.run.total, ..Versioned::defaults() };
         let _over = running.advance(trainer, &mut |event: &TrainEvent| {
             told = progress::followed(&told, event);

@@ -15,6 +15,11 @@ pub(super) struct Blank {
 const ENDINGS: [&str; 7] = ["d", "ll", "m", "re", "s", "t", "ve"];
 const PIECES: [&str; 2] = ["em", "n"];
 
+/// Whether a token stands for what the vocabulary does not know.
+pub(super) fn is_unknown(token: &str) -> bool {
+    matches!(token, "[UNK]" | "<unk>")
+}
+
 /// The tokens of an example, as words.
 struct Words<'t> {
     tokenizer: &'t Tokenizer,
@@ -41,7 +46,7 @@ impl Words<'_> {
     /// vocabulary does not know is one, too.
     fn is_behind_apostrophe(&self, at: usize, of: &[&str]) -> bool {
         let before = |at: usize| self.ids.get(at).and_then(|&id| self.tokenizer.id_to_token(id));
-        let is_apostrophe = |token: String| matches!(&token[..], "'" | "\u{2019}" | "[UNK]" | "<unk>");
+        let is_apostrophe = |token: String| matches!(&token[..], "'" | "\u{2019}") || is_unknown(&token);
         at > 0
             && self.token(at).is_some_and(|token| of.contains(&&token.to_lowercase()[..]))
             && before(at - 1).is_some_and(is_apostrophe)

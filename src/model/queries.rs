@@ -40,7 +40,8 @@ impl Bert {
     }
 
     /// Makes the pipelines that queries of so many tokens take: beside an upload of weights, the first query need not wait for them.
-    /// `sums`: whether those of GEMMs may be in parts, as [`Bert::sums_of`] says. `wholly`, also where a driver puts that off: then what is submitted next waits.
+    /// `sums`: whether those of GEMMs may be in parts, as [`Bert::sums_of`] says. `wholly`, also where a driver puts that off: then
+    /// what is submitted next waits.
     pub(crate) fn compile_ahead(
         gpu: &Gpu,
         config: &BertConfig,

@@ -267,6 +267,16 @@ impl Dataset {
         matches!(&self.store, Store::Mapped(mapped) if mapped.masks.is_some())
     }
 
+    /// For what was asked to use them.
+    pub(crate) fn require_static_masks(&self) -> Result<()> {
+        if self.has_static_masks() {
+            return Ok(());
+        }
+        let reason = "static_mask is asked for, but the data have no static masks: prepare them with masks \
+                      (`retto prepare --static-mask`)";
+        Err(Error::InvalidArgument(reason.into()))
+    }
+
     /// The masked version of an example, as [`Masking::apply`](super::Masking::apply) gives one.
     pub(crate) fn static_mask(&self, index: usize) -> Option<Masked> {
         let Store::Mapped(mapped) = &self.store else { return None };

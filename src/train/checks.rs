@@ -29,10 +29,7 @@ impl Trainer {
         for data in [Some(train), validation].into_iter().flatten() {
             check_longest(data.longest(), length)?;
             match (data, &arguments.objective) {
-                (Data::Examples(data), Objective::MaskedLm) if arguments.static_mask && !data.has_static_masks() => {
-                    let reason = "static_mask is asked for, but the data have no static masks: prepare them with masks (`retto prepare --static-mask`)";
-                    return Err(Error::InvalidArgument(reason.into()));
-                }
+                (Data::Examples(data), Objective::MaskedLm) if arguments.static_mask => data.require_static_masks()?,
                 (Data::Examples(_), Objective::MaskedLm) => {}
                 (Data::Triplets(triplets, _), Objective::Embedding(objective)) => {
                     objective.loss.check(triplets)?;
@@ -110,7 +107,8 @@ impl Trainer {
     /// Refuses what only validation data can decide, where there are none.
     pub(super) fn check_judged(&self, validation: Option<Data>) -> Result<()> {
         if self.arguments.is_judged() && validation.is_none() {
-            let reason = "the best model and early stopping are told by validation data, and there are none: give some (--validation, --validation-split)";
+            let reason = "the best model and early stopping are told by validation data, and there are none: give some \
+                          (--validation, --validation-split)";
             return Err(Error::InvalidArgument(reason.into()));
         }
         Ok(())

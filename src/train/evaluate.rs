@@ -166,9 +166,8 @@ impl Model {
             return Err(Error::InvalidArgument("per_device_eval_batch_size is 0; it must be at least 1".into()));
         }
         check_longest(data.longest(), longest(options.max_seq_length, self.config().max_position_embeddings)?)?;
-        if options.static_mask && !data.has_static_masks() {
-            let reason = "static_mask is asked for, but the data have no static masks: prepare them with masks (`retto prepare --static-mask`)";
-            return Err(Error::InvalidArgument(reason.into()));
+        if options.static_mask {
+            data.require_static_masks()?;
         }
         let masking = Masking {
             probability: options.mlm_probability,

@@ -67,6 +67,11 @@ pub(crate) fn check_whole_model(output: &Path) -> Result<()> {
     }
 }
 
+/// A path as it is written into files: who reads them may be in another folder.
+pub(crate) fn whole(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
+}
+
 /// Removes what an earlier run left beside the model it made, before another one takes its place: it would be taken for this one's.
 pub(crate) fn forget_run(output: &Path) -> Result<()> {
     [TRAINING_ARGUMENTS_FILE, METRICS_FILE, curve::FILE].iter().try_for_each(|name| remove(&output.join(name)))

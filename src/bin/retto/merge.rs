@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use retto::Gpu;
 
-use crate::files::{carry_embedding, check_whole_model, forget_run, write_whole};
+use crate::files::{carry_embedding, check_whole_model, forget_run, whole, write_whole};
 use crate::{Result, TRAINING_ARGUMENTS_FILE, open_model, output, provenance};
 
 #[derive(clap::Args)]
@@ -27,8 +27,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     forget_run(&args.output)?;
     // It was trained on what the adapter was.
     if let Some(mut options) = provenance::training_arguments(&args.adapter) {
-        let whole = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string();
-        options["model"] = args.model.as_ref().map_or("retto-tiny".into(), whole).into();
+        options["model"] = args.model.as_deref().map_or("retto-tiny".into(), whole).into();
         write_whole(&args.output.join(TRAINING_ARGUMENTS_FILE), format!("{options:#}\n").as_bytes())?;
     }
     carry_embedding(args.model.as_deref(), model.config(), &args.output)?;

@@ -14,7 +14,7 @@ use retto::{
 };
 
 use crate::data::{ReadArgs, UnitArgs};
-use crate::files::{Failed, remove, write_whole};
+use crate::files::{Failed, remove, whole, write_whole};
 use crate::ranks::Ranks;
 use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, output, provenance};
 
@@ -325,10 +325,8 @@ impl TrainArgs {
         (read, unit, data): (&ReadArgs, Option<&UnitArgs>, &Dataset),
     ) -> Result<Vec<u8>> {
         let mut values = serde_json::to_value(arguments)?;
-        // Whole: who reads them may be in another folder.
-        let whole = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string();
-        values["model"] = self.model.as_ref().map_or(self.base_name(), whole).into();
-        let list = |paths: &[PathBuf]| paths.iter().map(whole).collect::<Vec<_>>();
+        values["model"] = self.model.as_deref().map_or(self.base_name(), whole).into();
+        let list = |paths: &[PathBuf]| paths.iter().map(|path| whole(path)).collect::<Vec<_>>();
         values["train"] = list(train).into();
         values["validation"] = list(&self.validation).into();
         values["validation_split"] = self.validation_split.into();
