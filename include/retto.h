@@ -1258,7 +1258,7 @@ retto_status retto_trainer_add_lines(const struct retto_trainer *trainer,
 
 /**
  * Adds the lines of a file, or of all files of a folder: .txt, .lrc, ChordPro, .jsonl, .csv and .tsv (their field `text`), also
- * compressed as .gz or .zst. Headings in square brackets, as [Chorus], are left out. One that cannot be used is an error, and
+ * compressed as .gz or .zst. Headings, as [Chorus] or Verse 2:, are left out. One that cannot be used is an error, and
  * nothing is added. `line_count`, which may be NULL, gets how many lines that are. Otherwise as retto_trainer_add_lines.
  * One thread at a time; blocks while files are read, which retto_trainer_cancel ends, with RETTO_CANCELLED.
  */

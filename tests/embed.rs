@@ -362,6 +362,9 @@ fn the_command_prints_and_writes_vectors() {
     let said = stdout(&run(&["embed", "--model", &base, "the rain", "you", "--output", text(&file)]));
     assert!(said.starts_with(text(&file)) && said.trim_end().ends_with(" x 16"), "{said}");
     assert!(stdout(&run(&["embed", "--model", &base, "the rain"])).trim_end().ends_with("...  the rain"));
+    let shown = stdout(&run(&["embed", "--model", &base, "--data", text(&songs)]));
+    let shown: Vec<_> = shown.lines().map(|line| line.rsplit("...  ").next().unwrap()).collect();
+    assert_eq!(shown, ["the rain", "you", "and the rain"]);
     // What goes to stdout is alone there, into a pipe or behind what a file holds already.
     #[cfg(unix)]
     {

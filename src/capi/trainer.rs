@@ -139,7 +139,7 @@ fn add(trainer: &Shared, split: u32, lines: impl Iterator<Item = String>) -> Res
 }
 
 /// Adds the lines of a file, or of all files of a folder: .txt, .lrc, ChordPro, .jsonl, .csv and .tsv (their field `text`), also
-/// compressed as .gz or .zst. Headings in square brackets, as [Chorus], are left out. One that cannot be used is an error, and
+/// compressed as .gz or .zst. Headings, as [Chorus] or Verse 2:, are left out. One that cannot be used is an error, and
 /// nothing is added. `line_count`, which may be NULL, gets how many lines that are. Otherwise as retto_trainer_add_lines.
 /// One thread at a time; blocks while files are read, which retto_trainer_cancel ends, with RETTO_CANCELLED.
 #[unsafe(no_mangle)]

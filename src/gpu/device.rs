@@ -180,7 +180,8 @@ impl Gpu {
             None => None,
         };
         let choices = cache_dir.map(|folder| Choices::open(&listed, folder));
-        let style = Style::of(&listed);
+        let downlevel = adapter.get_downlevel_capabilities().flags;
+        let style = Style::of(&listed, downlevel.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32));
         let inner = Inner {
             cache,
             refused: Mutex::new(choices.as_ref().map(Choices::refused).unwrap_or_default()),

@@ -1,5 +1,6 @@
 //! WGSL plus override values, compiled once per `Gpu`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::adapter::Adapter;
@@ -36,19 +37,25 @@ pub(crate) struct Style {
     pub(crate) narrow: bool,
     /// Nothing is loaded in more than 32 bits a lane, where kernels can do with that: [`Kernel::in_words`].
     pub(crate) in_words: bool,
+    /// Numbers of f16 are read by integer operations. Kernels are not all run so: that the operations are right is a test of its own.
+    pub(crate) in_integers: bool,
 }
+
+/// The one word of WGSL that takes an f16, which naga lets no kernel have where a software adapter's CPU knows none, whether or not it comes to it.
+const HALVES: &str = "unpack2x16float";
+const HALVES_IN_INTEGERS: &str = include_str!("../../shaders/halves.wgsl");
 
 impl Style {
     /// What suits an adapter.
-    pub(super) fn of(adapter: &Adapter) -> Self {
+    pub(super) fn of(adapter: &Adapter, has_halves: bool) -> Self {
         let narrow = adapter.is_software();
-        Self { narrow, in_words: narrow && cpu::slows_down_in_512_bits() }
+        Self { narrow, in_words: narrow && cpu::slows_down_in_512_bits(), in_integers: !has_halves }
     }
 
-    /// The opposite in each respect, which has to give the same results.
+    /// The opposite in each respect that every adapter can do, which has to give the same results.
     #[cfg(test)]
     pub(crate) fn other(self) -> Self {
-        Self { narrow: !self.narrow, in_words: !self.in_words }
+        Self { narrow: !self.narrow, in_words: !self.in_words, in_integers: true }
     }
 }
 
@@ -94,7 +101,25 @@ impl Kernel {
 
     /// Of a style what makes a difference to this kernel.
     fn style(&self, style: Style) -> Style {
-        Style { narrow: style.narrow && self.narrows, in_words: style.in_words && self.in_words.is_some() }
+        Style {
+            narrow: style.narrow && self.narrows,
+            in_words: style.in_words && self.in_words.is_some(),
+            in_integers: style.in_integers && self.takes_halves(),
+        }
+    }
+
+    /// Whether it reads numbers of f16 outside of types.
+    fn takes_halves(&self) -> bool {
+        self.source.contains(HALVES)
+    }
+
+    /// What is compiled.
+    pub(crate) fn source(&self, style: Style) -> Cow<'static, str> {
+        let source = self.in_words.filter(|_| style.in_words).unwrap_or(self.source);
+        match style.in_integers && self.takes_halves() {
+            true => format!("{}\n{HALVES_IN_INTEGERS}", source.replace(HALVES, "halves_in_integers")).into(),
+            false => source.into(),
+        }
     }
 
     pub(super) fn key(&self, variant: usize, style: Style) -> PipelineKey {
@@ -123,14 +148,13 @@ impl Gpu {
     fn compile(&self, kernel: &Kernel, constants: Constants, style: Style) -> Result<wgpu::ComputePipeline> {
         let device = &self.inner.device;
         let narrowed = kernel.narrowed().filter(|_| style.narrow);
-        let source = kernel.in_words.filter(|_| style.in_words).unwrap_or(kernel.source);
+        let source = kernel.source(style);
         let constants: Vec<_> = constants.iter().copied().chain(narrowed).collect();
         let label = format!("{}::{}", kernel.file, kernel.entry);
         // All that a compiler may refuse. Of Vulkan's that costs the device: what may be refused is tried on another one.
         let filters = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation];
         let scopes = filters.map(|filter| device.push_error_scope(filter));
-        let descriptor =
-            wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(source.into()) };
+        let descriptor = wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(source) };
         // SAFETY: the shaders are this crate's own constants. Every index they form is guarded by the sizes passed with
         // the dispatch, and every loop ends; the op tests run them on shapes that are no multiple of any tile, between
         // guard values.

@@ -110,7 +110,7 @@ impl<'g> Pass<'g> {
             #[cfg(test)]
             handed_out: Vec::new(),
             #[cfg(test)]
-            differing: Style { narrow: false, in_words: false },
+            differing: Style { narrow: false, in_words: false, in_integers: false },
         }
     }
 

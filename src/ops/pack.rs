@@ -92,6 +92,37 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn an_f16_is_the_same_by_integers_alone() {
+        const SOURCE: &str = "
+            var<immediate> count: u32;
+            @group(0) @binding(0) var<storage, read> words: array<u32>;
+            @group(0) @binding(1) var<storage, read_write> values: array<vec2<f32>>;
+            @compute @workgroup_size(64)
+            fn halves(@builtin(global_invocation_id) id: vec3<u32>) {
+                if id.x < count {
+                    values[id.x] = unpack2x16float(words[id.x]);
+                }
+            }";
+        static KERNEL: Kernel = Kernel::plain("halves", SOURCE, "halves");
+        let gpu = crate::gpu::test_gpu();
+        let words: Vec<u32> = (0..1 << 15).map(|i| i << 1 | (i << 1 | 1) << 16).collect();
+        for in_integers in [gpu.style().in_integers, true] {
+            let mut pass = Pass::new(&gpu);
+            pass.style.in_integers = in_integers;
+            let (x, y) = (pass.upload(&[words.len()], &words).unwrap(), pass.alloc(&[words.len(), 2]).unwrap());
+            pass.dispatch(&KERNEL, 0, &[&x, &y], &[words.len() as u32], [words.len() / 64, 1, 1]).unwrap();
+            let download = pass.download(&y).unwrap();
+            pass.submit().unwrap();
+            let values: Vec<f32> = download.wait(&gpu).unwrap();
+            for (bits, value) in (0..=u16::MAX).zip(values) {
+                let expected = half::f16::from_bits(bits).to_f32();
+                let same = expected.to_bits() == value.to_bits() || expected.is_nan() && value.is_nan();
+                assert!(same, "{bits:x}, in integers {in_integers}: {value} for {expected}");
+            }
+        }
+    }
+
+    #[test]
     fn what_does_not_read_packed_weights_refuses_them() {
         let gpu = crate::gpu::test_gpu();
         let mut pass = Pass::new(&gpu);

@@ -4,7 +4,7 @@
 use naga::back::{hlsl, msl, pipeline_constants::process_overrides};
 use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 
-use crate::gpu::Kernel;
+use crate::gpu::{Kernel, Style};
 
 /// Every kernel of the crate but the GEMMs.
 pub(super) const OTHERS: &[&Kernel] = &[
@@ -51,24 +51,37 @@ fn kernels() -> impl Iterator<Item = &'static Kernel> {
     OTHERS.iter().chain(&super::gemm_kernels::KERNELS).copied()
 }
 
+/// What wgpu checks a kernel by, where the adapter has all that Retto asks for.
 pub(super) fn validator() -> Validator {
-    let mut validator = Validator::new(
-        ValidationFlags::all(),
-        Capabilities::IMMEDIATES
-            | Capabilities::SUBGROUP
-            | Capabilities::SHADER_FLOAT16
-            | Capabilities::SHADER_FLOAT16_IN_FLOAT32
-            | Capabilities::SHADER_INT64
-            | Capabilities::COOPERATIVE_MATRIX,
-    );
+    validator_without(Capabilities::empty())
+}
+
+fn validator_without(missing: Capabilities) -> Validator {
+    let all = Capabilities::IMMEDIATES
+        | Capabilities::SUBGROUP
+        | Capabilities::SHADER_FLOAT16
+        | Capabilities::SHADER_FLOAT16_IN_FLOAT32
+        | Capabilities::SHADER_INT64
+        | Capabilities::COOPERATIVE_MATRIX;
+    let mut validator = Validator::new(ValidationFlags::all(), all - missing);
     validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
     validator
 }
 
 fn translate(kernel: &Kernel, constants: &[(&'static str, f64)]) {
-    translate_source(kernel, kernel.source, constants);
-    if let Some(source) = kernel.in_words {
-        translate_source(kernel, source, constants);
+    let has_f16 = kernel.source.contains("enable f16");
+    for in_words in [false, true] {
+        let style = Style { narrow: false, in_words, in_integers: false };
+        if !in_words || kernel.in_words.is_some() {
+            translate_source(kernel, &kernel.source(style), constants);
+            if !has_f16 {
+                // Some software adapters know nothing of f16.
+                let source = kernel.source(Style { in_integers: true, ..style });
+                let module = naga::front::wgsl::parse_str(&source).unwrap();
+                let missing = Capabilities::SHADER_FLOAT16 | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+                validator_without(missing).validate(&module).unwrap_or_else(|e| panic!("{}: {e:?}", kernel.file));
+            }
+        }
     }
 }
 

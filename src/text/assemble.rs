@@ -1,6 +1,6 @@
 //! Lines put together to examples, split by song, and written.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -17,6 +17,8 @@ use crate::error::Result;
 /// Lines or bytes that are tokenized together, on all cores.
 const TOGETHER: usize = 16_384;
 const TOGETHER_BYTES: usize = 1 << 20;
+/// Songs that begin with so many lines alike, sections apart, or have no more, are the same song.
+const BEGINNING: usize = 64;
 
 /// The songs as they come.
 pub(super) struct Corpus<'t> {
@@ -28,13 +30,12 @@ pub(super) struct Corpus<'t> {
     pub(super) splits: Vec<Assembler<'t>>,
     /// Lines of which the vocabulary knows nothing, before the first word of a song.
     unknown: u64,
-    /// Songs that have begun.
-    pub(super) song: u64,
-    /// Which split the present song belongs to, once a word of it came.
+    /// Which split the present song belongs to, once that is known.
     in_song: Option<usize>,
+    /// Of the present song until then: lines, and ends of sections.
+    beginning: Vec<Option<Vec<u32>>>,
     seen: Option<HashSet<u64>>,
-    share: f64,
-    seed: u64,
+    pub(super) sides: Sides,
     pub(super) headings: u64,
     /// Of all words, and where sections and songs end: what the songs are, whatever becomes of them.
     pub(super) hash: Hash,
@@ -51,13 +52,12 @@ impl<'t> Corpus<'t> {
             held: 0,
             splits,
             unknown: 0,
-            song: 0,
             in_song: None,
+            beginning: Vec::new(),
             seen: options.dedup.then(HashSet::new),
-            share: options.validation_split,
-            seed: options.seed,
+            sides: Sides { share: options.validation_split, seed: options.seed, songs: 0, of: HashMap::new() },
             headings: 0,
-            hash: Hash::default(),
+            hash: split_hash(),
             hashed: false,
             ended: 0,
         }
@@ -95,50 +95,106 @@ impl<'t> Corpus<'t> {
             })
         });
         for (line, song_end) in tokenized.collect::<Result<Vec<_>>>()? {
-            match line {
-                // Characters the vocabulary drops altogether.
-                Some(ids) if ids.iter().all(|&id| self.tokenizer.is_special(id)) => match self.in_song {
-                    Some(split) => self.splits[split].unknown += 1,
-                    None => self.unknown += 1,
-                },
-                Some(ids) => {
-                    let split = match self.in_song {
-                        Some(split) => split,
-                        None => {
-                            let split = usize::from(is_held_out(self.song, self.share, self.seed));
-                            self.splits[split].begin(true)?;
-                            self.splits[split].unknown += std::mem::take(&mut self.unknown);
-                            self.song += 1;
-                            *self.in_song.insert(split)
-                        }
-                    };
-                    self.splits[split].line(&ids, &mut self.seen)?;
+            self.tokenized(line, song_end)?;
+        }
+        Ok(())
+    }
+
+    /// A line, or where there is none the end of a section, or song.
+    fn tokenized(&mut self, line: Option<Vec<u32>>, song_end: bool) -> Result<()> {
+        match (line, self.in_song) {
+            // Characters the vocabulary drops altogether.
+            (Some(ids), in_song) if ids.iter().all(|&id| self.tokenizer.is_special(id)) => match in_song {
+                Some(split) => self.splits[split].unknown += 1,
+                None => self.unknown += 1,
+            },
+            (Some(ids), Some(split)) => self.splits[split].line(&ids, &mut self.seen)?,
+            (Some(ids), None) => {
+                self.beginning.push(Some(ids));
+                if self.sides.share == 0.0 || self.beginning.iter().flatten().count() == BEGINNING {
+                    self.begin()?;
                 }
-                None => {
-                    if let Some(split) = self.in_song {
-                        self.splits[split].section_end(&mut self.seen)?;
-                    }
-                    if song_end {
-                        self.in_song = None;
-                    }
+            }
+            (None, _) => {
+                if song_end {
+                    self.begin()?;
+                }
+                match self.in_song {
+                    Some(split) => self.splits[split].section_end(&mut self.seen)?,
+                    // Nor does it end twice.
+                    None if matches!(self.beginning.last(), None | Some(None)) => {}
+                    None => self.beginning.push(None),
+                }
+                if song_end {
+                    self.in_song = None;
                 }
             }
         }
         Ok(())
     }
 
+    /// Where a song is known by its beginning, as far as there is one.
+    fn begin(&mut self) -> Result<()> {
+        let beginning = std::mem::take(&mut self.beginning);
+        if beginning.is_empty() {
+            return Ok(());
+        }
+        let index = self.sides.side(&beginning);
+        let split = &mut self.splits[index];
+        split.begin(true)?;
+        split.unknown += std::mem::take(&mut self.unknown);
+        for line in beginning {
+            match line {
+                Some(ids) => split.line(&ids, &mut self.seen)?,
+                None => split.section_end(&mut self.seen)?,
+            }
+        }
+        self.in_song = Some(index);
+        Ok(())
+    }
+
     /// After the last song.
     pub(super) fn end(&mut self) -> Result<()> {
+        self.begin()?;
         self.splits[0].unknown += std::mem::take(&mut self.unknown);
         self.splits.iter_mut().try_for_each(Assembler::end)
     }
 }
 
+/// Of no words yet. Its byte counts the ways in which songs have been split: the same songs with the same share and seed are not the same
+/// held out after it changed.
+fn split_hash() -> Hash {
+    let mut hash = Hash::default();
+    hash.bytes(&[2]);
+    hash
+}
+
+/// Which songs are held out.
+pub(super) struct Sides {
+    share: f64,
+    seed: u64,
+    /// Different ones so far, where songs are held out.
+    pub(super) songs: u64,
+    /// Those of songs that came, by what they begin with: a song that comes again is on the same, or what is held out would be learnt.
+    of: HashMap<u64, usize>,
+}
+
+impl Sides {
+    fn side(&mut self, beginning: &[Option<Vec<u32>>]) -> usize {
+        if self.share == 0.0 {
+            return 0;
+        }
+        let mut hash = Hash::default();
+        beginning.iter().flatten().for_each(|ids| hash.example(ids));
+        *self.of.entry(hash.0).or_insert_with(|| {
+            self.songs += 1;
+            usize::from(is_held_out(self.songs - 1, self.share, self.seed))
+        })
+    }
+}
+
 /// One song of every 1 / share, at a random place among them: the share is kept, and spread over the corpus.
 fn is_held_out(song: u64, share: f64, seed: u64) -> bool {
-    if share == 0.0 {
-        return false;
-    }
     let group = (song as f64 * share) as u64;
     // A song at the edge of two groups may be the one of either.
     [group, group + 1].into_iter().any(|group| {

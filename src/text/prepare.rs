@@ -133,7 +133,7 @@ pub struct Prepared {
     pub duplicates: u64,
     /// Lines left out because the vocabulary knows nothing in them, of which nothing can be learnt.
     pub unknown: u64,
-    /// Lines left out that are nothing but words in square brackets, as `[Chorus]`: they end a section.
+    /// Lines left out that say what a section is called, as `[Chorus]` or `Verse 2:`: they end a section.
     pub headings: u64,
     /// Files found in folders and passed over, as their names are of no format known, or end in `.json`.
     pub passed_over: usize,
@@ -159,9 +159,10 @@ pub struct Counts {
 ///
 /// Formats go by the file's extension: plain text (`txt text`, and any other that is named and not found in a folder), `lrc`,
 /// ChordPro (`cho crd pro chopro chordpro`), JSON Lines (`jsonl ndjson`, and `json` where it is named), `csv`, `tsv`; each of them also as
-/// `gz`, `gzip`, `zst` or `zstd`. Lines that are nothing but words in square brackets, as `[Chorus]`, end a section and are left out.
-/// Memory stays flat however large the corpus, but for `dedup`, which takes about a dozen bytes for every example. `observe` ends it by
-/// breaking.
+/// `gz`, `gzip`, `zst` or `zstd`. Lines that are nothing but words in square brackets, as `[Chorus]`, or the name of a section, as
+/// `Verse 2:`, end a section and are left out. A song that comes twice is held out twice, or not at all.
+/// Memory stays flat however large the corpus, but for a split, which takes some two dozen bytes for every song, and for `dedup`, which takes
+/// about a dozen for every example. `observe` ends it by breaking.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] for an option out of range, where no song would be held out, or where the vocabulary knows nothing in any
@@ -232,11 +233,11 @@ pub fn prepare(
         }
         return Err(Error::EmptyCorpus { paths: shown(paths, &found) });
     }
-    let songs = corpus.song;
+    let songs = corpus.sides.songs;
     for (split, what) in corpus.splits.iter().zip(["trained on", "held out"]) {
         if split.writer.examples() == 0 {
             let reason = format!(
-                "of {songs} songs none would be {what}: change validation_split or the seed, or give more songs (a file is a \
+                "of {songs} different songs none would be {what}: change validation_split or the seed, or give more songs (a file is a \
                  song, or several with two blank lines between them)"
             );
             return Err(Error::InvalidArgument(reason));

@@ -91,10 +91,10 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     if options.do_lower_case && !args.data.is_empty() {
         return Err("this model wants its texts in lower case, which --data does not do: give them as TEXT".into());
     }
-    // What was cut when the files were read is told there.
-    let mut told = 0;
-    let embeddings = if args.data.is_empty() {
-        output::counting("texts", |observe| model.embed_with(&args.texts, &options, observe))?
+    if args.data.is_empty() {
+        let embeddings = output::counting("texts", |observe| model.embed_with(&args.texts, &options, observe))?;
+        note_cut(&embeddings, 0);
+        show(&embeddings, args, |index| Ok(args.texts[index].clone()))
     } else {
         // Checked against the model below, in the words of that option.
         let length = options.max_seq_length.unwrap_or(longest).min(longest);
@@ -116,16 +116,25 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
                 false => {}
             }
         }
-        told = data.truncated();
-        output::counting("texts", |observe| model.embed_dataset_with(&data, &options, observe))?
-    };
+        let embeddings = output::counting("texts", |observe| model.embed_dataset_with(&data, &options, observe))?;
+        note_cut(&embeddings, data.truncated());
+        // A section that takes several examples has the vector of the first.
+        let sections =
+            data.section_boundaries().filter(|_| data.metadata().get("unit").is_some_and(|it| it == "section"));
+        let example = |index: usize| sections.map_or(index, |sections| sections[index] as usize);
+        show(&embeddings, args, |index| Ok(model.tokenizer().decode(data.get(example(index)), true)?))
+    }
+}
+
+/// Notes what was cut and has not been told yet.
+fn note_cut(embeddings: &Embeddings, told: usize) {
     if embeddings.truncated() > told {
         output::note(format!("note: {} texts were too long and were cut", embeddings.truncated() - told));
     }
-    show(&embeddings, args)
 }
 
-fn show(embeddings: &Embeddings, args: &Args) -> Result<()> {
+/// The vectors where they are wanted; on a terminal their beginnings, each with its text.
+fn show(embeddings: &Embeddings, args: &Args, text: impl Fn(usize) -> Result<String>) -> Result<()> {
     if let Some(path) = &args.output {
         write_whole(path, &embeddings.to_safetensors()?)?;
         return output::line(format!("{}: {} x {}", path.display(), embeddings.len(), embeddings.dimension()));
@@ -138,8 +147,7 @@ fn show(embeddings: &Embeddings, args: &Args) -> Result<()> {
     for (index, vector) in embeddings.iter().enumerate() {
         let first = vector.iter().take(SHOWN).map(|x| format!("{x:>8.4}")).collect::<String>();
         let more = if vector.len() > SHOWN { " ..." } else { "" };
-        let text = args.texts.get(index).map_or(String::new(), |text| format!("  {}", text.replace('\n', " / ")));
-        output::line(format!("{first}{more}{text}"))?;
+        output::line(format!("{first}{more}  {}", text(index)?.replace('\n', " / ")))?;
     }
     Ok(())
 }

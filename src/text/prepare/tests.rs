@@ -104,10 +104,44 @@ fn duplicates_are_counted_and_left_out_on_request() {
     assert_eq!((sections.train.len(), sections.prepared.duplicates), (2, 1));
 }
 
+/// A line that there is once.
+fn different(i: usize) -> String {
+    (0..5).map(|digit| ["the ", "in ", "town ", "river "][i >> (2 * digit) & 3]).collect()
+}
+
+#[test]
+fn a_song_that_comes_twice_is_not_held_out_of_what_is_trained_on() {
+    // The second file has the songs of the first, with other blanks, and headings; some are longer than what they are known by.
+    let verses = |end: &str| -> String {
+        (0..60)
+            .map(|i| {
+                let more = if i % 3 == 0 { 80 } else { 1 };
+                let lines = (0..more)
+                    .map(|line| format!("{}{end}", different(if line == 0 { i } else { 60 + line })))
+                    .collect::<String>();
+                format!("{lines}the rain\n\n\n")
+            })
+            .collect()
+    };
+    let options = PrepareOptions { validation_split: 0.3, ..PrepareOptions::new(64) };
+    let made = make(&[("a.txt", &verses("\n")), ("b.txt", &verses(" \n[Chorus]\n"))], &options).unwrap();
+    let [train, held_out] = [made.prepared.train.songs, made.prepared.validation.songs];
+    assert_eq!(train + held_out, 120);
+    assert!(held_out.abs_diff(36) <= 2 && held_out % 2 == 0, "{held_out}");
+    let own = |data: &Dataset| -> std::collections::HashSet<Vec<u32>> {
+        let songs = data.song_boundaries().unwrap();
+        (0..songs.len() - 1).map(|song| data.get(songs[song] as usize).to_vec()).collect()
+    };
+    let [train, held_out] = [&made.train, made.validation.as_ref().unwrap()].map(own);
+    assert!(train.is_disjoint(&held_out));
+    assert_eq!(train.len() + held_out.len(), 60);
+    let error = make(&[("a.txt", "the rain\n\n\nthe rain\n\n\n the Rain")], &options).err().unwrap().to_string();
+    assert!(error.contains("of 1 different songs none"), "{error}");
+}
+
 #[test]
 fn songs_are_held_out_whole_in_the_share_asked_for() {
-    let text: String =
-        (0..400).map(|i| format!("{0}\n{0} rain\n\n\n", ["the", "in", "town", "river"][i % 4])).collect();
+    let text: String = (0..400).map(|i| format!("{0}\n{0} rain\n\n\n", different(i))).collect();
     for (share, expected) in [(0.05, 20), (0.25, 100), (0.5, 200), (0.3, 120)] {
         let options = PrepareOptions { validation_split: share, ..PrepareOptions::new(64) };
         let made = make(&[("a.txt", &text)], &options).unwrap();
@@ -125,7 +159,7 @@ fn songs_are_held_out_whole_in_the_share_asked_for() {
     }
     let few = PrepareOptions { validation_split: 1e-6, ..PrepareOptions::new(64) };
     let error = make(&[("a.txt", "one\n\n\ntwo")], &few).err().unwrap().to_string();
-    assert!(error.contains("of 2 songs none would be held out"), "{error}");
+    assert!(error.contains("of 2 different songs none would be held out"), "{error}");
 }
 
 #[test]

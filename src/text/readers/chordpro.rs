@@ -1,6 +1,6 @@
 //! ChordPro (chordpro.org): `[Am]chords` within words, `{directives}`, `# comments`, and `<b>markup</b>`.
 
-use super::{LONGEST_LINE, Lines, Piece, Sink, lines_of, trimmed};
+use super::{LONGEST_LINE, Lines, Piece, Sink, lines_of, trimmed, words_or_heading};
 use crate::error::Result;
 
 /// Environments that hold no words to sing.
@@ -56,7 +56,7 @@ pub(super) fn read(lines: &mut Lines, sink: &mut Sink) -> Result<()> {
                 continue;
             }
             words_since_song = true;
-            sink(Piece::Line(words))?;
+            sink(words_or_heading(&words))?;
         }
     }
     Ok(())

@@ -5,6 +5,7 @@
 
 mod chordpro;
 mod encoding;
+mod heading;
 mod lrc;
 mod plain;
 mod records;
@@ -27,7 +28,7 @@ use crate::text::is_of_a_model;
 pub(crate) enum Piece {
     /// A line of words, trimmed, not empty.
     Line(String),
-    /// What a section is called, which nobody sings: `[Chorus]`. The section before it ends.
+    /// What a section is called, which nobody sings: `[Chorus]`, `Verse 2:`. The section before it ends.
     Heading,
     /// A verse or chorus ends. May come several times.
     SectionEnd,
@@ -371,7 +372,7 @@ fn section_lines(text: &str, sink: &mut Sink) -> Result<()> {
 }
 
 fn words_or_heading(line: &str) -> Piece {
-    if is_heading(line) { Piece::Heading } else { Piece::Line(line.to_owned()) }
+    if heading::is_heading(line) { Piece::Heading } else { Piece::Line(line.to_owned()) }
 }
 
 /// Lines, whoever wrote them: `\n`, `\r\n`, an old Macintosh's `\r`, and what was made for Windows twice, `\r\r\n`; and the ends of lines and
@@ -383,18 +384,6 @@ fn lines_of(text: &str) -> impl Iterator<Item = &str> {
 /// Without blanks around it, nor characters that take no room, as web pages leave them.
 fn trimmed(line: &str) -> &str {
     line.trim_matches(|c: char| c.is_whitespace() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}'))
-}
-
-/// Whether a line is nothing but words in square brackets: `[Verse 2: Anna]`, `[Chorus] [x2]`.
-fn is_heading(line: &str) -> bool {
-    let mut rest = line;
-    while let Some((inside, after)) = rest.strip_prefix('[').and_then(|open| open.split_once(']')) {
-        if inside.contains('[') {
-            return false;
-        }
-        rest = after.trim_start();
-    }
-    rest.is_empty() && !line.is_empty()
 }
 
 #[cfg(test)]

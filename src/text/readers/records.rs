@@ -1,5 +1,6 @@
 //! JSON Lines and CSV: a record a song, its words in one field.
 
+use std::borrow::Cow;
 use std::io::{BufRead, Read};
 use std::path::Path;
 
@@ -99,9 +100,27 @@ pub(super) fn read_triplets(lines: &mut Lines, sink: &mut TripletSink) -> Result
 /// A line that no file has.
 const END: &[u8] = b"\n\0\0the end\0\0\n";
 
+/// What parts the fields of a `.csv`: a comma, unless the column is found with a semicolon, as spreadsheets write it where numbers have
+/// commas, or a tab.
+fn parting(reader: &mut dyn BufRead, encoding: Encoding, field: &str) -> std::io::Result<u8> {
+    // A header is shorter than what is read at a time.
+    let start = reader.fill_buf()?;
+    let has_column = |delimiter: &u8| {
+        let mut header = csv::ReaderBuilder::new().delimiter(*delimiter).flexible(true).from_reader(start);
+        header.byte_headers().is_ok_and(|names| names.iter().any(|name| name_of(name, encoding).trim() == field))
+    };
+    Ok([b',', b';', b'\t'].into_iter().find(has_column).unwrap_or(b','))
+}
+
+/// The name of a column, without a byte order mark.
+fn name_of(bytes: &[u8], encoding: Encoding) -> String {
+    let bytes = bytes.strip_prefix(encoding::MARK).unwrap_or(bytes);
+    encoding.decode(bytes).map(Cow::into_owned).unwrap_or_default()
+}
+
 /// A header, then a record a song.
 pub(super) fn read_csv(
-    reader: Box<dyn BufRead>,
+    mut reader: Box<dyn BufRead>,
     path: &Path,
     encoding: Encoding,
     delimiter: u8,
@@ -113,6 +132,10 @@ pub(super) fn read_csv(
         csv::ErrorKind::Io(error) => Error::io(path)(error),
         other => bad(format!("not CSV: {other:?}")),
     };
+    let delimiter = match delimiter {
+        b',' => parting(&mut reader, encoding, field).map_err(Error::io(path))?,
+        other => other,
+    };
     // A quote that is never closed would take all that follows for one field: then the end is in it, and no record of its own.
     let reader = reader.chain(END);
     let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(reader);
@@ -123,11 +146,7 @@ pub(super) fn read_csv(
     if header.iter().next_back().is_some_and(|field| field.ends_with(END)) {
         return Err(bad("a quote in the header is never closed".into()));
     }
-    let decode = |bytes: &[u8]| {
-        let bytes = bytes.strip_prefix(encoding::MARK).unwrap_or(bytes);
-        encoding.decode(bytes).map(std::borrow::Cow::into_owned)
-    };
-    let names: Vec<String> = header.iter().map(|name| decode(name).unwrap_or_default()).collect();
+    let names: Vec<String> = header.iter().map(|name| name_of(name, encoding)).collect();
     let column = names.iter().position(|name| name.trim() == field).ok_or_else(|| {
         bad(format!("has no column '{field}' (but {}): text_field (--text-field) names another", names.join(", ")))
     })?;
@@ -147,7 +166,8 @@ pub(super) fn read_csv(
         if bytes.len() > LONGEST_RECORD {
             return Err(bad(format!("the record at line {line} is longer than {LONGEST_RECORD} bytes")));
         }
-        let text = decode(bytes).ok_or_else(|| bad(format!("the record at line {line} is not valid UTF-8")))?;
+        let text =
+            encoding.decode(bytes).ok_or_else(|| bad(format!("the record at line {line} is not valid UTF-8")))?;
         song(&text, sink)?;
     }
     Ok(())

@@ -64,6 +64,56 @@ fn plain_text_has_lines_sections_and_songs() {
 }
 
 #[test]
+fn names_of_sections_are_headings_without_square_brackets_too() {
+    for heading in [
+        "Chorus",
+        "CHORUS.",
+        "Chorus.\u{2014}",
+        "(Chorus)",
+        "(chorus x2)",
+        "Verse 2:",
+        "verse 1",
+        "VERSE IV",
+        "Pre-Chorus",
+        "Repeat Chorus",
+        "Final Chorus (x2)",
+        "chorus:",
+        "(Guitar Solo)",
+        "Solo 2",
+        "Hook:",
+        "Bridge",
+        "Outro",
+        "Refr\u{e3}o",
+        "Coro:",
+    ] {
+        assert_eq!(read("a.txt", heading.as_bytes()).unwrap(), ["#", "||"], "{heading}");
+    }
+    for sung in [
+        "chorus",
+        "Solo",
+        "(solo)",
+        "(ooh)",
+        "Break!",
+        "Chorus, chorus,",
+        "Chorus of the birds",
+        "I'll cross that bridge",
+        "Refrain from singing",
+        "Verse after verse after verse after verse",
+        "Bridge: I walk alone",
+        "Break",
+        "Tag 2",
+        "I",
+        "2",
+        "(x2)",
+        "",
+    ] {
+        let lines = read("a.txt", sung.as_bytes()).unwrap();
+        assert_eq!(lines.first().map_or("", String::as_str), sung);
+    }
+    assert_eq!(read("a.cho", b"[Am]Chorus:\n[C]the rain").unwrap(), ["#", "the rain", "||"]);
+}
+
+#[test]
 fn lrc_loses_tags_and_times() {
     let text = "[ti:A Song]\n[ar: Someone]\n[offset:+200]\n[00:12.00]First <00:13.10>line\n[00:17]Second\n[00:20.5]\n\
                 [Chorus] with < brackets\n\n[01:00.000] end";
@@ -165,6 +215,11 @@ fn records_are_songs() {
     assert_eq!(read("a.csv", csv.as_bytes()).unwrap(), ["a \"b\"", "|", "c", "||", "d", "||"]);
     assert_eq!(read("a.tsv", b"\xef\xbb\xbftext\tid\na,b\t1\n").unwrap(), ["a,b", "||"]);
     assert_eq!(read("a.csv", b"text\ncaf\xe9\n").unwrap(), ["café", "||"]);
+    // As spreadsheets write it where numbers have commas.
+    for csv in ["\u{feff}id;text\n1;a, b\n", "id\ttext\n1\ta, b\n", "\"id\";\"text\"\r\n1;\"a, b\"\r\n"] {
+        assert_eq!(read("a.csv", csv.as_bytes()).unwrap(), ["a, b", "||"], "{csv}");
+    }
+    assert_eq!(read("a.csv", b"text\na;b\n").unwrap(), ["a;b", "||"]);
     for (name, bytes, words) in [
         (
             "a.jsonl",
