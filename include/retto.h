@@ -117,7 +117,7 @@
 
 /**
  * What is being told: a step is done; logging_steps are done, and `loss` is the mean since the last log; the validation lines
- * were evaluated; a checkpoint was written.
+ * were evaluated; a checkpoint was written, or with load_best_model_at_end the best model so far.
  */
 #define RETTO_PROGRESS_STEP 0
 
@@ -888,12 +888,12 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * The library's version, as RETTO_VERSION writes it: major * 1000000 + minor * 1000 + patch. Any thread.
+ * The library's version, as RETTO_VERSION writes it: major * 1000000 + minor * 1000 + patch. Any thread; does not block.
  */
 uint32_t retto_version(void);
 
 /**
- * The library's version as text, for example "0.1.0". Static; never NULL. Any thread.
+ * The library's version as text, for example "0.1.0". Static; never NULL. Any thread; does not block.
  */
 const char *retto_version_string(void);
 
@@ -906,23 +906,23 @@ retto_status retto_check_version(uint32_t header_version,
                                  struct retto_error **error);
 
 /**
- * The name of a status, for example "RETTO_NO_MASK", or "unknown" for a number that is none. Static; never NULL. Any thread.
+ * The name of a status, for example "RETTO_NO_MASK", or "unknown" for a number that is none. Static; never NULL. Any thread; does not block.
  */
 const char *retto_status_name(int32_t status);
 
 /**
- * The status the call returned; RETTO_INVALID_ARGUMENT for NULL, RETTO_INVALID_HANDLE for a freed error. Any thread.
+ * The status the call returned; RETTO_INVALID_ARGUMENT for NULL, RETTO_INVALID_HANDLE for a freed error. Any thread; does not block.
  */
 retto_status retto_error_status(const struct retto_error *error);
 
 /**
  * What happened, in English, as UTF-8 that ends in NUL; it names the file, value or limit at fault. Valid until the error is
- * freed. Never NULL: for NULL or a freed error it is an empty string. Any thread.
+ * freed. Never NULL: for NULL or a freed error it is an empty string. Any thread; does not block.
  */
 const char *retto_error_message(const struct retto_error *error);
 
 /**
- * Frees an error. NULL is allowed, and a second time does no harm. Any thread.
+ * Frees an error. NULL is allowed, and a second time does no harm. Any thread; does not block.
  */
 retto_status retto_error_free(struct retto_error *error);
 
@@ -931,7 +931,7 @@ retto_status retto_error_free(struct retto_error *error);
  * above. A NULL callback or RETTO_LOG_OFF ends it; when this returns, the former callback is not called any more. For the
  * whole process; silent by default. `user_data` is handed to the callback and may be NULL.
  *
- * Any thread. Waits for a callback that is running; from inside it: RETTO_BUSY.
+ * Any thread; blocks while a callback is running; from inside it: RETTO_BUSY.
  */
 retto_status retto_log_set(retto_log_callback callback,
                            void *user_data,
@@ -960,7 +960,7 @@ retto_status retto_adapters_get(const struct retto_adapters *adapters,
                                 struct retto_error **error);
 
 /**
- * Frees a list. NULL is allowed. Any thread.
+ * Frees a list. NULL is allowed. Any thread; does not block.
  */
 retto_status retto_adapters_free(struct retto_adapters *adapters);
 
@@ -1000,8 +1000,8 @@ retto_status retto_gpu_trim(const struct retto_gpu *gpu,
                             struct retto_error **error);
 
 /**
- * Frees a gpu. NULL is allowed. Models and trainers made with it live on. Any thread. What is freed last of a gpu and all that was
- * made with it waits until the GPU has done what it was given, and writes the driver's cache, where there is a cache_dir.
+ * Frees a gpu. NULL is allowed. Models and trainers made with it live on. Any thread; what is freed last of a gpu and all that was
+ * made with it blocks until the GPU has done what it was given and the driver's cache is written, where there is a cache_dir.
  */
 retto_status retto_gpu_free(struct retto_gpu *gpu);
 
@@ -1082,8 +1082,8 @@ retto_status retto_model_fill_mask(const struct retto_model *model,
                                    struct retto_error **error);
 
 /**
- * retto_model_fill_mask for several texts at once, which is faster than one by one. If one text is at fault, none is
- * answered.
+ * As retto_model_fill_mask does for one, for several texts at once, which is faster than one by one; blocks until all are answered. If one
+ * text is at fault, none is.
  */
 retto_status retto_model_fill_mask_batch(const struct retto_model *model,
                                          const struct retto_string *texts,
@@ -1144,7 +1144,7 @@ retto_status retto_model_free(struct retto_model *model);
 size_t retto_fills_text_count(const struct retto_fills *fills);
 
 /**
- * How many masks text number `text` has.
+ * How many masks text number `text` has. Any thread; does not block.
  */
 retto_status retto_fills_mask_count(const struct retto_fills *fills,
                                     size_t text,
@@ -1153,6 +1153,7 @@ retto_status retto_fills_mask_count(const struct retto_fills *fills,
 
 /**
  * How many answers there are for mask number `mask` of text number `text`: top_k, or the whole vocabulary if that is less.
+ * Any thread; does not block.
  */
 retto_status retto_fills_count(const struct retto_fills *fills,
                                size_t text,
@@ -1162,7 +1163,7 @@ retto_status retto_fills_count(const struct retto_fills *fills,
 
 /**
  * Fills `fill` with the answer at `rank` (0 is the best); RETTO_OUT_OF_RANGE names the index that is beyond the end. Its texts
- * are valid until the answers are freed.
+ * are valid until the answers are freed. Any thread; does not block.
  */
 retto_status retto_fills_get(const struct retto_fills *fills,
                              size_t text,
@@ -1172,7 +1173,7 @@ retto_status retto_fills_get(const struct retto_fills *fills,
                              struct retto_error **error);
 
 /**
- * Frees answers. NULL is allowed. Any thread.
+ * Frees answers. NULL is allowed. Any thread; does not block.
  */
 retto_status retto_fills_free(struct retto_fills *fills);
 
@@ -1210,23 +1211,23 @@ retto_status retto_model_embed(const struct retto_model *model,
 size_t retto_embeddings_count(const struct retto_embeddings *embeddings);
 
 /**
- * Numbers in a vector; 0 for NULL or freed ones.
+ * Numbers in a vector; 0 for NULL or freed ones. Any thread; does not block.
  */
 size_t retto_embeddings_dimension(const struct retto_embeddings *embeddings);
 
 /**
- * How many texts were longer than the longest sequence, and cut; 0 for NULL or freed ones.
+ * How many texts were longer than the longest sequence, and cut; 0 for NULL or freed ones. Any thread; does not block.
  */
 size_t retto_embeddings_truncated(const struct retto_embeddings *embeddings);
 
 /**
  * All numbers, a vector after another, in the order of the texts: count times dimension of them, valid until the embeddings
- * are freed. NULL for NULL or freed ones, and where there is no vector.
+ * are freed. NULL for NULL or freed ones, and where there is no vector. Any thread; does not block.
  */
 const float *retto_embeddings_values(const struct retto_embeddings *embeddings);
 
 /**
- * Frees embeddings. NULL is allowed. Any thread.
+ * Frees embeddings. NULL is allowed. Any thread; does not block.
  */
 retto_status retto_embeddings_free(struct retto_embeddings *embeddings);
 
@@ -1248,7 +1249,7 @@ retto_status retto_trainer_new(const struct retto_model *model,
 
 /**
  * Adds lines, each an example, for training (RETTO_SPLIT_TRAIN) or to be held out (RETTO_SPLIT_VALIDATION). They are copied.
- * RETTO_WRONG_STATE once the run has begun. One thread at a time; takes as long as copying them does.
+ * RETTO_WRONG_STATE once the run has begun. One thread at a time; blocks while they are copied.
  */
 retto_status retto_trainer_add_lines(const struct retto_trainer *trainer,
                                      uint32_t split,
@@ -1287,7 +1288,8 @@ retto_status retto_trainer_run(const struct retto_trainer *trainer,
 
 /**
  * One step of the run, and what is due after it: evaluation, checkpoints. `progress` is filled, with the evaluation if there
- * was one; its `is_over` says whether a step is left. Returns as retto_trainer_run does: with RETTO_CANCELLED `progress` is filled
+ * was one; its `is_over` says whether a step is left. A call that only ends a run, or makes up for an evaluation, does no step: then
+ * `tokens` is 0, and so is what else is said of a step. Returns as retto_trainer_run does: with RETTO_CANCELLED `progress` is filled
  * too, with the last step that was done, or where the trainer stands if there was none. One thread at a time; blocks for the
  * step.
  */
@@ -1316,7 +1318,8 @@ retto_status retto_trainer_resume(const struct retto_trainer *trainer,
                                   struct retto_error **error);
 
 /**
- * Writes a checkpoint of the run to output_dir/checkpoint-N, whole or not at all. RETTO_WRONG_STATE before the first step. One
+ * Writes a checkpoint of the run to output_dir/checkpoint-N, whole or not at all. RETTO_WRONG_STATE before the first step;
+ * RETTO_OTHER_RUN where the latest checkpoint there is of another run, RETTO_FOLDER_IN_USE while another writes its own. One
  * thread at a time; blocks while weights and optimizer are written.
  */
 retto_status retto_trainer_checkpoint(const struct retto_trainer *trainer,

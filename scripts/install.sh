@@ -53,7 +53,7 @@ if [[ -n $implib ]]; then
     copy 644 "$built/$implib" "lib/$implib"
     shared=bin/retto.dll linked="IMPORTED_IMPLIB \"\${_retto_prefix}/lib/$implib\""
     # By its path: to MSVC, -lretto is the static library.
-    libs="\${libdir}/$implib"
+    libs="\"\${libdir}/$implib\""
 elif [[ $system == Darwin ]]; then
     name=libretto.$major.dylib
     copy 755 "$built/libretto.dylib" "lib/libretto.$version.dylib"
@@ -61,20 +61,22 @@ elif [[ $system == Darwin ]]; then
     link "$name" libretto.dylib
     # As the library names itself: CMake then has programs look beside it, and pkg-config has to say where that is.
     shared=lib/$name linked="IMPORTED_SONAME \"@rpath/$name\""
-    libs="-L\${libdir} -Wl,-rpath,\${libdir} -lretto"
+    libs="\"-L\${libdir}\" \"-Wl,-rpath,\${libdir}\" -lretto"
 else
     name=libretto.so.$major
     copy 755 "$built/libretto.so" "lib/libretto.so.$version"
     link "libretto.so.$version" "$name"
     link "$name" libretto.so
     shared=lib/$name linked="IMPORTED_SONAME \"$name\""
-    libs="-L\${libdir} -lretto"
+    libs="\"-L\${libdir}\" -lretto"
 fi
 
+# What sed would read otherwise in what it puts in.
+as_it_is() { printf '%s' "$1" | sed 's/[\\&|]/\\&/g'; }
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 for file in retto.pc retto-static.pc retto-config.cmake retto-config-version.cmake; do
-    sed -e "s|@PREFIX@|$prefix|g" -e "s|@VERSION@|$version|g" -e "s|@MAJOR@|$major|g" -e "s|@NATIVE@|$native|g" \
+    sed -e "s|@PREFIX@|$(as_it_is "$prefix")|g" -e "s|@VERSION@|$version|g" -e "s|@MAJOR@|$major|g" -e "s|@NATIVE@|$(as_it_is "$native")|g" \
         -e "s|@SHARED@|$shared|g" -e "s|@STATIC@|$static|g" -e "s|@LINKED@|$linked|g" -e "s|@LIBS@|$libs|g" \
         "packaging/$file.in" >"$scratch/$file"
     case $file in

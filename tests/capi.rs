@@ -286,7 +286,8 @@ fn the_library_is_named_as_its_system_wants_it() {
 fn an_installation_is_what_its_system_wants() {
     let folder = tempfile::tempdir().unwrap();
     let install = |system: &str, files: &str, native: &str| {
-        let (built, prefix) = (folder.path().join("built"), folder.path().join(system));
+        // A name as people have them, of which every tool has its own opinion.
+        let (built, prefix) = (folder.path().join("built"), folder.path().join(format!("R&D of {system}")));
         let _ = std::fs::remove_dir_all(&built);
         std::fs::create_dir(&built).unwrap();
         for file in files.split(' ') {
@@ -310,14 +311,14 @@ fn an_installation_is_what_its_system_wants() {
             "Linux",
             "libretto.so libretto.a",
             "-lm -lc",
-            ["-L${libdir} -lretto", "${libdir}/libretto.a -lm -lc"],
+            [r#""-L${libdir}" -lretto"#, r#""${libdir}/libretto.a" -lm -lc"#],
             ["LOCATION PREFIX/lib/libretto.so.0", "IMPLIB value-NOTFOUND", "SONAME libretto.so.0", "-lm;-lc"],
         ),
         (
             "Darwin",
             "libretto.dylib libretto.a",
             "-framework Metal -lm",
-            ["-L${libdir} -Wl,-rpath,${libdir} -lretto", "${libdir}/libretto.a -framework Metal -lm"],
+            [r#""-L${libdir}" "-Wl,-rpath,${libdir}" -lretto"#, r#""${libdir}/libretto.a" -framework Metal -lm"#],
             [
                 "LOCATION PREFIX/lib/libretto.0.dylib",
                 "IMPLIB value-NOTFOUND",
@@ -329,7 +330,7 @@ fn an_installation_is_what_its_system_wants() {
             "MINGW64_NT-10.0",
             "retto.dll retto.dll.lib retto.lib",
             "kernel32.lib /defaultlib:msvcrt",
-            ["${libdir}/retto.dll.lib", "${libdir}/retto.lib kernel32.lib -defaultlib:msvcrt"],
+            [r#""${libdir}/retto.dll.lib""#, r#""${libdir}/retto.lib" kernel32.lib -defaultlib:msvcrt"#],
             [
                 "LOCATION PREFIX/bin/retto.dll",
                 "IMPLIB PREFIX/lib/retto.dll.lib",
@@ -341,7 +342,7 @@ fn an_installation_is_what_its_system_wants() {
             "MSYS_NT-10.0",
             "retto.dll libretto.dll.a libretto.a",
             "-lkernel32",
-            ["${libdir}/libretto.dll.a", "${libdir}/libretto.a -lkernel32"],
+            [r#""${libdir}/libretto.dll.a""#, r#""${libdir}/libretto.a" -lkernel32"#],
             [
                 "LOCATION PREFIX/bin/retto.dll",
                 "IMPLIB PREFIX/lib/libretto.dll.a",
@@ -357,6 +358,11 @@ fn an_installation_is_what_its_system_wants() {
             let pc = std::fs::read_to_string(prefix.join(format!("lib/pkgconfig/{package}.pc"))).unwrap();
             assert!(pc.contains(&format!("\nLibs: {libs}\n")), "{system}: {pc}");
         }
+        // As a shell takes what it says.
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "eval \"set -- $(pkg-config --cflags retto)\"; printf '%s\\n' \"$@\""]);
+        let said = stdout(shell.env("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig")));
+        assert_eq!(said, format!("-I{}/include\n", prefix.display()));
         let (build, prefix) = (project.join(system), prefix.display().to_string());
         let mut cmake = Command::new("cmake");
         cmake.arg("-S").arg(&project).arg("-B").arg(&build).arg(format!("-DCMAKE_PREFIX_PATH={prefix}"));

@@ -318,6 +318,19 @@ fn whole_models_are_not_written_over_adapters_nor_beside_another_runs_log() {
     for name in ["metrics.jsonl", "loss.svg"] {
         assert!(!folder.path().join("merged").join(name).exists(), "{name}");
     }
+    // Nor over a run that may be gone on with, or the best model of one that cannot.
+    let adapt =
+        ["adapt", "--model", &model, "--train", &path("lines.txt"), "--output", &path("run"), "--max-steps", "2"];
+    let evaluated = ["--validation", &path("lines.txt"), "--load-best-model-at-end", "--save-steps", "2"];
+    let adapt = [&adapt[..], &evaluated].concat();
+    assert!(retto(&adapt).output().unwrap().status.success());
+    fails(&[&merge[..], &[&path("run")]].concat(), &["run/checkpoint-2 is of a run"]);
+    fails(&["init", "--data", &path("lines.txt"), "--output", &path("run")], &["run/checkpoint-2 is of a run"]);
+    std::fs::remove_dir_all(path("run/checkpoint-2")).unwrap();
+    std::fs::write(path("run/metrics.jsonl.part"), "").unwrap();
+    fails(&[&adapt[..], &["--resume"]].concat(), &["run/checkpoint-best is all that is left of a run"]);
+    std::fs::remove_file(path("run/metrics.jsonl.part")).unwrap();
+    assert!(retto(&adapt).output().unwrap().status.success());
     // What it was trained on is what the adapter was.
     let options = |name: &str| -> Value {
         serde_json::from_slice(&std::fs::read(folder.path().join(name).join("training_args.json")).unwrap()).unwrap()

@@ -18,8 +18,9 @@ fn songs(folder: &Path) -> String {
     let songs = folder.join("songs");
     std::fs::create_dir_all(songs.join("more")).unwrap();
     let write = |name: &str, bytes: &[u8]| std::fs::write(songs.join(name), bytes).unwrap();
-    let plain: String =
-        (0..40).map(|i| format!("the rain and {}\nand you\n\nthe river\n\n\n", ["you", "the town"][i % 2])).collect();
+    // No two of them alike.
+    let words = |i: usize| (0..6).map(|bit| ["you ", "the town "][i >> bit & 1]).collect::<String>();
+    let plain: String = (0..40).map(|i| format!("the rain and {}\nand you\n\nthe river\n\n\n", words(i))).collect();
     write("a.txt", plain.as_bytes());
     write("more/b.lrc", b"[ti:Rain]\n[00:01.00]you and the rain\n[00:02.00]the rain\n");
     write("more/c.cho", b"{title: Rain}\n[Am]the ri[G]ver and you\n");
@@ -102,7 +103,7 @@ fn a_folder_of_songs_becomes_caches_that_adapt_and_eval_take() {
     fails(&[&short[..], &["--batch-tokens", "4"]].concat(), &["batch_tokens is 4", "longest example"]);
     fails(&[&short[..], &["--max-seq-length", "3"]].concat(), &["examples of", "3 are allowed"]);
     fails(&[&short[..], &["--validation-split", "0.1"]].concat(), &["retto prepare"]);
-    fails(&[&short[..], &["--early-stopping-patience", "2"]].concat(), &["validation data"]);
+    fails(&[&short[..], &["--early-stopping-patience", "2"]].concat(), &["--validation-split"]);
     let unmasked = path("unmasked");
     stdout(&run(&["prepare", "--model", &model, "--data", &songs, "--output", &unmasked]));
     let unmasked = format!("{unmasked}/train.safetensors");

@@ -46,6 +46,22 @@ fn every_function_of_the_sources_is_declared_and_said_to_block_or_not() {
                 assert!(header.contains(&format!("{name}(")), "{name}");
             }
         }
+        // What is said of each: its own words, or those of a function that it is said to be as.
+        let mut comment = String::new();
+        for line in source.lines() {
+            if let Some(words) = line.strip_prefix("///") {
+                comment += words;
+            } else if let Some((_, name)) = line.split_once("extern \"C\" fn ") {
+                let comment = std::mem::take(&mut comment);
+                let says = |words: &[&str]| words.iter().any(|word| comment.contains(word));
+                assert!(
+                    says(&["thread", "s retto_"]) && says(&["block", "s retto_"]) || name.starts_with("retto_test"),
+                    "{name}{comment}"
+                );
+            } else if !line.starts_with("#[") {
+                comment.clear();
+            }
+        }
     }
     assert!(functions > 40, "{functions}");
 }

@@ -94,7 +94,7 @@ namespace Retto
         public double MaskReplaceProb = 0.8;
         public double RandomReplaceProb = 0.1;
         public bool WholeWordMask;
-        public uint PerDeviceEvalBatchSize = 8;
+        public uint PerDeviceEvalBatchSize = 32;
         /// <summary>0: the model's longest.</summary>
         public uint MaxSeqLength;
         public ulong Seed = 42;

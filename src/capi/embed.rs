@@ -131,20 +131,20 @@ pub unsafe extern "C" fn retto_embeddings_count(embeddings: *const retto_embeddi
     handle::get(embeddings).map_or(0, |embeddings| embeddings.len())
 }
 
-/// Numbers in a vector; 0 for NULL or freed ones.
+/// Numbers in a vector; 0 for NULL or freed ones. Any thread; does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_embeddings_dimension(embeddings: *const retto_embeddings) -> usize {
     handle::get(embeddings).map_or(0, |embeddings| embeddings.dimension())
 }
 
-/// How many texts were longer than the longest sequence, and cut; 0 for NULL or freed ones.
+/// How many texts were longer than the longest sequence, and cut; 0 for NULL or freed ones. Any thread; does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_embeddings_truncated(embeddings: *const retto_embeddings) -> usize {
     handle::get(embeddings).map_or(0, |embeddings| embeddings.truncated())
 }
 
 /// All numbers, a vector after another, in the order of the texts: count times dimension of them, valid until the embeddings
-/// are freed. NULL for NULL or freed ones, and where there is no vector.
+/// are freed. NULL for NULL or freed ones, and where there is no vector. Any thread; does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_embeddings_values(embeddings: *const retto_embeddings) -> *const f32 {
     match handle::get(embeddings) {
@@ -153,7 +153,7 @@ pub unsafe extern "C" fn retto_embeddings_values(embeddings: *const retto_embedd
     }
 }
 
-/// Frees embeddings. NULL is allowed. Any thread.
+/// Frees embeddings. NULL is allowed. Any thread; does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_embeddings_free(embeddings: *mut retto_embeddings) -> retto_status {
     handle::free(embeddings)

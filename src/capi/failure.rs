@@ -96,21 +96,21 @@ fn words(payload: Box<dyn Any + Send>) -> String {
     text.unwrap_or_else(|| "a panic without words".into())
 }
 
-/// The status the call returned; RETTO_INVALID_ARGUMENT for NULL, RETTO_INVALID_HANDLE for a freed error. Any thread.
+/// The status the call returned; RETTO_INVALID_ARGUMENT for NULL, RETTO_INVALID_HANDLE for a freed error. Any thread; does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_error_status(error: *const retto_error) -> retto_status {
     handle::get(error).map_or_else(|failure| failure.status, |failure| failure.status)
 }
 
 /// What happened, in English, as UTF-8 that ends in NUL; it names the file, value or limit at fault. Valid until the error is
-/// freed. Never NULL: for NULL or a freed error it is an empty string. Any thread.
+/// freed. Never NULL: for NULL or a freed error it is an empty string. Any thread; does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_error_message(error: *const retto_error) -> *const c_char {
     // The table keeps the text where it is.
     handle::get(error).map_or(c"".as_ptr(), |failure| failure.message.as_ptr())
 }
 
-/// Frees an error. NULL is allowed, and a second time does no harm. Any thread.
+/// Frees an error. NULL is allowed, and a second time does no harm. Any thread; does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_error_free(error: *mut retto_error) -> retto_status {
     handle::free(error)

@@ -72,7 +72,7 @@ pub unsafe extern "C" fn retto_fills_text_count(fills: *const retto_fills) -> us
     handle::get(fills).map_or(0, |fills| fills.0.len())
 }
 
-/// How many masks text number `text` has.
+/// How many masks text number `text` has. Any thread; does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_fills_mask_count(
     fills: *const retto_fills,
@@ -90,6 +90,7 @@ pub unsafe extern "C" fn retto_fills_mask_count(
 }
 
 /// How many answers there are for mask number `mask` of text number `text`: top_k, or the whole vocabulary if that is less.
+/// Any thread; does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_fills_count(
     fills: *const retto_fills,
@@ -109,7 +110,7 @@ pub unsafe extern "C" fn retto_fills_count(
 }
 
 /// Fills `fill` with the answer at `rank` (0 is the best); RETTO_OUT_OF_RANGE names the index that is beyond the end. Its texts
-/// are valid until the answers are freed.
+/// are valid until the answers are freed. Any thread; does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_fills_get(
     fills: *const retto_fills,
@@ -139,7 +140,7 @@ pub unsafe extern "C" fn retto_fills_get(
     })
 }
 
-/// Frees answers. NULL is allowed. Any thread.
+/// Frees answers. NULL is allowed. Any thread; does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_fills_free(fills: *mut retto_fills) -> retto_status {
     handle::free(fills)

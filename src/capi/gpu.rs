@@ -182,7 +182,7 @@ pub(super) fn at<'l, T>(list: &'l [T], index: usize, what: &str) -> Result<&'l T
     })
 }
 
-/// Frees a list. NULL is allowed. Any thread.
+/// Frees a list. NULL is allowed. Any thread; does not block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_adapters_free(adapters: *mut retto_adapters) -> retto_status {
     handle::free(adapters)
@@ -271,8 +271,8 @@ pub unsafe extern "C" fn retto_gpu_trim(gpu: *const retto_gpu, error: *mut *mut 
     })
 }
 
-/// Frees a gpu. NULL is allowed. Models and trainers made with it live on. Any thread. What is freed last of a gpu and all that was
-/// made with it waits until the GPU has done what it was given, and writes the driver's cache, where there is a cache_dir.
+/// Frees a gpu. NULL is allowed. Models and trainers made with it live on. Any thread; what is freed last of a gpu and all that was
+/// made with it blocks until the GPU has done what it was given and the driver's cache is written, where there is a cache_dir.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_gpu_free(gpu: *mut retto_gpu) -> retto_status {
     handle::free(gpu)

@@ -43,6 +43,12 @@ pub(super) fn get<O: Opaque>(handle: *const O) -> Result<Arc<O::Object>> {
     found.and_then(|object| object.downcast().ok()).ok_or_else(unknown::<O>)
 }
 
+/// How many there are.
+#[cfg(debug_assertions)]
+pub(super) fn in_use() -> usize {
+    TABLE.read().unwrap_or_else(PoisonError::into_inner).len()
+}
+
 fn unknown<O: Opaque>() -> Failure {
     let reason = format!("not a {}, or one that was freed", O::NAME);
     Failure::new(retto_status::RETTO_INVALID_HANDLE, reason)

@@ -11,6 +11,14 @@ pub unsafe extern "C" fn retto_test_panic(error: *mut *mut retto_error) -> retto
     call(error, || panic!("forced by a test"))
 }
 
+/// How many handles are in use: what a program forgot to free is reachable still, and no leak to a sanitizer.
+///
+/// cbindgen:ignore
+#[unsafe(no_mangle)]
+pub extern "C" fn retto_test_handles() -> usize {
+    handle::in_use()
+}
+
 /// cbindgen:ignore
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_test_lose_device(gpu: *const retto_gpu, error: *mut *mut retto_error) -> retto_status {

@@ -68,7 +68,7 @@ impl Log for Logger {
 /// above. A NULL callback or RETTO_LOG_OFF ends it; when this returns, the former callback is not called any more. For the
 /// whole process; silent by default. `user_data` is handed to the callback and may be NULL.
 ///
-/// Any thread. Waits for a callback that is running; from inside it: RETTO_BUSY.
+/// Any thread; blocks while a callback is running; from inside it: RETTO_BUSY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_log_set(
     callback: retto_log_callback,

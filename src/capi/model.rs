@@ -339,8 +339,8 @@ pub unsafe extern "C" fn retto_model_fill_mask(
     unsafe { retto_model_fill_mask_batch(model, &text, 1, top_k, fills, error) }
 }
 
-/// retto_model_fill_mask for several texts at once, which is faster than one by one. If one text is at fault, none is
-/// answered.
+/// As retto_model_fill_mask does for one, for several texts at once, which is faster than one by one; blocks until all are answered. If one
+/// text is at fault, none is.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_model_fill_mask_batch(
     model: *const retto_model,

@@ -7,7 +7,7 @@ use super::input::{Versioned, versioned};
 use crate::train::{TrainEvent, TrainOutput};
 
 /// What is being told: a step is done; logging_steps are done, and `loss` is the mean since the last log; the validation lines
-/// were evaluated; a checkpoint was written.
+/// were evaluated; a checkpoint was written, or with load_best_model_at_end the best model so far.
 pub const RETTO_PROGRESS_STEP: u32 = 0;
 pub const RETTO_PROGRESS_LOG: u32 = 1;
 pub const RETTO_PROGRESS_EVALUATED: u32 = 2;

@@ -136,7 +136,7 @@ const NAMES: [(retto_status, &CStr); 29] = [
     (RETTO_FOLDER_IN_USE, c"RETTO_FOLDER_IN_USE"),
 ];
 
-/// The name of a status, for example "RETTO_NO_MASK", or "unknown" for a number that is none. Static; never NULL. Any thread.
+/// The name of a status, for example "RETTO_NO_MASK", or "unknown" for a number that is none. Static; never NULL. Any thread; does not block.
 #[unsafe(no_mangle)]
 pub extern "C" fn retto_status_name(status: i32) -> *const c_char {
     let found = usize::try_from(status).ok().and_then(|status| NAMES.get(status));

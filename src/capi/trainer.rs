@@ -13,7 +13,9 @@ use super::options::{self, retto_training_options};
 use super::progress::{self, retto_progress, retto_progress_callback, retto_train_output};
 use super::running::{Inner, wrong_state};
 use super::status::retto_status;
+use crate::error::Error;
 use crate::text::read_corpus;
+use crate::text::readers::NAMES_ANOTHER;
 use crate::train::{TrainEvent, Trainer};
 
 /// A copy of a model in training. One thread at a time may use it, whichever that is: others get RETTO_BUSY, but from
@@ -107,7 +109,7 @@ pub unsafe extern "C" fn retto_trainer_new(
 }
 
 /// Adds lines, each an example, for training (RETTO_SPLIT_TRAIN) or to be held out (RETTO_SPLIT_VALIDATION). They are copied.
-/// RETTO_WRONG_STATE once the run has begun. One thread at a time; takes as long as copying them does.
+/// RETTO_WRONG_STATE once the run has begun. One thread at a time; blocks while they are copied.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_trainer_add_lines(
     trainer: *const retto_trainer,
@@ -122,6 +124,16 @@ pub unsafe extern "C" fn retto_trainer_add_lines(
         let lines = unsafe { input::texts("lines", lines, line_count)? };
         add(&trainer, split, lines.into_iter().map(str::to_owned))
     })
+}
+
+/// There is no option for another field here.
+fn with_the_field_there_is(error: Error) -> Error {
+    match error {
+        Error::BadData { path, reason } => {
+            Error::BadData { path, reason: reason.replace(NAMES_ANOTHER, "the words have to be in 'text'") }
+        }
+        other => other,
+    }
 }
 
 fn add(trainer: &Shared, split: u32, lines: impl Iterator<Item = String>) -> Result<()> {
@@ -158,7 +170,7 @@ pub unsafe extern "C" fn retto_trainer_add_file(
         // Before files are read in vain.
         add(&trainer, split, std::iter::empty())?;
         let ask = || if trainer.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-        let lines = read_corpus(&[path.into()], "text", true, |_| ask())?;
+        let lines = read_corpus(&[path.into()], "text", true, |_| ask()).map_err(with_the_field_there_is)?;
         let count = lines.len();
         add(&trainer, split, lines.into_iter())?;
         if let Some(out) = Out::optional(line_count) {
@@ -229,7 +241,8 @@ pub unsafe extern "C" fn retto_trainer_run(
 }
 
 /// One step of the run, and what is due after it: evaluation, checkpoints. `progress` is filled, with the evaluation if there
-/// was one; its `is_over` says whether a step is left. Returns as retto_trainer_run does: with RETTO_CANCELLED `progress` is filled
+/// was one; its `is_over` says whether a step is left. A call that only ends a run, or makes up for an evaluation, does no step: then
+/// `tokens` is 0, and so is what else is said of a step. Returns as retto_trainer_run does: with RETTO_CANCELLED `progress` is filled
 /// too, with the last step that was done, or where the trainer stands if there was none. One thread at a time; blocks for the
 /// step.
 #[unsafe(no_mangle)]
@@ -258,7 +271,8 @@ pub unsafe extern "C" fn retto_trainer_step(
             return Err(shared.explained(failure));
         }
         let (trainer, running) = inner.running()?;
-        let mut told = retto_progress { max_steps: running.run.total, ..Versioned::defaults() };
+        let epoch = running.run.output().epoch;
+        let mut told = retto_progress { max_steps: running.run.total, epoch, ..Versioned::defaults() };
         let _over = running.advance(trainer, &mut |event: &TrainEvent| {
             told = progress::followed(&told, event);
             if shared.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -322,7 +336,8 @@ pub unsafe extern "C" fn retto_trainer_resume(
     })
 }
 
-/// Writes a checkpoint of the run to output_dir/checkpoint-N, whole or not at all. RETTO_WRONG_STATE before the first step. One
+/// Writes a checkpoint of the run to output_dir/checkpoint-N, whole or not at all. RETTO_WRONG_STATE before the first step;
+/// RETTO_OTHER_RUN where the latest checkpoint there is of another run, RETTO_FOLDER_IN_USE while another writes its own. One
 /// thread at a time; blocks while weights and optimizer are written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_trainer_checkpoint(

@@ -10,13 +10,13 @@ pub const RETTO_VERSION_MAJOR: u32 = 0;
 pub const RETTO_VERSION_MINOR: u32 = 1;
 pub const RETTO_VERSION_PATCH: u32 = 0;
 
-/// The library's version, as RETTO_VERSION writes it: major * 1000000 + minor * 1000 + patch. Any thread.
+/// The library's version, as RETTO_VERSION writes it: major * 1000000 + minor * 1000 + patch. Any thread; does not block.
 #[unsafe(no_mangle)]
 pub extern "C" fn retto_version() -> u32 {
     RETTO_VERSION_MAJOR * 1_000_000 + RETTO_VERSION_MINOR * 1_000 + RETTO_VERSION_PATCH
 }
 
-/// The library's version as text, for example "0.1.0". Static; never NULL. Any thread.
+/// The library's version as text, for example "0.1.0". Static; never NULL. Any thread; does not block.
 #[unsafe(no_mangle)]
 pub extern "C" fn retto_version_string() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()

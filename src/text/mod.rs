@@ -12,7 +12,7 @@ mod masking;
 mod prepare;
 pub(crate) mod random;
 #[cfg(feature = "prepare")]
-mod readers;
+pub(crate) mod readers;
 mod settings;
 mod tokenizer;
 mod triplets;

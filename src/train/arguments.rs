@@ -165,7 +165,7 @@ impl CommHook {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum SchedulerType {
-    /// Falls linearly to 0 at the last step.
+    /// Falls linearly to 0 after the last step.
     #[default]
     Linear,
     /// Falls to 0 as half a cosine does.

@@ -107,8 +107,7 @@ impl Trainer {
     /// Refuses what only validation data can decide, where there are none.
     pub(super) fn check_judged(&self, validation: Option<Data>) -> Result<()> {
         if self.arguments.is_judged() && validation.is_none() {
-            let reason = "the best model and early stopping are told by validation data, and there are none: give some \
-                          (--validation, --validation-split)";
+            let reason = "the best model and early stopping are told by validation data, and there are none";
             return Err(Error::InvalidArgument(reason.into()));
         }
         Ok(())

@@ -80,9 +80,9 @@ pub enum TrainEvent {
         /// How long it took.
         runtime: Duration,
     },
-    /// A checkpoint was written.
+    /// A checkpoint was written, or with `load_best_model_at_end` the best model so far.
     Saved {
-        /// Its folder.
+        /// Its folder: `checkpoint-` and the step, or `checkpoint-best`.
         path: PathBuf,
         /// Steps so far.
         step: u64,

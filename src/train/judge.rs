@@ -1,6 +1,7 @@
 //! Evaluations in the course of a run, and what they decide.
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use super::arguments::{Objective, TrainingArguments};
@@ -22,6 +23,8 @@ struct Verdict {
     evaluations_without_improvement: u64,
     /// If the model is the best so far.
     best: Option<Best>,
+    /// Where it was written then.
+    kept: Option<PathBuf>,
 }
 
 impl Trainer {
@@ -68,7 +71,10 @@ impl Trainer {
         };
         run.evaluating += started.elapsed();
         let verdict = self.judge(run, loss)?;
-        let flow = join(meanwhile, observe(&event));
+        let mut flow = join(meanwhile, observe(&event));
+        if let Some(path) = verdict.kept {
+            flow = join(flow, observe(&TrainEvent::Saved { path, step }));
+        }
         let flow = self.agree(flow)?;
         // Not before all is done: what failed is evaluated again, and judged as if for the first time.
         run.state.evaluations_without_improvement = verdict.evaluations_without_improvement;
@@ -103,8 +109,9 @@ impl Trainer {
                 false => run.state.evaluations_without_improvement + 1,
             };
         if !best.is_none_or(|best| loss < best) {
-            return Ok(Verdict { evaluations_without_improvement, best: None });
+            return Ok(Verdict { evaluations_without_improvement, best: None, kept: None });
         }
+        let mut written = None;
         if let (true, true, Some(folder)) =
             (self.is_first(), run.arguments.load_best_model_at_end, &run.arguments.output_dir)
         {
@@ -115,8 +122,10 @@ impl Trainer {
             }
             std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
             resume::save_model(&self.model, &kept)?;
+            written = Some(kept);
         }
-        Ok(Verdict { evaluations_without_improvement, best: Some(Best::new(loss, run.state.global_step)) })
+        let best = Some(Best::new(loss, run.state.global_step));
+        Ok(Verdict { evaluations_without_improvement, best, kept: written })
     }
 
     /// Refuses to go on with a run whose best model is gone, which would be found out at its end.

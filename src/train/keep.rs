@@ -16,11 +16,14 @@ impl Trainer {
             return Err(Error::InvalidArgument("a checkpoint takes an output_dir to be written to".into()));
         };
         self.check_sure()?;
-        let step = run.state.global_step;
-        if let Some((_, path)) = resume::checkpoints(folder)?.pop().filter(|(latest, _)| *latest == step) {
+        // A run that writes by itself has it while it goes on.
+        let _lock = if run.lock.is_none() { self.new_lock()? } else { None };
+        if let Some((latest, path)) = resume::checkpoints(folder)?.pop() {
             // Another run's are refused before it begins; but while this one was not going on there may have been one.
             resume::check_same_run(&resume::read_state(&path)?.run, &run.state.run)?;
-            return Ok(path);
+            if latest == run.state.global_step {
+                return Ok(path);
+            }
         }
         resume::save(folder, &self.model, &self.moments, &run.state, run.arguments.save_total_limit)
     }

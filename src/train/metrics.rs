@@ -23,6 +23,9 @@ pub struct MetricsFile {
     begun: bool,
     /// Whether there was no such file.
     is_new: bool,
+    /// The step that it goes on from, where its log has an evaluation of that: one that a run owes when it is taken up may have been told of
+    /// before it was cut off.
+    evaluated: Option<u64>,
 }
 
 /// What the log is called until the run is complete.
@@ -41,7 +44,7 @@ impl MetricsFile {
         let is_new = !path.exists();
         let open = File::options().write(true).create(true).truncate(false).open(&path);
         let file = open.map_err(Error::io(&path))?;
-        Ok(Self { path, file, finished: folder.join(METRICS_FILE), begun: false, is_new })
+        Ok(Self { path, file, finished: folder.join(METRICS_FILE), begun: false, is_new, evaluated: None })
     }
 
     /// Goes on with the log of a run that was taken up again at `step`: what it says of later steps is dropped, since it
@@ -65,18 +68,25 @@ impl MetricsFile {
         }
         let earlier = String::from_utf8_lossy(&earlier);
         let kept = |line: &&str| {
-            // A line cut off by the interruption does not parse.
             let entry = serde_json::from_str::<serde_json::Value>(line).unwrap_or_default();
-            let at = entry.get("step").and_then(serde_json::Value::as_u64);
-            at.is_some_and(|at| at <= step) && entry.get("train_runtime").is_none()
+            step_of(line).is_some_and(|at| at <= step) && entry.get("train_runtime").is_none()
         };
+        let is_evaluation = |line: &str| line.contains("\"eval_loss\"");
+        let evaluated = earlier.lines().filter(kept).any(|line| is_evaluation(line) && step_of(line) == Some(step));
         let kept: String = earlier.lines().filter(kept).map(|line| format!("{line}\n")).collect();
         // Beside the log and then in its place, so that this run, cut off here, has not lost what the earlier one said.
         let beside = folder.join(".metrics.jsonl.next");
         let mut file = File::create(&beside).map_err(Error::io(&beside))?;
         file.write_all(kept.as_bytes()).map_err(Error::io(&beside))?;
         fs::rename(&beside, &path).map_err(Error::io(&path))?;
-        Ok(Self { path, file, finished: folder.join(METRICS_FILE), begun: true, is_new: false })
+        Ok(Self {
+            path,
+            file,
+            finished: folder.join(METRICS_FILE),
+            begun: true,
+            is_new: false,
+            evaluated: evaluated.then_some(step),
+        })
     }
 
     /// Writes what an event has to say: `loss`, `grad_norm`, `learning_rate`, or the `eval_` figures.
@@ -86,6 +96,11 @@ impl MetricsFile {
     pub fn event(&mut self, event: &TrainEvent) -> Result<()> {
         match event {
             TrainEvent::Step(_) | TrainEvent::Evaluating { .. } => Ok(()),
+            TrainEvent::Evaluated { step, .. } | TrainEvent::EvaluatedTriplets { step, .. }
+                if self.evaluated == Some(*step) =>
+            {
+                Ok(())
+            }
             // From here on a resumed run looks here for what was said up to this checkpoint.
             TrainEvent::Saved { .. } => self.begin(),
             TrainEvent::Log { report, loss } => self.line(json!({
@@ -149,6 +164,11 @@ impl MetricsFile {
         self.begin()?;
         self.file.write_all(format!("{line}\n").as_bytes()).map_err(Error::io(&self.path))
     }
+}
+
+/// Of a line; `None` where it was cut off by an interruption.
+fn step_of(line: &str) -> Option<u64> {
+    serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64()
 }
 
 impl Drop for MetricsFile {

@@ -312,6 +312,13 @@ impl Trainer {
     ) -> Result<ControlFlow<()>> {
         if let (Some(validation), true, true) = (validation, run.state.owes_evaluation, flow.is_continue()) {
             flow = self.evaluate_run(run, validation, observe)?;
+            if run.state.owes_evaluation
+                && let Some(report) = run.closing.take()
+            {
+                // Broken off: what may be the run's last step is told now, as where the break comes at a step.
+                let loss = run.state.since_log.mean();
+                flow = join(flow, observe(&TrainEvent::Log { report, loss }));
+            }
             if run.exhausted() {
                 if let Some(report) = run.closing.take() {
                     let loss = run.state.since_log.mean();
@@ -412,7 +419,7 @@ pub(crate) struct Run {
     /// That step, as far as it is not logged: it is where an evaluation ends the run.
     closing: Option<StepReport>,
     /// While it goes on, if it writes anything.
-    lock: Option<OutputLock>,
+    pub(super) lock: Option<OutputLock>,
     /// Those of the other ranks of this process.
     peers: Vec<Run>,
 }

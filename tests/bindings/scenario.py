@@ -130,7 +130,12 @@ def main(path, lines, folder):
     told = []
     assert base.evaluate(HELD_OUT, lambda *at: told.append(at), per_device_eval_batch_size=1).masked_tokens == before.masked_tokens
     assert told == [(1, 3), (2, 3)]
-    raises("RETTO_CANCELLED", base.evaluate, HELD_OUT, lambda done, total: False, per_device_eval_batch_size=1)
+    class Falsy:  # as numpy's False is
+        def __bool__(self):
+            return False
+
+    for no in [False, 0, Falsy()]:
+        raises("RETTO_CANCELLED", base.evaluate, HELD_OUT, lambda done, total, no=no: no, per_device_eval_batch_size=1)
     try:
         base.embed(HELD_OUT * 500, progress=lambda done, total: 1 // 0)
         raise AssertionError("it was to raise")

@@ -36,6 +36,9 @@
 
 #define OK(call) ANSWERS(RETTO_OK, call)
 
+/* Of the library's debug builds: handles that are in use. What stands behind them is reachable, and no leak to a sanitizer. */
+size_t retto_test_handles(void);
+
 static const char *const TEXT = "lipstick stains on the [MASK]";
 
 /* RETTO_DEVICE names the adapter, by its index here, as for every test. */

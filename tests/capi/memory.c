@@ -29,6 +29,7 @@ int main(int argc, char **argv) {
     CHECK(retto_error_free(error) == RETTO_OK && retto_fills_free(fills) == RETTO_OK);
     CHECK(retto_trainer_free(trainer) == RETTO_OK && retto_model_free(adapted) == RETTO_OK);
     CHECK(retto_model_free(base) == RETTO_OK && retto_gpu_free(gpu) == RETTO_OK);
+    CHECK(retto_test_handles() == 0);
     puts("ok");
     return 0;
 }

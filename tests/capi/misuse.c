@@ -296,12 +296,70 @@ static void trainers(const char *path, const char *lines, const char *folder) {
     CHECK(retto_model_free(snapshot) == RETTO_OK && retto_gpu_free(gpu) == RETTO_OK);
 }
 
+static retto_trainer *of_line(const retto_model *model, const char *line, const char *folder, uint64_t save_steps) {
+    retto_trainer *trainer = NULL;
+    retto_training_options options;
+    retto_string text = {0};
+    CHECK(retto_training_options_init(&options, sizeof options) == RETTO_OK);
+    options.output_dir = folder, options.max_steps = 3, options.save_steps = save_steps, options.save_total_limit = 1;
+    options.mlm_probability = 0.5;
+    OK(retto_trainer_new(model, &options, &trainer, &error));
+    text.data = line, text.length = NUL;
+    OK(retto_trainer_add_lines(trainer, RETTO_SPLIT_TRAIN, &text, 1, &error));
+    return trainer;
+}
+
+/* Two runs whose checkpoints go to one folder, which began when there were none. */
+static void one_folder(const char *path, const char *folder) {
+    const char *const ours = "we sang along to the radio", *const theirs = "the rain on the window";
+    retto_gpu *gpu = open_gpu();
+    retto_model *model = NULL;
+    retto_trainer *first, *second, *third;
+    retto_progress progress = {0};
+    char place[4096];
+    uint64_t step = 99;
+    progress.struct_size = sizeof progress;
+    OK(retto_model_open(gpu, path, NUL, &model, &error));
+
+    CHECK(snprintf(place, sizeof place, "%s/by hand", folder) < (int)sizeof place);
+    first = of_line(model, ours, place, 0), second = of_line(model, theirs, place, 0);
+    OK(retto_trainer_step(first, &progress, &error));
+    OK(retto_trainer_step(second, &progress, &error));
+    OK(retto_trainer_checkpoint(first, &error));
+    ANSWERS(RETTO_OTHER_RUN, retto_trainer_checkpoint(second, &error));
+    OK(retto_trainer_step(second, &progress, &error));
+    ANSWERS(RETTO_OTHER_RUN, retto_trainer_checkpoint(second, &error));
+    OK(retto_trainer_step(first, &progress, &error));
+    CHECK(progress.tokens > 0 && progress.loss > 0);
+    OK(retto_trainer_step(first, &progress, &error));
+    CHECK(progress.is_over && progress.step == 3);
+    OK(retto_trainer_checkpoint(first, &error));
+    /* Taken up where it is over, it is ended: no step is done. */
+    third = of_line(model, ours, place, 0);
+    OK(retto_trainer_resume(third, &step, &error));
+    CHECK(step == 3);
+    OK(retto_trainer_step(third, &progress, &error));
+    CHECK(progress.is_over && progress.step == 3 && progress.epoch == 3 && progress.tokens == 0 && progress.loss == 0);
+    CHECK(retto_trainer_free(first) == RETTO_OK && retto_trainer_free(second) == RETTO_OK);
+    CHECK(retto_trainer_free(third) == RETTO_OK);
+
+    CHECK(snprintf(place, sizeof place, "%s/by itself", folder) < (int)sizeof place);
+    first = of_line(model, ours, place, 1), second = of_line(model, theirs, place, 0);
+    OK(retto_trainer_step(second, &progress, &error));
+    OK(retto_trainer_step(first, &progress, &error));
+    ANSWERS(RETTO_FOLDER_IN_USE, retto_trainer_checkpoint(second, &error));
+    CHECK(retto_trainer_free(first) == RETTO_OK && retto_trainer_free(second) == RETTO_OK);
+    CHECK(retto_model_free(model) == RETTO_OK && retto_gpu_free(gpu) == RETTO_OK);
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 4);
     errors_and_versions();
     adapters();
     models(argv[1]);
     trainers(argv[1], argv[2], argv[3]);
+    one_folder(argv[1], argv[3]);
+    CHECK(retto_test_handles() == 0);
     puts("ok");
     return 0;
 }

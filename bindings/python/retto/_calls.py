@@ -212,13 +212,15 @@ class _Interrupt:
 
 
 def _observed(callback: Any, tell: Callable[..., Optional[bool]], call: Callable[[Any], Any]) -> Any:
-    """A call that is handed a callback of the library: ``tell`` hears what that is told, and ends the call by returning ``False``. What it
+    """A call that is handed a callback of the library: ``tell`` hears what that is told, and ends the call by returning ``False``, or what is
+    as false, as numpy's; but for ``None``, which a function returns that returns nothing. What it
     raises ends it, too, and is raised here; so does Ctrl-C."""
     thrown: List[BaseException] = []
 
     def told(*given: Any) -> int:
         try:
-            return 1 if _calls.has_ended() or tell(*given) is False or interrupt.seen else 0
+            answer = None if _calls.has_ended() else tell(*given)
+            return 1 if _calls.has_ended() or interrupt.seen or answer is not None and not answer else 0
         except BaseException as error:  # nothing may pass through C
             thrown.append(error)
             return 1

@@ -102,7 +102,12 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
     output::note(format!("training on {} examples with {}", train.len(), devices_of_run(gpu, others, ranks)));
     announce(&trainer.forecast(&train)?);
     let options_of_run = training.options(gpu, &arguments, &args.train, (&args.unit.read, Some(&args.unit), &train))?;
-    let trained = training.run(&mut metrics, &options_of_run, |observe| {
+    let config = trainer.model().config().clone();
+    let beside = |folder: &Path| match args.lora_r {
+        Some(_) => Ok(()),
+        None => carry_embedding(training.model.as_deref(), &config, folder),
+    };
+    let trained = training.run(&mut metrics, &options_of_run, beside, |observe| {
         trainer.train_dataset(&train, validation.as_ref(), |event| observe(event))
     });
     let model = trainer.model();
@@ -110,7 +115,7 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
         Some(_) => Ok(model.save_adapter(folder, &training.base_name())?),
         None => {
             model.save(folder)?;
-            carry_embedding(training.model.as_deref(), model.config(), folder)
+            beside(folder)
         }
     };
     let trained = trained.map_err(|failed| failed.keep(&training.output, ranks, save))?;

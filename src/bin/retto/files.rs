@@ -67,6 +67,29 @@ pub(crate) fn check_whole_model(output: &Path) -> Result<()> {
     }
 }
 
+/// The first checkpoint of a run that a folder holds, of those that it can go on from.
+pub(crate) fn checkpoint_of(output: &Path) -> Option<PathBuf> {
+    let is_numbered = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.strip_prefix("checkpoint-").is_some_and(|step| step.parse::<u64>().is_ok())
+    };
+    let mut found: Vec<_> = std::fs::read_dir(output).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    found.retain(is_numbered);
+    found.into_iter().min()
+}
+
+/// Refuses to write a model over that of a run whose checkpoints lie there: it may be in none of them.
+pub(crate) fn check_no_run(output: &Path) -> Result<()> {
+    match checkpoint_of(output) {
+        Some(checkpoint) => {
+            let checkpoint = checkpoint.display();
+            Err(format!("{checkpoint} is of a run: write the model to another folder, or remove its checkpoints")
+                .into())
+        }
+        None => Ok(()),
+    }
+}
+
 /// A path as it is written into files: who reads them may be in another folder.
 pub(crate) fn whole(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()

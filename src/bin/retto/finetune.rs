@@ -229,13 +229,16 @@ pub(crate) fn run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks, args: &Args) -> Resu
     output::note(format!("training on {} triplets an epoch with {}", train.len(), devices_of_run(gpu, others, ranks)));
     announce(&trainer.forecast_triplets(&train)?);
     let options_of_run = training.options(gpu, &arguments, &args.train, (&args.task.read, None, train.texts()))?;
-    let trained = training.run(&mut metrics, &options_of_run, |observe| {
+    let beside = |folder: &Path| {
+        task.options.save(folder, &config)?;
+        carry_prompts(training.model.as_deref(), folder)
+    };
+    let trained = training.run(&mut metrics, &options_of_run, beside, |observe| {
         trainer.train_triplets(&train, validation.as_ref(), |event| observe(event))
     });
     let save = |folder: &Path| {
         trainer.model().save(folder)?;
-        task.options.save(folder, &config)?;
-        carry_prompts(training.model.as_deref(), folder)
+        beside(folder)
     };
     let trained = trained.map_err(|failed| failed.keep(&training.output, ranks, save))?;
     if !ranks.is_first() {

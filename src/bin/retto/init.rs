@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use retto::{BertConfig, Gpu, Model, Tokenizer, WordPieceOptions};
 
-use crate::files::{check_folder, check_whole_model, forget_run};
+use crate::files::{check_folder, check_no_run, check_whole_model, forget_run};
 use crate::{Result, display, output};
 
 #[derive(clap::Args)]
@@ -54,6 +54,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     config.validate()?;
     check_folder(&args.output)?;
     check_whole_model(&args.output)?;
+    check_no_run(&args.output)?;
     let tokenizer = match &args.tokenizer {
         Some(folder) => Tokenizer::open(Model::encoder_folder(folder)?)?,
         None => {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use retto::Gpu;
 
-use crate::files::{carry_embedding, check_whole_model, forget_run, whole, write_whole};
+use crate::files::{carry_embedding, check_no_run, check_whole_model, forget_run, whole, write_whole};
 use crate::{Result, TRAINING_ARGUMENTS_FILE, open_model, output, provenance};
 
 #[derive(clap::Args)]
@@ -22,6 +22,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     check_whole_model(&args.output)?;
+    check_no_run(&args.output)?;
     let model = open_model(gpu, args.model.as_deref(), Some(&args.adapter))?;
     model.save(&args.output)?;
     forget_run(&args.output)?;

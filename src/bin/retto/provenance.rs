@@ -12,9 +12,13 @@ pub(crate) fn training_arguments(model: &Path) -> Option<Value> {
     serde_json::from_slice(&std::fs::read(arguments_file(model)).ok()?).ok()
 }
 
-/// Where a run's options are left: of a checkpoint that has none, in the folder that this is in, unless another run has begun there.
+/// Where a run's options are left: of a checkpoint that has none, in the folder that this is in, unless another run has begun there. The best
+/// model of a run stays beside what a later one made.
 fn arguments_file(model: &Path) -> PathBuf {
     let own = model.join(TRAINING_ARGUMENTS_FILE);
+    if model.file_name().is_some_and(|name| name == "checkpoint-best") {
+        return own;
+    }
     let is_over = |output: &&Path| !output.join(format!("{METRICS_FILE}.part")).exists();
     match model.parent().filter(|_| is_checkpoint(model) && !own.exists()).filter(is_over) {
         Some(output) => output.join(TRAINING_ARGUMENTS_FILE),

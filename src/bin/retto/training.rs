@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use retto::{
 };
 
 use crate::data::{ReadArgs, UnitArgs};
-use crate::files::{Failed, remove, whole, write_whole};
+use crate::files::{self, Failed, remove, whole, write_whole};
 use crate::ranks::Ranks;
 use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, output, provenance};
 
@@ -232,10 +232,17 @@ impl TrainArgs {
 
     /// Takes up an interrupted run where that is asked for, and its log, which the first process writes.
     pub(crate) fn begin(&self, trainer: &mut Trainer, ranks: &Ranks) -> Result<Option<MetricsFile>> {
-        if self.eval_steps.is_some() && self.validation.is_empty() && self.validation_split == 0.0 {
-            return Err("--eval-steps takes held-out text: give --validation or --validation-split".into());
+        let takes = [
+            ("--eval-steps", self.eval_steps.is_some()),
+            ("--early-stopping-patience", self.early_stopping_patience.is_some()),
+            ("--load-best-model-at-end", self.load_best_model_at_end),
+        ];
+        let asked = takes.iter().find(|(_, is_asked)| *is_asked);
+        if let (Some((option, _)), true, true) = (asked, self.validation.is_empty(), self.validation_split == 0.0) {
+            return Err(format!("{option} takes held-out text: give --validation or --validation-split").into());
         }
         trainer.lock_output_dir()?;
+        self.refuse_best_of_another(ranks)?;
         let resumed = if self.resume { trainer.resume_from_checkpoint()? } else { None };
         if !ranks.is_first() {
             return Ok(None);
@@ -250,12 +257,26 @@ impl TrainArgs {
         Ok(Some(metrics))
     }
 
+    /// A run that was killed may have left its best model, and no checkpoint to go on from: that would be written over.
+    fn refuse_best_of_another(&self, ranks: &Ranks) -> Result<()> {
+        let best = self.output.join("checkpoint-best");
+        let has_not_ended = self.output.join(format!("{METRICS_FILE}.part")).exists();
+        if ranks.is_first() && best.exists() && has_not_ended && files::checkpoint_of(&self.output).is_none() {
+            let best = best.display();
+            let reason =
+                format!("{best} is all that is left of a run that did not end: move it elsewhere, or remove it");
+            return Err(reason.into());
+        }
+        Ok(())
+    }
+
     /// Trains by `train`, which is handed the observer: progress and the log. Ctrl-C ends the run after its step. Checkpoints get the
-    /// options, too: those of the folder that they are in may be of a run before.
+    /// options, too, as those of the folder that they are in may be of a run before, and what `beside` writes.
     pub(crate) fn run(
         &self,
         metrics: &mut Option<MetricsFile>,
         options: &[u8],
+        beside: impl Fn(&Path) -> Result<()>,
         train: impl FnOnce(&mut dyn FnMut(&TrainEvent) -> ControlFlow<()>) -> retto::Result<TrainOutput>,
     ) -> std::result::Result<TrainOutput, Failed> {
         let interrupted = interruption()?;
@@ -272,12 +293,13 @@ impl TrainArgs {
             }
             let written = match event {
                 TrainEvent::Saved { path, .. } if metrics.is_some() => {
-                    write_whole(&path.join(TRAINING_ARGUMENTS_FILE), options).map_err(|error| error.to_string())
+                    write_whole(&path.join(TRAINING_ARGUMENTS_FILE), options).and_then(|()| beside(path))
                 }
                 _ => Ok(()),
             };
             if let Err(error) = written {
-                output::note(format!("note: {error}; the checkpoint does not say what it was trained on"));
+                let reason = "the checkpoint does not say what it was trained on, or how it embeds texts";
+                output::note(format!("note: {error}; {reason}"));
             }
             match metrics.as_mut().map_or(Ok(()), |metrics| metrics.event(event)) {
                 Ok(()) if interrupted.load(Ordering::Relaxed) => ControlFlow::Break(()),

@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 pub(crate) use encoding::Encoding;
+#[cfg(feature = "capi")]
+pub(crate) use records::NAMES_ANOTHER;
 pub(crate) use records::TripletSink;
 
 use crate::error::{Error, Result};

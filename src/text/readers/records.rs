@@ -9,6 +9,9 @@ use serde_json::Value;
 use super::{Encoding, LONGEST_RECORD, Lines, Piece, Sink, encoding, section_lines, song};
 use crate::error::{Error, Result};
 
+/// What to do where a field is called otherwise.
+pub(crate) const NAMES_ANOTHER: &str = "text_field (--text-field) names another";
+
 /// The object of a line.
 fn record(lines: &Lines, line: &str) -> Result<Value> {
     match serde_json::from_str(line) {
@@ -41,10 +44,7 @@ pub(super) fn read_json(lines: &mut Lines, field: &str, sink: &mut Sink) -> Resu
             None => {
                 let names: Vec<&str> =
                     record.as_object().into_iter().flat_map(|o| o.keys().map(String::as_str)).collect();
-                let reason = format!(
-                    "has no field '{field}' (but {}): text_field (--text-field) names another",
-                    names.join(", ")
-                );
+                let reason = format!("has no field '{field}' (but {}): {NAMES_ANOTHER}", names.join(", "));
                 return Err(lines.bad(&reason));
             }
         }
@@ -147,9 +147,10 @@ pub(super) fn read_csv(
         return Err(bad("a quote in the header is never closed".into()));
     }
     let names: Vec<String> = header.iter().map(|name| name_of(name, encoding)).collect();
-    let column = names.iter().position(|name| name.trim() == field).ok_or_else(|| {
-        bad(format!("has no column '{field}' (but {}): text_field (--text-field) names another", names.join(", ")))
-    })?;
+    let column = names
+        .iter()
+        .position(|name| name.trim() == field)
+        .ok_or_else(|| bad(format!("has no column '{field}' (but {}): {NAMES_ANOTHER}", names.join(", "))))?;
     let mut record = csv::ByteRecord::new();
     while reader.read_byte_record(&mut record).map_err(wrong)? {
         let line = record.position().map_or(0, |position| position.line());
