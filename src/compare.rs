@@ -303,7 +303,10 @@ fn ask(
     told: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Vec<Answer>> {
     let mut answers = Vec::with_capacity(blanks.len());
-    for part in blanks.chunks(TOGETHER) {
+    while answers.len() < blanks.len() {
+        let rest = &blanks[answers.len()..];
+        let rest = &rest[..rest.len().min(TOGETHER)];
+        let part = &rest[..model.fits_one_pass(rest.iter().map(|blank| data.get(blank.example).len()))];
         if told(answers.len()).is_break() {
             return Err(Error::Cancelled);
         }

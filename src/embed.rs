@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::gpu::Pass;
-use crate::model::{BertConfig, MODULES_FILE, Model, Module, Pooling, TOKENS_PER_PASS, read_json};
+use crate::model::{BertConfig, MODULES_FILE, Model, Module, Pooling, read_json};
 use crate::text::{ASKED, Dataset, PackedBatch, SHORTEST};
 
 /// How texts are embedded. [`EmbedOptions::open`] reads what a model was made for.
@@ -412,13 +412,9 @@ impl Model {
             if done > 0 && told(done, examples.len()).is_break() {
                 return Ok(None);
             }
+            let count = self.fits_one_pass(examples[done..].iter().map(|ids| ids.len()));
             let mut batch = PackedBatch::default();
-            for ids in &examples[done..] {
-                if batch.tokens() > 0 && batch.tokens() + ids.len() > TOKENS_PER_PASS {
-                    break;
-                }
-                batch.push(ids);
-            }
+            examples[done..done + count].iter().for_each(|ids| batch.push(ids));
             let vectors = self.embed_batch(&batch, options)?;
             if let Some(at) = vectors.iter().position(|value| !value.is_finite()) {
                 let text = number(done + at / self.config().hidden_size);

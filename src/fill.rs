@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::gpu::Pass;
-use crate::model::{Bert, Model, TOKENS_PER_PASS};
+use crate::model::{Bert, Model};
 use crate::ops::tilings::LENGTHS;
 use crate::ops::top_k::{self, Found};
 use crate::ops::tuning::tune;
@@ -59,12 +59,7 @@ impl Model {
         let mut answers = Vec::with_capacity(texts.len());
         let mut rest = encoded.as_slice();
         while !rest.is_empty() {
-            let mut tokens = 0;
-            let fits = |ids: &Vec<u32>| {
-                tokens += ids.len();
-                tokens <= TOKENS_PER_PASS
-            };
-            let count = rest.iter().map(fits).take_while(|fits| *fits).count().max(1);
+            let count = self.fits_one_pass(rest.iter().map(Vec::len));
             self.fill_encoded(&rest[..count], top_k, true, &mut answers)?;
             rest = &rest[count..];
         }

@@ -42,6 +42,7 @@ mod error;
 mod fill;
 mod gpu;
 mod interval;
+mod leftovers;
 mod mapped;
 mod model;
 mod ops;

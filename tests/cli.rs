@@ -258,6 +258,15 @@ fn a_model_from_nothing() {
     ]));
     let read = |folder: &str| std::fs::read(Path::new(folder).join("tokenizer.json")).unwrap();
     assert!(read(&taken) == read(&trained));
+    // Not what went with the other model, nor what lay there before.
+    std::fs::write(Path::new(&taken).join("modules.json"), "[]").unwrap();
+    let again =
+        ["init", "--tokenizer", &trained, "--output", &taken, "--hidden-size", "16", "--max-position-embeddings"];
+    stdout(&self::run(&[&again[..], &["40"]].concat()));
+    assert!(!Path::new(&taken).join("modules.json").exists());
+    let config = std::fs::read(Path::new(&taken).join("tokenizer_config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!(config["model_max_length"], 40);
 }
 
 #[cfg(target_os = "linux")]

@@ -342,6 +342,22 @@ fn what_is_saved_is_what_was_computed() {
     assert!(matches!(embeddings.save(&nowhere), Err(Error::Io { .. })));
 }
 
+/// What the layers of many texts would take together is more than a binding may be here.
+#[test]
+fn of_wide_models_fewer_tokens_go_together() {
+    let tokenizer = retto::Tokenizer::open(fixtures().join("fillmask")).unwrap();
+    let mut config = retto::BertConfig::new(tokenizer.vocab_size());
+    (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) = (8, 1, 2);
+    (config.intermediate_size, config.max_position_embeddings) = (16_384, 64);
+    let model = Model::init(gpu(), config, tokenizer, 1).unwrap();
+    let lines = vec!["the rain and ".repeat(20) + "[MASK]"; 64];
+    assert_eq!(model.embed(&lines, &EmbedOptions::default()).unwrap().len(), 64);
+    assert_eq!(model.fill_mask_batch(&lines, 1).unwrap().len(), 64);
+    let data = retto::Dataset::from_lines(model.tokenizer(), &lines, 64).unwrap();
+    let options = retto::CompareOptions { max_blanks: 64, ..Default::default() };
+    assert_eq!(retto::compare(&model, &model, &data, &options).unwrap().blanks, 64);
+}
+
 #[cfg(feature = "cli")]
 #[test]
 fn the_command_prints_and_writes_vectors() {
@@ -365,6 +381,21 @@ fn the_command_prints_and_writes_vectors() {
     let shown = stdout(&run(&["embed", "--model", &base, "--data", text(&songs)]));
     let shown: Vec<_> = shown.lines().map(|line| line.rsplit("...  ").next().unwrap()).collect();
     assert_eq!(shown, ["the rain", "you", "and the rain"]);
+    // Of sections, of which one takes two examples and another is left out.
+    let sections = folder.path().join("sections.txt");
+    fs::write(&sections, "the rain\n\nthe rain\n\nyou and you\nthe river and you\n\ntown\n").unwrap();
+    let of = ["--data", text(&sections), "--unit", "section", "--dedup", "--max-seq-length", "7"];
+    let shown = stdout(&run(&[&["embed", "--model", &base], &of[..]].concat()));
+    let shown: Vec<_> = shown.lines().map(|line| line.rsplit("...  ").next().unwrap()).collect();
+    assert_eq!(shown, ["the rain", "you and you", "town"]);
+    // A link that leads nowhere yet stays one.
+    #[cfg(unix)]
+    {
+        let (link, target) = (folder.path().join("link"), folder.path().join("target"));
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        stdout(&run(&["embed", "--model", &base, "the rain", "--output", text(&link)]));
+        assert!(link.is_symlink() && fs::metadata(&target).unwrap().len() > 64);
+    }
     // What goes to stdout is alone there, into a pipe or behind what a file holds already.
     #[cfg(unix)]
     {

@@ -28,7 +28,6 @@ pub use embedding_loss::{DistanceMetric, EmbeddingLoss, EmbeddingObjective};
 pub use lora::LoraConfig;
 pub(crate) use mlm_head::stats_of;
 pub(crate) use modules::{MODULES_FILE, Module, read_json};
-pub(crate) use open::TOKENS_PER_PASS;
 pub use open::{Model, NamedValues};
 pub(crate) use parameters::{Gradients, Parameter, in_memory_order, zeros_like};
 pub use pooling::Pooling;

@@ -57,8 +57,24 @@ macro_rules! bundled {
     };
 }
 
-/// Tokens of a query in one pass: bounds the workspace, whatever the number of texts.
-pub(crate) const TOKENS_PER_PASS: usize = 8192;
+/// Tokens of queries in one pass: bounds the workspace, whatever the number of texts.
+const TOKENS_PER_PASS: usize = 8192;
+
+impl Model {
+    /// How many of these lengths, of one at least, go into one pass: as many as its workspaces have room for.
+    pub(crate) fn fits_one_pass(&self, lengths: impl Iterator<Item = usize>) -> usize {
+        let config = self.config();
+        let widest = config.intermediate_size.max(3 * config.hidden_size) as u64;
+        let limit = self.gpu.adapter().max_storage_buffer_binding_size.min(self.gpu.adapter().max_buffer_size);
+        let most = TOKENS_PER_PASS.min(usize::try_from(limit / (4 * widest).max(1)).unwrap_or(usize::MAX));
+        let mut tokens = 0;
+        let fits = |length: &usize| {
+            tokens += length;
+            tokens <= most
+        };
+        lengths.take_while(fits).count().max(1)
+    }
+}
 
 /// What the bundled model is called in errors.
 #[cfg(feature = "default-model")]

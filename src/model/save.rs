@@ -16,6 +16,7 @@ use super::open::Model;
 use super::parameters::Parameter;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pass, Tensor};
+use crate::leftovers::remove_old;
 use crate::text::TOKENIZER_FILES;
 
 const STAGING_PREFIX: &str = ".retto-save-";
@@ -199,16 +200,9 @@ pub(crate) fn seal(staging: &Path, layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// A temporary folder. What killed processes left is removed when it is old: a save takes seconds.
+/// A temporary folder, and what killed processes left of such is removed.
 pub(crate) fn staging_in(folder: &Path) -> Result<tempfile::TempDir> {
-    for path in entries(folder)? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let modified = fs::metadata(&path).and_then(|metadata| metadata.modified());
-        let age = modified.ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
-        if name.starts_with(STAGING_PREFIX) && path.is_dir() && age > Duration::from_secs(3600) {
-            let _ = fs::remove_dir_all(&path);
-        }
-    }
+    remove_old(folder, STAGING_PREFIX);
     tempfile::Builder::new().prefix(STAGING_PREFIX).tempdir_in(folder).map_err(Error::io(folder))
 }
 

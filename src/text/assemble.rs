@@ -161,6 +161,21 @@ impl<'t> Corpus<'t> {
     }
 }
 
+/// As many names as a header has room for: it is read into memory whole, and safetensors refuses one of 100 MB.
+fn shown(sources: &[String]) -> Vec<String> {
+    const BYTES: usize = 1 << 20;
+    let mut bytes = 0;
+    let fits = |name: &&String| {
+        bytes += name.len();
+        bytes <= BYTES
+    };
+    let mut shown: Vec<String> = sources.iter().take_while(fits).cloned().collect();
+    if shown.len() < sources.len() {
+        shown.push(format!("and {} more", sources.len() - shown.len()));
+    }
+    shown
+}
+
 /// Of no words yet. Its byte counts the ways in which songs have been split: the same songs with the same share and seed are not the same
 /// held out after it changed.
 fn split_hash() -> Hash {
@@ -249,6 +264,10 @@ impl<'t> Assembler<'t> {
     }
 
     fn begin(&mut self, song: bool) -> Result<()> {
+        // A window with no room for anything after a separator is full: what begins now is in the next one.
+        if self.unit == Unit::Window && self.body.len() + 1 >= self.room {
+            self.example(&mut None)?;
+        }
         if song {
             self.songs += 1;
         } else {
@@ -379,7 +398,7 @@ impl<'t> Assembler<'t> {
             set("whole_word_mask", mask.whole_word_mask.to_string());
         }
         set("corpus", format!("{:016x}", corpus.0));
-        set("sources", serde_json::json!(sources).to_string());
+        set("sources", serde_json::json!(shown(sources)).to_string());
         metadata
     }
 }

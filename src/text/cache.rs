@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::dataset::{FORMAT, Hash, IGNORED};
 use super::masking::Masked;
 use crate::error::{Error, Result};
+use crate::leftovers::remove_old;
 
 /// A tensor that grows on disk until its size is known.
 struct Part {
@@ -149,8 +150,9 @@ impl CacheWriter {
             drop(target);
             Ok(())
         };
+        remove_old(&self.folder, STAGED);
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".retto-cache-");
+        builder.prefix(STAGED);
         #[cfg(unix)]
         {
             // As readable as any file; what the process' umask takes away is taken away.
@@ -163,6 +165,9 @@ impl CacheWriter {
         Ok(WrittenCache { target, path: self.path })
     }
 }
+
+/// What a cache is called while it is written.
+const STAGED: &str = ".retto-cache-";
 
 /// A cache that is whole, and has not its name yet.
 pub(super) struct WrittenCache {
@@ -193,7 +198,7 @@ impl WrittenCache {
         let aside = match path.is_file() {
             true => {
                 let folder = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                let aside = tempfile::Builder::new().prefix(".retto-cache-").tempfile_in(folder);
+                let aside = tempfile::Builder::new().prefix(".retto-before-").tempfile_in(folder);
                 let aside = aside.map_err(Error::io(folder))?.into_temp_path();
                 std::fs::rename(&path, &aside).map_err(Error::io(&path))?;
                 Some(aside)

@@ -65,6 +65,13 @@ impl Template {
     }
 }
 
+/// The tokenizers library panics at some files that are no tokenizers, and may at others when they are used.
+fn guarded<T>(folder: &Path, call: impl FnOnce() -> Result<T>) -> Result<T> {
+    // Nothing of it is used after that.
+    let answer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
+    answer.unwrap_or_else(|_| Err(Error::tokenizer(folder, "the tokenizers library cannot work with what it says")))
+}
+
 impl Tokenizer {
     /// Opens `tokenizer.json`, or `vocab.txt` with what `tokenizer_config.json` says of it, from a folder.
     ///
@@ -86,6 +93,13 @@ impl Tokenizer {
 
     /// From the contents of the files named in [`TOKENIZER_FILES`]; `folder` is for errors.
     pub(crate) fn from_files(folder: &Path, files: Vec<(String, Vec<u8>)>) -> Result<Self> {
+        let tokenizer = guarded(folder, || Self::read_files(folder, files))?;
+        // What cannot be used is found out before anything is made of it.
+        tokenizer.decode(&tokenizer.encode("a b")?, true)?;
+        Ok(tokenizer)
+    }
+
+    fn read_files(folder: &Path, files: Vec<(String, Vec<u8>)>) -> Result<Self> {
         let settings = Settings::read(folder, &files)?;
         let find = |name: &str| files.iter().find(|(file, _)| file == name).map(|(_, bytes)| bytes.as_slice());
         let mut inner = match (find(TOKENIZER_FILE), find(VOCAB_FILE)) {
@@ -130,16 +144,23 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::BadTokenizer`] where the tokenizer cannot represent the text at all.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.shared.inner.encode_fast(text, true);
-        let encoding = encoding.map_err(|error| Error::tokenizer(&self.shared.folder, error.to_string()))?;
+        self.encode_with(text, true)
+    }
+
+    fn encode_with(&self, text: &str, adds_special_tokens: bool) -> Result<Vec<u32>> {
+        let encoding = self.guarded(|inner| inner.encode_fast(text, adds_special_tokens))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// What the library makes of something; its errors name the folder.
+    fn guarded<T>(&self, call: impl FnOnce(&Inner) -> tokenizers::Result<T>) -> Result<T> {
+        let folder = &self.shared.folder;
+        guarded(folder, || call(&self.shared.inner).map_err(|error| Error::tokenizer(folder, error.to_string())))
     }
 
     /// Ids of a text alone, without the tokens that [`Tokenizer::template`] puts around it.
     pub(crate) fn encode_body(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.shared.inner.encode_fast(text, false);
-        let encoding = encoding.map_err(|error| Error::tokenizer(&self.shared.folder, error.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        self.encode_with(text, false)
     }
 
     /// Whether of a text that is too long the end is kept.
@@ -193,8 +214,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::BadTokenizer`] where the tokenizer's decoder refuses.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
-        let decoded = self.shared.inner.decode(ids, skip_special_tokens);
-        let text = decoded.map_err(|error| Error::tokenizer(&self.shared.folder, error.to_string()))?;
+        let text = self.guarded(|inner| inner.decode(ids, skip_special_tokens))?;
         Ok(if self.shared.clean_up { clean_up_tokenization(text) } else { text })
     }
 
@@ -304,6 +324,13 @@ impl std::fmt::Debug for Tokenizer {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    /// A template with a token that it does not define, at which the library panics.
+    const NAMES_NO_TOKEN: &str = r#"{"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+        "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}}], "pair": [], "special_tokens": {}}, "decoder": null,
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "\u0023#",
+        "max_input_chars_per_word": 100, "vocab": {"[UNK]": 0, "[CLS]": 1, "a": 2}}}"#;
+
     use super::*;
 
     pub(crate) fn folder() -> PathBuf {
@@ -357,6 +384,7 @@ pub(crate) mod tests {
         for (files, words) in [
             (&[][..], "no tokenizer.json and no vocab.txt"),
             (&[(TOKENIZER_FILE, "{")][..], "tokenizer.json"),
+            (&[(TOKENIZER_FILE, NAMES_NO_TOKEN)][..], "cannot work with"),
             (&[(VOCAB_FILE, "a\nb\n")][..], "[CLS]"),
             (&[(VOCAB_FILE, "")][..], "[CLS]"),
             (&[(VOCAB_FILE, "[CLS]\n"), (TOKENIZER_CONFIG_FILE, "nonsense")][..], "tokenizer_config.json"),

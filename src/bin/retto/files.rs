@@ -163,7 +163,8 @@ pub(crate) fn check_writable(path: &Path) -> Result<()> {
     let opened = std::fs::File::options().create(true).truncate(false).write(true).open(path);
     opened.map_err(|error| format!("{}: {error}", path.display()))?;
     if is_new {
-        std::fs::remove_file(path)?;
+        // Of a link that led nowhere, what it leads to now.
+        std::fs::remove_file(path.canonicalize()?)?;
     }
     if is_replaceable(path) {
         staging_beside(path)?;

@@ -1,10 +1,10 @@
 //! `retto init`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use retto::{BertConfig, Gpu, Model, Tokenizer, WordPieceOptions};
 
-use crate::files::{check_folder, check_no_run, check_whole_model, forget_run};
+use crate::files::{carry_embedding, check_folder, check_no_run, check_whole_model, forget_run, write_whole};
 use crate::{Result, display, output};
 
 #[derive(clap::Args)]
@@ -72,13 +72,28 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     config.pad_token_id = tokenizer.pad_token_id();
     let model = Model::init(gpu, config, tokenizer, args.seed)?;
     model.save(&args.output)?;
+    if args.tokenizer.is_some() {
+        set_longest(&args.output, args.max_position_embeddings)?;
+    }
     forget_run(&args.output)?;
+    carry_embedding(None, model.config(), &args.output)?;
     output::line(format!(
         "{}: {} parameters, a vocabulary of {}",
         args.output.display(),
         model.num_parameters(),
         model.tokenizer().vocab_size()
     ))
+}
+
+/// A tokenizer that was made for another model says how long that one's texts may be, which is what embedding, and transformers, go by.
+fn set_longest(folder: &Path, longest: usize) -> Result<()> {
+    let path = folder.join("tokenizer_config.json");
+    let Ok(bytes) = std::fs::read(&path) else { return Ok(()) };
+    let mut config: serde_json::Value = serde_json::from_slice(&bytes)?;
+    if let Some(config) = config.as_object_mut().filter(|config| config.contains_key("model_max_length")) {
+        config.insert("model_max_length".into(), longest.into());
+    }
+    write_whole(&path, format!("{config:#}\n").as_bytes())
 }
 
 /// One head for every 64, or the next smaller number of them that divides the hidden size.

@@ -94,6 +94,17 @@ fn units_are_lines_sections_and_windows() {
 }
 
 #[test]
+fn what_begins_where_a_window_is_full_is_in_the_next() {
+    // Room for three tokens: the first song fills the window, or leaves a place that only a separator would take.
+    for first in ["the the the", "the the"] {
+        let text = format!("{first}\n\n\nthe");
+        let made = make(&[("a.txt", &text)], &PrepareOptions { unit: Unit::Window, ..PrepareOptions::new(5) }).unwrap();
+        assert_eq!(made.train.song_boundaries().unwrap(), [0, 1, 2], "{first}");
+        assert_eq!(made.train.section_boundaries().unwrap(), [0, 1, 2], "{first}");
+    }
+}
+
+#[test]
 fn duplicates_are_counted_and_left_out_on_request() {
     let files = [("a.txt", "the rain\nthe rain\n\nthe town"), ("b.txt", "the town")];
     let dedup = |unit, dedup| make(&files, &PrepareOptions { unit, dedup, ..PrepareOptions::new(64) }).unwrap();

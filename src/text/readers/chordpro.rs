@@ -103,6 +103,8 @@ fn without_chords(line: &str) -> String {
 
 /// Its elements of markup (chordpro.org, Using markup): as they are, and those with attributes.
 const MARKUP: [&str; 13] = ["b", "big", "i", "img", "s", "small", "span", "strut", "sub", "sup", "sym", "tt", "u"];
+/// Bytes of one, attributes included.
+const LONGEST_TAG: usize = 1024;
 const WITH_ATTRIBUTES: [&str; 4] = ["img", "span", "strut", "sym"];
 
 fn is_markup(tag: &str) -> bool {
@@ -121,7 +123,11 @@ fn without_markup(line: &str) -> String {
     while let Some(at) = rest.find('<') {
         let (before, tag) = rest.split_at(at);
         words.push_str(before);
-        let end = tag.find('>').filter(|&end| is_markup(tag[1..end].trim_matches('/').trim()));
+        let end = tag
+            .bytes()
+            .take(LONGEST_TAG)
+            .position(|byte| byte == b'>')
+            .filter(|&end| is_markup(tag[1..end].trim_matches('/').trim()));
         let (tag, after) = tag.split_at(end.map_or(1, |end| end + 1));
         if end.is_none() {
             words.push_str(tag);

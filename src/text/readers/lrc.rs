@@ -10,6 +10,8 @@ const MOST_TIMES: usize = 1000;
 const MOST_REPEATS: usize = 50;
 /// Bytes of a time: what is looked through for each bracket that is open.
 const LONGEST_TIME: usize = 32;
+/// The same of a title.
+const LONGEST_TAG: usize = 512;
 
 /// A file is a song. Tags and times are removed; lines that are sung several times come as often, in the order of their
 /// times; a timed line without words, or a blank one, ends a section.
@@ -121,6 +123,7 @@ fn with_background(line: &str) -> Cow<'_, str> {
 /// Where the bracket that is open closes; the first that closes one, where they are not paired.
 fn closing(text: &str) -> Option<usize> {
     let mut depth = 1;
+    let text = &text[..text.floor_char_boundary(LONGEST_TAG)];
     let paired = text.char_indices().find(|(_, c)| {
         depth += i32::from(*c == '[') - i32::from(*c == ']');
         depth == 0

@@ -1,6 +1,7 @@
 //! JSON Lines and CSV: a record a song, its words in one field.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::io::{BufRead, Read};
 use std::path::Path;
 
@@ -97,6 +98,24 @@ pub(super) fn read_triplets(lines: &mut Lines, sink: &mut TripletSink) -> Result
     Ok(())
 }
 
+/// Ends where more was read than a record may have since it was last set to nothing: before all of a file is in memory.
+struct Bounded<'t, R> {
+    reader: R,
+    taken: &'t Cell<usize>,
+}
+
+impl<R: Read> Read for Bounded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.taken.get() > LONGEST_RECORD {
+            let reason = format!("a record is longer than {LONGEST_RECORD} bytes, or a quote is never closed");
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, reason));
+        }
+        let count = self.reader.read(buffer)?;
+        self.taken.set(self.taken.get() + count);
+        Ok(count)
+    }
+}
+
 /// A line that no file has.
 const END: &[u8] = b"\n\0\0the end\0\0\n";
 
@@ -129,6 +148,7 @@ pub(super) fn read_csv(
 ) -> Result<()> {
     let bad = |reason: String| Error::BadData { path: path.to_owned(), reason };
     let wrong = |error: csv::Error| match error.into_kind() {
+        csv::ErrorKind::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => bad(error.to_string()),
         csv::ErrorKind::Io(error) => Error::io(path)(error),
         other => bad(format!("not CSV: {other:?}")),
     };
@@ -137,7 +157,8 @@ pub(super) fn read_csv(
         other => other,
     };
     // A quote that is never closed would take all that follows for one field: then the end is in it, and no record of its own.
-    let reader = reader.chain(END);
+    let (reader, taken) = (reader.chain(END), Cell::new(0));
+    let reader = Bounded { reader, taken: &taken };
     let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(reader);
     let mut header = reader.byte_headers().map_err(wrong)?.clone();
     if header.iter().eq([&END[1..END.len() - 1]]) {
@@ -154,6 +175,7 @@ pub(super) fn read_csv(
     let mut record = csv::ByteRecord::new();
     while reader.read_byte_record(&mut record).map_err(wrong)? {
         let line = record.position().map_or(0, |position| position.line());
+        taken.set(0);
         if record.iter().eq([&END[1..END.len() - 1]]) {
             break;
         }

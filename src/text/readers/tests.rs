@@ -111,6 +111,7 @@ fn names_of_sections_are_headings_without_square_brackets_too() {
         assert_eq!(lines.first().map_or("", String::as_str), sung);
     }
     assert_eq!(read("a.cho", b"[Am]Chorus:\n[C]the rain").unwrap(), ["#", "the rain", "||"]);
+    assert_eq!(read("a.cho", "<".repeat(LONGEST_LINE).as_bytes()).unwrap().len(), 2);
 }
 
 #[test]
@@ -158,8 +159,8 @@ fn lrc_is_written_in_many_ways() {
     ] {
         assert_eq!(read("a.lrc", text.as_bytes()).unwrap(), [expected, &["||"]].concat(), "{text}");
     }
-    // However many brackets are open.
-    for (open, count) in [("[bg:", 0), ("[", 2), ("<", 2), ("[a:", 2), ("[00:01]", 0), ("<00:01>", 0)] {
+    // However many brackets are open, or tags with brackets are closed.
+    for (open, count) in [("[a:[]", 0), ("[bg:", 0), ("[", 2), ("<", 2), ("[a:", 2), ("[00:01]", 0), ("<00:01>", 0)] {
         let line = open.repeat(LONGEST_LINE / open.len());
         assert_eq!(read("a.lrc", line.as_bytes()).unwrap().len(), count, "{open}");
     }
