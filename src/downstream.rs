@@ -152,11 +152,21 @@ pub fn downstream(
         let reason = format!("seeds is {}; it must be from 1 to 10000", options.seeds);
         return Err(Error::InvalidArgument(reason));
     }
+    let with_seed = |seed| TrainingArguments {
+        seed,
+        output_dir: None,
+        save_steps: None,
+        save_total_limit: None,
+        eval_steps: None,
+        load_best_model_at_end: false,
+        early_stopping_patience: None,
+        ..options.arguments.clone()
+    };
+    let first = options.arguments.seed;
     // Found out now, not after a training.
     for model in [base, adapted] {
-        Trainer::new(model, options.arguments.clone())?.check_triplets(train, held_out)?;
+        Trainer::new(model, with_seed(first))?.check_triplets(train, held_out)?;
     }
-    let first = options.arguments.seed;
     let evaluation = TripletEvaluationOptions {
         objective,
         per_device_eval_batch_size: options.arguments.per_device_eval_batch_size,
@@ -177,15 +187,7 @@ pub fn downstream(
     'seeds: for seed in (0..options.seeds as u64).map(|index| first.wrapping_add(index)) {
         let mut found = [[0.0; 2]; 2];
         for (side, model) in [base, adapted].into_iter().enumerate() {
-            let arguments = TrainingArguments {
-                seed,
-                output_dir: None,
-                save_steps: None,
-                load_best_model_at_end: false,
-                early_stopping_patience: None,
-                ..options.arguments.clone()
-            };
-            let mut trainer = Trainer::new(model, arguments)?;
+            let mut trainer = Trainer::new(model, with_seed(seed))?;
             let trained = after[0].len() + after[1].len();
             let output = trainer.train_triplets(train, None, |event| match event {
                 TrainEvent::Step(report) => {

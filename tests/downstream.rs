@@ -64,6 +64,28 @@ fn two_models_are_compared_by_a_task_built_on_both() {
     fs::write(&other, words).unwrap();
     assert!(told(&["--data", &other, "--validation", &songs]).contains(seen));
     assert!(!told(&["--data", &songs, "--validation", &other]).contains(seen));
+    // How to hold out as the adaptation did is said as it is done here.
+    assert!(told(&["--data", &songs, "--validation-split", "0.1"]).contains("give these here, too"));
+    // What goes with a run's output, or with judging it, is none of these trainings'.
+    let model = Model::open(gpu(), &base).unwrap();
+    let loss = retto::EmbeddingLoss::MultipleNegativesRanking { scale: 20.0 };
+    let objective = retto::EmbeddingObjective { loss, pooling: retto::Pooling::Mean, normalize: false };
+    let triplets = retto::Triplets::from_texts(model.tokenizer(), [("the rain", "you", Some("town")); 4], 16);
+    let options = retto::DownstreamOptions {
+        arguments: retto::TrainingArguments {
+            objective: retto::Objective::Embedding(objective),
+            save_steps: Some(1),
+            per_device_train_batch_size: 4,
+            load_best_model_at_end: true,
+            early_stopping_patience: Some(1),
+            max_steps: Some(1),
+            ..Default::default()
+        },
+        seeds: 1,
+    };
+    let triplets = triplets.unwrap();
+    let go = |_: &retto::DownstreamEvent| std::ops::ControlFlow::Continue(());
+    retto::downstream(&model, &model, &triplets, &triplets, &options, go).unwrap();
     // What this task learns cannot judge it.
     let same = ["downstream", "--base", &base, "--adapted", &adapted, "--data", &songs, "--validation", &songs];
     fails(&same, &["held-out songs", "among those that are learnt"]);

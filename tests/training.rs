@@ -254,6 +254,38 @@ fn what_cannot_be_trained_on_is_refused() {
     assert_eq!(parameters(trainer.model()), parameters(&base));
 }
 
+/// Whatever a model was made by, and whichever of its parameters are trained there.
+#[test]
+fn gradients_are_of_all_parameters() {
+    let base = model();
+    let lora = Some(retto::LoraConfig { r: 2, ..Default::default() });
+    let mut adapted = Trainer::new(&base, TrainingArguments { lora, max_steps: Some(3), ..arguments() }).unwrap();
+    adapted.train(&lines(), &[], |_| ControlFlow::Continue(())).unwrap();
+    let frozen = TrainingArguments { freeze_embeddings: true, ..arguments() };
+    let frozen = Trainer::new(&base, frozen).unwrap();
+    let mut batch = PackedBatch::default();
+    batch.push_masked(&[2, 7, 4, 3], &[(2, 8)]);
+    let gradients = |model: &Model| {
+        let (loss, gradients) = model.loss_and_gradients(&batch).unwrap();
+        let shapes = model.parameter_shapes();
+        assert!(gradients.iter().map(|(key, _)| key).eq(shapes.iter().map(|(key, _)| key)));
+        assert!(
+            gradients
+                .iter()
+                .zip(&shapes)
+                .all(|((_, values), (_, shape))| values.len() == shape.iter().product::<usize>())
+        );
+        (loss, gradients)
+    };
+    let of_base = gradients(&base);
+    assert_eq!(gradients(&base.merge().unwrap()), of_base);
+    assert_eq!(gradients(frozen.model()), of_base);
+    let merged = gradients(&adapted.model().merge().unwrap());
+    assert_eq!(gradients(adapted.model()), merged);
+    assert_eq!(gradients(&adapted.snapshot().unwrap()), merged);
+    assert_ne!(merged, of_base);
+}
+
 #[test]
 fn a_step_without_labels_changes_nothing() {
     let base = model();

@@ -249,7 +249,8 @@ inline retto_embed_options embed_options() {
     return detail::defaults(retto_embed_options_init);
 }
 
-/// Those of the folder of a sentence-transformers model; of another model's, the defaults.
+/// Those of the folder of a sentence-transformers model; of another model's, the defaults, but that max_seq_length is what its tokenizer
+/// says, where that says so.
 inline retto_embed_options embed_options(std::string_view folder) {
     detail::Place error;
     auto options = embed_options();

@@ -293,12 +293,22 @@ impl Model {
     }
 
     /// The mean cross entropy of the batch's labels in nats, and its gradient for every parameter under its checkpoint key,
-    /// shaped and ordered as [`Model::parameter_shapes`] says. For checking; training keeps gradients on the GPU.
+    /// shaped and ordered as [`Model::parameter_shapes`] says: of weights that a low-rank adapter has changed, where there is one. For
+    /// checking; training keeps gradients on the GPU.
     ///
     /// # Errors
     /// As [`Model::hidden_states`].
     pub fn loss_and_gradients(&self, batch: &PackedBatch) -> Result<(f32, NamedValues)> {
-        self.loss_and_gradients_with(batch, TrainOptions::default())
+        self.with_all_trained(|model| model.loss_and_gradients_with(batch, TrainOptions::default()))
+    }
+
+    /// What is asked of this model, or of a copy whose parameters have gradients, all of them.
+    fn with_all_trained<T>(&self, ask: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        self.require_float32("taking gradients")?;
+        match self.lora.is_none() && self.bert.parameters().iter().all(|parameter| parameter.trainable) {
+            true => ask(self),
+            false => ask(&self.duplicate(&|_| true)?),
+        }
     }
 
     /// [`Model::loss_and_gradients`], of the parameters that are trained, low-rank factors included.
@@ -325,17 +335,20 @@ impl Model {
         objective.loss.check(data)?;
         let all: Vec<usize> = (0..data.len()).collect();
         let batch = data.batch(&all, 0, 0, objective.loss.wants_negatives());
-        self.mean_and_gradients(|pass, gradients| {
-            self.bert.train_embeddings(
-                pass,
-                gradients,
-                &batch,
-                objective,
-                batch.triplets,
-                TrainOptions::default(),
-                &mut |_, _| Ok(()),
-            )
-        })
+        let train = |model: &Self| {
+            model.mean_and_gradients(|pass, gradients| {
+                model.bert.train_embeddings(
+                    pass,
+                    gradients,
+                    &batch,
+                    objective,
+                    batch.triplets,
+                    TrainOptions::default(),
+                    &mut |_, _| Ok(()),
+                )
+            })
+        };
+        self.with_all_trained(train)
     }
 
     /// The mean of the losses that `train` computes, and the gradients it adds up, of the parameters that are trained.

@@ -14,7 +14,7 @@ pub(crate) struct Args {
     #[arg(required_unless_present = "data", conflicts_with = "data", value_name = "TEXT")]
     texts: Vec<String>,
     /// Texts from files or folders of all formats that `prepare` reads, or a token cache: a vector for each --unit, in
-    /// their order; --strict refuses what would be left out or cut
+    /// their order; headings and files of other kinds have none, and --strict refuses what else would be left out, or cut
     #[arg(long, num_args = 1.., value_name = "PATH")]
     data: Vec<PathBuf>,
     #[command(flatten)]

@@ -156,6 +156,13 @@ fn note(model: &Path, judged: Judged) {
         Some(_) if is_split_of(&arguments, judged.split) => {
             "songs were added or changed since it held out as many, so others are held out now".to_owned()
         }
+        // Who splits the data here can do so as the run did.
+        Some(share) if judged.split.is_some() => {
+            format!(
+                "it held out --validation-split {share} with --seed {} of them: give these here, too",
+                arguments["seed"]
+            )
+        }
         Some(share) => format!(
             "it held out --validation-split {share} with --seed {} of them: give these to `retto prepare`, and judge it by the \
              validation.safetensors that this writes",
