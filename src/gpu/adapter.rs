@@ -18,7 +18,7 @@ pub struct Adapter {
     pub device_type: &'static str,
     /// `vulkan`, `metal` or `dx12`.
     pub backend: String,
-    /// Driver name and version, for example `llvmpipe, Mesa 25.0.7`.
+    /// Driver name and version, for example `llvmpipe, Mesa 25.0.7`; with Metal the system's, `macOS 15.1`.
     pub driver: String,
     /// Bytes of the largest memory the adapter calls its own, where its driver tells: with Vulkan.
     pub memory_bytes: Option<u64>,
@@ -193,13 +193,18 @@ fn describe(index: usize, adapter: wgpu::Adapter) -> (wgpu::Adapter, Adapter) {
         wgpu::DeviceType::Other => "other",
     };
     let driver = [info.driver.as_str(), info.driver_info.as_str()];
-    let driver: Vec<&str> = driver.into_iter().filter(|part| !part.is_empty()).collect();
+    let mut driver = driver.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
+    if driver.is_empty() && cfg!(target_vendor = "apple") {
+        // Metal's comes with the system, and wgpu says nothing of it.
+        let system = std::fs::read_to_string("/System/Library/CoreServices/SystemVersion.plist");
+        driver = system.ok().as_deref().and_then(version_of_system).unwrap_or_default();
+    }
     let listed = Adapter {
         index,
         name: info.name.clone(),
         device_type,
         backend: info.backend.to_string(),
-        driver: driver.join(", "),
+        driver,
         memory_bytes: memory_bytes(&adapter),
         max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
         max_buffer_size: limits.max_buffer_size,
@@ -212,6 +217,15 @@ fn describe(index: usize, adapter: wgpu::Adapter) -> (wgpu::Adapter, Adapter) {
         cooperative_matrix: features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
     };
     (adapter, listed)
+}
+
+/// Name and version, from the property list in which Apple's systems have them.
+fn version_of_system(list: &str) -> Option<String> {
+    let value = |key: &str| {
+        let rest = list.split_once(&format!("<key>{key}</key>"))?.1;
+        Some(rest.split_once("<string>")?.1.split_once("</string>")?.0.trim())
+    };
+    Some(format!("{} {}", value("ProductName")?, value("ProductVersion")?))
 }
 
 /// Edges of the square matrices that subgroups can multiply together, f16 by f16 with sums in f32.
@@ -253,7 +267,7 @@ fn memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_named;
+    use super::{is_named, version_of_system};
 
     #[test]
     fn a_number_is_an_index_or_a_whole_number_of_a_name() {
@@ -261,6 +275,14 @@ mod tests {
         for (part, is) in [("4090", true), ("a100", true), ("rtx", true), ("1", false), ("40", false), ("409", false)] {
             assert_eq!(is_named(name, part), is, "{part}");
         }
+    }
+
+    #[test]
+    fn a_system_says_its_name_and_version() {
+        let list = "<plist version=\"1.0\">\n<dict>\n\t<key>ProductCopyright</key>\n\t<string>1983-2026</string>\n\t<key>ProductName</key>\n\t\
+                    <string>macOS</string>\n\t<key>ProductVersion</key>\n\t<string>15.1</string>\n</dict>\n</plist>\n";
+        assert_eq!(version_of_system(list).as_deref(), Some("macOS 15.1"));
+        assert_eq!(version_of_system("<key>ProductName</key>"), None);
     }
 
     /// `make test-as-gpu` would else be the usual tests again: it says by a variable of its own what it means.

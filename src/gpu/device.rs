@@ -304,6 +304,11 @@ impl Gpu {
         self.inner.style
     }
 
+    /// Whether what the driver refused to carry out passes for done: Metal's, by wgpu. In tests it is taken for so everywhere.
+    pub(super) fn conceals_refusals(&self) -> bool {
+        cfg!(test) || self.inner.adapter.backend == "metal"
+    }
+
     pub(crate) fn has_subgroups(&self) -> bool {
         self.inner.features.contains(wgpu::Features::SUBGROUP)
     }
@@ -391,7 +396,8 @@ impl Drop for Inner {
 impl fmt::Display for Gpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let adapter = self.adapter();
-        write!(f, "{} ({}, {})", adapter.name, adapter.backend, adapter.driver)
+        let driver = if adapter.driver.is_empty() { String::new() } else { format!(", {}", adapter.driver) };
+        write!(f, "{} ({}{driver})", adapter.name, adapter.backend)
     }
 }
 

@@ -178,6 +178,19 @@ mod tests {
             pass.submit().unwrap();
             assert!(matches!(download.wait::<f32>(&gpu), Err(Error::DeviceLost(_))), "{missing}");
         }
+        // Nor is what it made kept, of which nothing is read back.
+        for missing in [false, true] {
+            let gpu = open();
+            let kept = Tensor::persistent(&gpu, &[4], "kept").unwrap();
+            let mut pass = Pass::new(&gpu);
+            let tensor = pass.upload(&[4], &[1f32; 4]).unwrap();
+            if missing {
+                pass.forget_part();
+            }
+            pass.copy(&tensor, &kept);
+            let submitted = pass.submit_kept();
+            assert_eq!(matches!(submitted, Err(Error::DeviceLost(_))), missing, "{submitted:?}");
+        }
         // As an earlier pass left it: that of the last part, or of one before.
         for wrong in [2, 1] {
             let gpu = open();

@@ -410,6 +410,19 @@ impl<'g> Pass<'g> {
         Ok(())
     }
 
+    /// [`Pass::submit`] of what makes weights, which stay on the GPU: where a driver does not tell what it did not carry out (see
+    /// [`Download::wait`]), later passes would not, either, and answer from zeros. So there it is waited for and looked into now.
+    pub(crate) fn submit_kept(mut self) -> Result<()> {
+        if !self.gpu.conceals_refusals() {
+            return self.submit();
+        }
+        let gpu = self.gpu;
+        let nothing = self.alloc(&[1])?;
+        let proof = self.download(&nothing)?;
+        self.submit()?;
+        proof.wait::<u32>(gpu).map(drop)
+    }
+
     fn hand_over(mut self) -> Result<()> {
         self.seal(false)?;
         let Self { gpu, compute, encoder, staging, submission, .. } = self;

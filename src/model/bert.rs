@@ -124,7 +124,7 @@ impl Bert {
             pass.copy(&factor.value, &joined);
             factor.value = joined;
         }
-        pass.submit()
+        pass.submit_kept()
     }
 
     fn linears_mut(&mut self) -> Vec<&mut Linear> {
@@ -176,7 +176,7 @@ impl Bert {
                 let mut pass = Pass::new(gpu);
                 let weight = lora::effective(&mut pass, &from.weight.value, &from.loras)?;
                 pass.copy(&weight, &to.weight.value);
-                pass.submit()?;
+                pass.submit_kept()?;
             }
         }
         Ok(merged)

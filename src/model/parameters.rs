@@ -228,7 +228,7 @@ impl Source for CopySource<'_> {
         let Some(copy) = self.copies.remove(&index) else { return Ok(value.clone()) };
         let mut pass = Pass::new(gpu);
         pass.copy(value, &copy);
-        pass.submit()?;
+        pass.submit_kept()?;
         Ok(copy)
     }
 

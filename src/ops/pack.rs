@@ -19,7 +19,7 @@ struct Sizes {
 pub(crate) fn pack(gpu: &Gpu, x: &Tensor, packing: Packing, what: &str) -> Result<Tensor> {
     let mut pass = Pass::new(gpu);
     let y = pack_in(&mut pass, x, packing, what)?;
-    pass.submit()?;
+    pass.submit_kept()?;
     Ok(y)
 }
 

@@ -123,12 +123,12 @@ fn with_background(line: &str) -> Cow<'_, str> {
 /// Where the bracket that is open closes; the first that closes one, where they are not paired.
 fn closing(text: &str) -> Option<usize> {
     let mut depth = 1;
-    let text = &text[..text.floor_char_boundary(LONGEST_TAG)];
-    let paired = text.char_indices().find(|(_, c)| {
-        depth += i32::from(*c == '[') - i32::from(*c == ']');
+    let near = || text.bytes().take(LONGEST_TAG);
+    let paired = near().position(|byte| {
+        depth += i32::from(byte == b'[') - i32::from(byte == b']');
         depth == 0
     });
-    paired.map(|(at, _)| at).or_else(|| text.find(']'))
+    paired.or_else(|| near().position(|byte| byte == b']'))
 }
 
 /// `mm:ss`, `mm:ss.xx`, `mm:ss:xx`, `mm:ss,xx` or `hh:mm:ss.xx`, in milliseconds; before the beginning it is that.
