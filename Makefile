@@ -38,6 +38,7 @@ capi: ## the C library, in target/capi
 	@scripts/capi.sh $(CAPI_PROFILE) $(CAPI_FEATURES) $(LOCKED)
 
 header: ## include/retto.h, from src/capi
+	@scripts/setup.sh build
 	RETTO_WRITE_HEADER=1 cargo test --features all $(LOCKED) --test header the_header_is
 
 # nextest runs no doc tests. It is used where it is there: compiling it takes longer than all of Retto. Its summary
@@ -84,12 +85,12 @@ bench: ## Retto beside transformers, onnxruntime and (BENCH=--burn) burn: instal
 	cargo bench --features bench,cli $(LOCKED) --bench side_by_side -- $(BENCH)
 
 test-hosts: ## training across two hosts, which are network namespaces of this one: needs root and an MPI
-	@scripts/setup.sh test && scripts/setup.sh mpi
+	@scripts/setup.sh test && scripts/setup.sh mpi && scripts/setup.sh hosts
 	cargo test --features all,mpi $(LOCKED) --test mpi -- --ignored two_hosts
 
 # Under mpirun as well, where there is one.
 bench-scaling: ## what several devices cost each other, measured and carried on to clusters: output/scaling.json, docs/scaling.svg
-	@scripts/setup.sh run
+	@scripts/setup.sh bench
 	cargo bench --features bench,cli$$(scripts/setup.sh has-mpi && echo ,mpi) $(LOCKED) --bench scaling --no-run
 	scripts/bench-scaling.sh "$$(cargo bench --features bench,cli$$(scripts/setup.sh has-mpi && echo ,mpi) $(LOCKED) --bench scaling \
 	  --no-run --message-format json 2>/dev/null | sed -n 's/.*"executable":"\([^"]*scaling[^"]*\)".*/\1/p' | tail -1)"

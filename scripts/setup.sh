@@ -264,7 +264,20 @@ require_browser() {
         ! command -v "$name" >/dev/null || return 0
     done
     announce "No Chromium found, in which a page is tested (RETTO_NO_BROWSER=1 leaves that test out)" chromium
+    update_lists
+    # Ubuntu has it as a snap alone.
+    apt-cache policy chromium | grep -q 'Candidate: [^(]' ||
+        die "This system has no package of Chromium, in which a page is tested. Install Google Chrome (https://www.google.com/chrome/)," \
+            "or leave that test out: RETTO_NO_BROWSER=1"
     apt_install chromium
+}
+
+# ---- hosts
+
+require_ip() {
+    ! command -v ip >/dev/null || return 0
+    announce "Two hosts are made of network namespaces, by the program ip" iproute2
+    apt_install iproute2
 }
 
 # ---- languages
@@ -372,11 +385,14 @@ test)
 mpi)
     require_mpi
     ;;
+hosts)
+    require_ip
+    ;;
 has-mpi)
     has_mpi
     ;;
 has-gpu-compiler)
     has_gpu_compiler
     ;;
-*) die "usage: scripts/setup.sh build|lint|run|bench|test|mpi|windows|has-mpi|has-gpu-compiler" ;;
+*) die "usage: scripts/setup.sh build|lint|run|bench|test|mpi|hosts|windows|has-mpi|has-gpu-compiler" ;;
 esac

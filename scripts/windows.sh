@@ -17,7 +17,7 @@ die() {
 if [[ -z ${RETTO_XVFB:-} ]]; then
     scripts/setup.sh windows
     # Wine has Vulkan only where it has a screen.
-    RETTO_XVFB=1 exec xvfb-run -a "$0"
+    RETTO_XVFB=1 exec xvfb-run -a "$PWD/scripts/windows.sh"
 fi
 
 PATH="$PATH:${CARGO_HOME:-${HOME:-}/.cargo}/bin"

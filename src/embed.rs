@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::files::write_whole;
 use crate::gpu::Pass;
 use crate::model::{BertConfig, MODULES_FILE, Model, Module, Pooling, read_json};
 use crate::text::{ASKED, Dataset, PackedBatch, SHORTEST};
@@ -86,12 +87,7 @@ impl Embeddings {
         if path.symlink_metadata().is_ok_and(|there| !there.is_file()) {
             return std::fs::write(path, written).map_err(Error::io(path));
         }
-        // Beside the file and then in its place, so that one that was there is not lost to a full disk.
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let staged = tempfile::Builder::new().prefix(".retto-").tempdir_in(folder).map_err(Error::io(folder))?;
-        let beside = staged.path().join("embeddings");
-        std::fs::write(&beside, written).map_err(Error::io(path))?;
-        std::fs::rename(&beside, path).map_err(Error::io(path))
+        write_whole(path, &written)
     }
 }
 
@@ -220,12 +216,10 @@ fn model_max_length(folder: &Path) -> Result<Option<usize>> {
     Ok(length.and_then(|length| usize::try_from(length).ok()))
 }
 
-/// Beside the file and then in its place.
 fn write_json(folder: &Path, name: &str, value: &Value) -> Result<()> {
-    let (path, beside) = (folder.join(name), folder.join(format!(".{name}.next")));
+    let path = folder.join(name);
     let text = serde_json::to_string_pretty(value).map_err(std::io::Error::from).map_err(Error::io(&path))?;
-    std::fs::write(&beside, text + "\n").map_err(Error::io(&beside))?;
-    std::fs::rename(&beside, &path).map_err(Error::io(&path))
+    write_whole(&path, (text + "\n").as_bytes())
 }
 
 /// The older form has a switch for each kind, the newer a name.

@@ -142,12 +142,12 @@ impl Model {
         Ok(ids)
     }
 
-    /// `in_parts`: see [`Pass::in_parts`].
+    /// `split_sums`: see [`Pass::split_sums`].
     pub(crate) fn fill_encoded(
         &self,
         texts: &[Vec<u32>],
         top_k: usize,
-        in_parts: bool,
+        split_sums: bool,
         answers: &mut Vec<Vec<Vec<Fill>>>,
     ) -> Result<()> {
         let mask = self.tokenizer.require_mask_token()?;
@@ -157,7 +157,7 @@ impl Model {
             batch.push(ids);
             batch.masked_rows.extend((0..ids.len() as u32).filter(|&i| ids[i as usize] == mask).map(|i| first + i));
         }
-        let mut best = self.best(&batch, top_k, in_parts)?.into_iter();
+        let mut best = self.best(&batch, top_k, split_sums)?.into_iter();
         for ids in texts {
             let masks: Vec<usize> = (0..ids.len()).filter(|&i| ids[i] == mask).collect();
             let mut of_text = Vec::with_capacity(masks.len());
@@ -172,9 +172,9 @@ impl Model {
 
     /// Of each masked row the `top_k` likeliest tokens with their probabilities, best first: found on the device, so that few numbers
     /// come back, unless more are asked for than it finds, or too many are equal.
-    fn best(&self, batch: &PackedBatch, top_k: usize, in_parts: bool) -> Result<Vec<Vec<(u32, f32)>>> {
+    fn best(&self, batch: &PackedBatch, top_k: usize, split_sums: bool) -> Result<Vec<Vec<(u32, f32)>>> {
         if top_k <= top_k::MOST {
-            let (found, _) = self.search(batch, top_k, false, in_parts)?;
+            let (found, _) = self.search(batch, top_k, false, split_sums)?;
             let scored = |found: &Found| {
                 let largest = found.largest.as_ref()?;
                 Some(largest.iter().map(|&(id, logit)| (id, found.probability(logit))).collect())
@@ -183,7 +183,7 @@ impl Model {
                 return Ok(answers);
             }
         }
-        let (found, logits) = self.search(batch, 1, true, in_parts)?;
+        let (found, logits) = self.search(batch, 1, true, split_sums)?;
         let rows = logits.chunks_exact(self.config().vocab_size).zip(&found);
         Ok(rows.map(|(logits, found)| top(logits, top_k, found)).collect())
     }
@@ -195,10 +195,10 @@ impl Model {
         batch: &PackedBatch,
         top_k: usize,
         with_logits: bool,
-        in_parts: bool,
+        split_sums: bool,
     ) -> Result<(Vec<Found>, Vec<f32>)> {
         let mut pass = Pass::new(&self.gpu);
-        pass.in_parts = in_parts;
+        pass.split_sums = split_sums;
         let mut downloads = Vec::new();
         self.bert.logits(&mut pass, batch, |pass, _, logits| {
             let found = top_k::top_k(pass, logits, top_k)?;

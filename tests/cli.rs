@@ -337,9 +337,11 @@ fn whole_models_are_not_written_over_adapters_nor_beside_another_runs_log() {
     fails(&["init", "--data", &path("lines.txt"), "--output", &path("run")], &["run/checkpoint-2 is of a run"]);
     std::fs::remove_dir_all(path("run/checkpoint-2")).unwrap();
     std::fs::write(path("run/metrics.jsonl.part"), "").unwrap();
-    fails(&[&adapt[..], &["--resume"]].concat(), &["run/checkpoint-best is all that is left of a run"]);
-    std::fs::remove_file(path("run/metrics.jsonl.part")).unwrap();
-    assert!(retto(&adapt).output().unwrap().status.success());
+    let best = std::fs::read(path("run/checkpoint-best/model.safetensors")).unwrap();
+    let again = retto(&[&adapt[..], &["--learning-rate", "1e-3", "--resume"]].concat()).output().unwrap();
+    let told = String::from_utf8_lossy(&again.stderr);
+    assert!(again.status.success() && told.contains("earlier run is kept in"), "{told}");
+    assert!(std::fs::read(path("run/checkpoint-best-1/model.safetensors")).unwrap() == best);
     // What it was trained on is what the adapter was.
     let options = |name: &str| -> Value {
         serde_json::from_slice(&std::fs::read(folder.path().join(name).join("training_args.json")).unwrap()).unwrap()

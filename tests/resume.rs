@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use common::{fixtures, fresh_model, gpu};
-use retto::{Error, LoraConfig, MetricsFile, Model, Result, TrainEvent, TrainOutput, Trainer, TrainingArguments};
+use retto::{Error, LoraConfig, Model, Result, TrainEvent, TrainOutput, Trainer, TrainingArguments};
 
 fn model() -> Model {
     Model::open(gpu(), fixtures().join("fillmask")).unwrap()
@@ -166,66 +166,6 @@ fn what_decides_about_a_run_does_not_fall_away_nor_does_its_best_model() {
     assert!(error.contains("checkpoint-best is missing, the best model so far, of step 5"), "{error}");
     fs::rename(folder.path().join("away"), &kept).unwrap();
     assert!(resumed(judged()).unwrap().cancelled);
-}
-
-/// Cancelled within the evaluation that ends the run: the log has its last step all the same, and none twice.
-#[test]
-fn a_log_is_the_same_where_an_evaluation_was_broken_off() {
-    let base = model();
-    let judged = |folder: &Path| TrainingArguments {
-        eval_steps: Some(3),
-        early_stopping_patience: Some(1),
-        // No evaluation after the first is good enough.
-        early_stopping_threshold: 100.0,
-        save_steps: Some(100),
-        per_device_eval_batch_size: 1,
-        ..arguments(folder)
-    };
-    let held_out = ["you and town", "the river and you and the town"].map(str::to_owned);
-    // Told of losses and evaluations, and cut off after so many parts of the evaluation at step 6.
-    let run = |trainer: &mut Trainer, log: &mut MetricsFile, parts: usize| {
-        let mut heard = 0;
-        let output = trainer.train(&lines(), &held_out, |event| {
-            log.event(event).unwrap();
-            heard += usize::from(matches!(event, TrainEvent::Evaluating { step: 6, .. }));
-            if parts > 0 && heard == parts { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        output.unwrap()
-    };
-    let entries = |folder: &Path| -> Vec<(u64, Vec<u64>)> {
-        let log = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
-        let entries = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        let figures = |entry: serde_json::Value| {
-            let figure = |name: &str| entry[name].as_f64().map(f64::to_bits);
-            (entry["step"].as_u64().unwrap(), ["loss", "eval_loss"].into_iter().filter_map(figure).collect())
-        };
-        entries.filter(|entry| entry["train_loss"].is_null()).map(figures).collect()
-    };
-    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
-    let [whole, cut] = folders.each_ref().map(tempfile::TempDir::path);
-    let mut log = MetricsFile::create(whole).unwrap();
-    let output = run(&mut Trainer::new(&base, judged(whole)).unwrap(), &mut log, 0);
-    assert!(output.stopped_early && output.steps == 6);
-    log.finish(&output).unwrap();
-    let begin = || Trainer::new(&base, judged(cut)).unwrap();
-    assert!(run(&mut begin(), &mut MetricsFile::create(cut).unwrap(), 1).cancelled);
-    let again = || {
-        let mut trainer = begin();
-        assert_eq!(trainer.resume_from_checkpoint().unwrap(), Some(6));
-        (trainer, MetricsFile::resume(cut, 6).unwrap())
-    };
-    // Once as if it were killed when it has told of the evaluation, and once to the end.
-    let (mut trainer, mut log) = again();
-    assert!(run(&mut trainer, &mut log, 0).stopped_early);
-    drop((trainer, log));
-    let (mut trainer, mut log) = again();
-    let output = run(&mut trainer, &mut log, 0);
-    log.finish(&output).unwrap();
-    let (mut want, mut got) = (entries(whole), entries(cut));
-    // Which of the last two comes first depends on the break.
-    want.sort_unstable();
-    got.sort_unstable();
-    assert_eq!(got, want);
 }
 
 /// A head that was trained is there again, before any further step.

@@ -1,4 +1,4 @@
-//! One adapter, opened: its limits, its memory, its pipelines, and what it says when something goes wrong.
+//! One adapter, opened: its limits and features, and what is kept of it: pipelines, bind groups, choices.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -340,7 +340,7 @@ impl Gpu {
 #[allow(unsafe_code, reason = "wgpu wants to be told that experiments may be faulty")]
 fn experimental(wanted: bool) -> wgpu::ExperimentalFeatures {
     match wanted {
-        // SAFETY: of what this lets in only cooperative matrices are used, in two kernels, which the tests compare with their twin.
+        // SAFETY: of what this lets in only cooperative matrices are used, in four kernels, which the tests compare with their twin.
         true => unsafe { wgpu::ExperimentalFeatures::enabled() },
         false => wgpu::ExperimentalFeatures::disabled(),
     }

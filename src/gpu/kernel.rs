@@ -43,7 +43,7 @@ pub(crate) struct Style {
 
 /// The one word of WGSL that takes an f16, which naga lets no kernel have where a software adapter's CPU knows none, whether or not it comes to it.
 const HALVES: &str = "unpack2x16float";
-const HALVES_IN_INTEGERS: &str = include_str!("../../shaders/halves.wgsl");
+const HALVES_IN_INTEGERS: &str = include_str!("../../shaders/unpack_half.wgsl");
 
 impl Style {
     /// What suits an adapter.

@@ -9,7 +9,7 @@ use super::tensor::Tensor;
 use super::workspaces::Workspaces;
 use crate::error::{Error, Result};
 
-/// A list of dispatches being recorded. Nothing runs before [`Pass::submit`].
+/// A list of dispatches being recorded. Nothing runs before [`Pass::submit`], but the parts of a long one, which are submitted by themselves.
 ///
 /// Dispatches run in the order they were recorded, each seeing what the earlier ones wrote. A workspace dropped while
 /// recording may serve a later dispatch of the same pass, and once the pass is submitted another pass, which never reads what this one
@@ -34,7 +34,7 @@ pub(crate) struct Pass<'g> {
     pub(crate) half: bool,
     /// Whether their sums may be those of several parts, and so depend in their last bits on how many rows there are. For fills: what is
     /// trained, what judges that, and vectors, which are compared with others, come to the same bits whatever kernel was chosen.
-    pub(crate) in_parts: bool,
+    pub(crate) split_sums: bool,
     /// How its kernels are compiled: the adapter's, but in tests.
     pub(crate) style: Style,
     /// Shared with the other parts of one that is submitted in several.
@@ -104,7 +104,7 @@ impl<'g> Pass<'g> {
             work: 0,
             part_after: (!gpu.is_software()).then_some(part(gpu)),
             half: false,
-            in_parts: false,
+            split_sums: false,
             style: gpu.style(),
             workspaces: Workspaces::new(gpu),
             #[cfg(test)]
@@ -122,7 +122,7 @@ impl<'g> Pass<'g> {
             seals,
             workspaces: Arc::clone(&self.workspaces),
             half: self.half,
-            in_parts: self.in_parts,
+            split_sums: self.split_sums,
             style: self.style,
             part_after: self.part_after,
             ..Self::new(self.gpu)

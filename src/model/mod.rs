@@ -31,4 +31,4 @@ pub(crate) use modules::{MODULES_FILE, Module, read_json};
 pub use open::{Model, NamedValues};
 pub(crate) use parameters::{Gradients, Parameter, in_memory_order, zeros_like};
 pub use pooling::Pooling;
-pub(crate) use save::{FolderLock, names, rename, staging_in, sync_folder, usual_permissions, write_tensors};
+pub(crate) use save::{FolderLock, names, staging_in, write_tensors};

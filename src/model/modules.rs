@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::checkpoint::{INDEX_FILE, WEIGHTS_FILE};
+use super::config::CONFIG_FILE;
+use super::save::holds;
 use crate::error::{Error, Result};
 
 /// The list of a sentence-transformers model's parts.
@@ -41,8 +44,8 @@ impl Module {
 /// Where the encoder of a sentence-transformers model lies; the folder itself for any other model.
 pub(super) fn transformer_folder(folder: &Path) -> Result<PathBuf> {
     // A model that was saved into such a folder is not passed over for what is in its parts.
-    let has = |name: &str| folder.join(name).is_file();
-    if has("config.json") && (has("model.safetensors") || has("model.safetensors.index.json")) {
+    let has = |name: &str| holds(folder, name);
+    if has(CONFIG_FILE) && (has(WEIGHTS_FILE) || has(INDEX_FILE)) {
         return Ok(folder.to_owned());
     }
     let modules = Module::list(folder)?.unwrap_or_default();

@@ -70,14 +70,14 @@ impl Bert {
         let mut made = Vec::new();
         for &m in lengths {
             let activated = Form::linear(fused);
-            for &in_parts in sums {
+            for &split_sums in sums {
                 for (form, n, k) in [
                     (Form::Linear, hidden, hidden),
                     (activated, hidden, hidden),
                     (activated, wide, hidden),
                     (Form::Linear, hidden, wide),
                 ] {
-                    let (tiling, kernel) = choose(gpu, form, Sizes { m, n, k }, inputs, in_parts);
+                    let (tiling, kernel) = choose(gpu, form, Sizes { m, n, k }, inputs, split_sums);
                     if !made.contains(&(tiling.name, form)) {
                         made.push((tiling.name, form));
                         ops::gemm::compile_ahead(gpu, tiling, kernel, form, wholly);

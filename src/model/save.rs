@@ -5,7 +5,6 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use safetensors::{Dtype, View};
 
@@ -15,8 +14,8 @@ use super::config::CONFIG_FILE;
 use super::open::Model;
 use super::parameters::Parameter;
 use crate::error::{Error, Result};
+use crate::files::{remove_old, rename, sync_folder, usual_permissions};
 use crate::gpu::{Gpu, Pass, Tensor};
-use crate::leftovers::remove_old;
 use crate::text::TOKENIZER_FILES;
 
 const STAGING_PREFIX: &str = ".retto-save-";
@@ -211,14 +210,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     list.map(|entry| entry.map(|entry| entry.path()).map_err(Error::io(folder))).collect()
 }
 
-/// What the safetensors library writes is readable by its owner alone; it is to be as readable as any file this process
-/// makes, `like` for one.
-pub(crate) fn usual_permissions(path: &Path, like: &Path) -> Result<()> {
-    let permissions = fs::metadata(like).map_err(Error::io(like))?.permissions();
-    fs::set_permissions(path, permissions).map_err(Error::io(path))
-}
-
-/// The same for a temporary folder, which is entered by those who may read it.
+/// As [`usual_permissions`] for a temporary folder, which is entered by those who may read it.
 fn usual_folder_permissions(folder: &Path) -> Result<()> {
     #[cfg(unix)]
     {
@@ -231,13 +223,6 @@ fn usual_folder_permissions(folder: &Path) -> Result<()> {
     #[cfg(not(unix))]
     let _ = folder;
     Ok(())
-}
-
-/// Makes the renames last through a power failure, where the system lets a folder be synced.
-pub(crate) fn sync_folder(folder: &Path) {
-    if let Ok(folder) = fs::File::open(folder) {
-        let _ = folder.sync_all();
-    }
 }
 
 /// What is saved as one whole, by the names of its files.
@@ -372,26 +357,6 @@ fn finish(folder: &Path) -> Result<()> {
     unless_gone(fs::remove_dir(&committed), &committed)
 }
 
-/// Renames; again for some seconds where Windows says that something is in use, as scanners have files that were just written.
-pub(crate) fn rename(from: &Path, to: &Path) -> std::io::Result<()> {
-    const SHARING_VIOLATION: i32 = 32;
-    let mut pause = Duration::from_millis(10);
-    loop {
-        match fs::rename(from, to) {
-            Err(error)
-                if cfg!(windows)
-                    && pause < Duration::from_secs(3)
-                    && (error.kind() == std::io::ErrorKind::PermissionDenied
-                        || error.raw_os_error() == Some(SHARING_VIOLATION)) =>
-            {
-                std::thread::sleep(pause);
-                pause *= 2;
-            }
-            done => return done,
-        }
-    }
-}
-
 pub(crate) fn names(folder: &Path) -> Result<Vec<String>> {
     let name = |path: PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(entries(folder)?.into_iter().map(name).collect())
@@ -465,6 +430,16 @@ mod tests {
             assert!(files.iter().all(|name| read(name) == "new") && FILES.iter().all(|name| read(name) == "model"));
             assert!(!folder.path().join(COMMITTED).exists());
         }
+    }
+
+    #[test]
+    fn a_save_into_a_folder_of_modules_is_found_where_it_was_cut_off() {
+        let folder = interrupted(4, 0);
+        let modules = r#"[{"type": "sentence_transformers.models.Transformer", "path": "0_Transformer"}]"#;
+        fs::write(folder.path().join("modules.json"), modules).unwrap();
+        write(&folder.path().join("0_Transformer"), &FILES, "another");
+        let found = super::super::modules::transformer_folder(folder.path()).unwrap();
+        assert_eq!(found, folder.path());
     }
 
     #[test]

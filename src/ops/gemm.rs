@@ -92,7 +92,7 @@ pub(crate) fn gemm_f16(pass: &mut Pass, form: Form, arrays: &Gemm) -> Result<()>
 
 fn gemm_of(pass: &mut Pass, form: Form, arrays: &Gemm, inputs: Inputs) -> Result<()> {
     let compile = |tiling: &Tiling, kernel: &Kernel| pass.compile(kernel, tiling.first_variant + form as usize);
-    let (tiling, kernel) = compiled(pass.gpu(), form, arrays.sizes, inputs, pass.in_parts, compile)?;
+    let (tiling, kernel) = compiled(pass.gpu(), form, arrays.sizes, inputs, pass.split_sums, compile)?;
     gemm_with(pass, tiling, kernel, form, arrays)
 }
 
@@ -102,11 +102,11 @@ fn compiled(
     form: Form,
     sizes: Sizes,
     inputs: Inputs,
-    in_parts: bool,
+    split_sums: bool,
     compile: impl Fn(&Tiling, &Kernel) -> Result<()>,
 ) -> Result<(&'static Tiling, &'static Kernel)> {
     loop {
-        let (tiling, kernel) = choose(gpu, form, sizes, inputs, in_parts);
+        let (tiling, kernel) = choose(gpu, form, sizes, inputs, split_sums);
         match compile(tiling, kernel) {
             Err(Error::Gpu(why)) if !gpu.refuses(tiling.name) && gpu.wait().is_ok() => {
                 gpu.refuse(tiling.name, &why, false)
@@ -393,7 +393,7 @@ mod tests {
     fn sums_in_parts_equal_their_twin() {
         let gpu = crate::gpu::test_gpu();
         let mut cases = 0;
-        for tiling in TILINGS.iter().filter(|tiling| tiling.in_parts && tiling.runs_on(&gpu)) {
+        for tiling in TILINGS.iter().filter(|tiling| tiling.split_sums && tiling.runs_on(&gpu)) {
             for shape in [[1, 6, 3076], [4, 3, 768], [13, 7, 1100], [35, 9, 1536]] {
                 let case = Case::new(Form::Linear, shape, false);
                 assert!(tiling.fits(Form::Linear, case.sizes));
@@ -433,8 +433,8 @@ mod tests {
                 }
                 assert!(!all.is_empty());
                 for (name, values) in &all {
-                    let in_parts = TILINGS.iter().any(|tiling| tiling.name == *name && tiling.in_parts);
-                    assert!(in_parts || *values == all[0].1, "{name} {form:?} {packing:?} {shape:?}");
+                    let split_sums = TILINGS.iter().any(|tiling| tiling.name == *name && tiling.split_sums);
+                    assert!(split_sums || *values == all[0].1, "{name} {form:?} {packing:?} {shape:?}");
                 }
             }
         }
@@ -447,7 +447,7 @@ mod tests {
         for (form, shape) in FORMS.into_iter().flat_map(|form| [(form, [21, 44, 36]), (form, [24, 48, 40])]) {
             let case = Case::new(form, shape, false);
             let usable = TILINGS.iter().filter(|tiling| tiling.runs_on(&gpu) && tiling.fits(form, case.sizes));
-            let usable = usable.filter(|tiling| !tiling.in_parts);
+            let usable = usable.filter(|tiling| !tiling.split_sums);
             let of = |tiling: &'static Tiling| Some((tiling.name, case.got(&gpu, tiling, tiling.kernel?, false)));
             let all: Vec<_> = usable.filter_map(of).collect();
             for (name, values) in &all {

@@ -59,7 +59,7 @@ impl Rows {
     }
 
     /// What the choice for them is kept under where sums may be in parts, if that is another.
-    pub(crate) fn key_in_parts(self) -> &'static str {
+    pub(crate) fn key_split_sums(self) -> &'static str {
         match self {
             Self::Blanks => "gemm in parts, up to 4 rows",
             Self::Few => "gemm in parts, up to 16 rows",

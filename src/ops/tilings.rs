@@ -34,7 +34,7 @@ pub(crate) struct Tiling {
     /// Whether B has to be stored transposed, or has not to be, where that makes a difference.
     transposed: Option<bool>,
     /// Whether a sum is that of several parts, so that it is another in its last bits.
-    pub(crate) in_parts: bool,
+    pub(crate) split_sums: bool,
     runs_on: fn(&Gpu) -> bool,
 }
 
@@ -88,7 +88,7 @@ const fn vectors_tiling(name: &'static str, which: usize, rows: usize) -> Tiling
         columns: 64,
         granules: [2, 4],
         transposed: None,
-        in_parts: false,
+        split_sums: false,
         runs_on: if rows > 16 { takes_large_arrays_apart } else { takes_arrays_apart },
     }
 }
@@ -104,7 +104,7 @@ const fn sixes_tiling(name: &'static str, which: usize, rows: usize) -> Tiling {
         columns: 48,
         granules: [2, 2],
         transposed: None,
-        in_parts: false,
+        split_sums: false,
         runs_on: takes_large_arrays_apart,
     }
 }
@@ -120,7 +120,7 @@ const fn turns_tiling(name: &'static str, which: usize, rows: usize) -> Tiling {
         columns: 32,
         granules: [2, 2],
         transposed: None,
-        in_parts: false,
+        split_sums: false,
         runs_on: takes_arrays_apart,
     }
 }
@@ -136,7 +136,7 @@ const fn eights_tiling(name: &'static str, transposed: bool, which: usize) -> Ti
         columns: 32,
         granules: if transposed { [8, 8] } else { [8, 4] },
         transposed: Some(transposed),
-        in_parts: false,
+        split_sums: false,
         runs_on: |gpu| has_subgroups_of_8(gpu) && gpu.has_int64(),
     }
 }
@@ -154,7 +154,7 @@ const fn blocks_tiling(name: &'static str, which: usize) -> Tiling {
         columns: (across * width) as usize,
         granules: [2, 2],
         transposed: None,
-        in_parts: false,
+        split_sums: false,
         runs_on: |_| true,
     }
 }
@@ -170,7 +170,7 @@ const fn split_tiling(name: &'static str, which: usize) -> Tiling {
         columns: 4,
         granules: [4, 4],
         transposed: Some(true),
-        in_parts: true,
+        split_sums: true,
         runs_on: compiles_loads,
     }
 }
@@ -188,7 +188,7 @@ macro_rules! cooperative_tiling {
             columns: 2 * $span * $edge,
             granules: [2, 2],
             transposed: None,
-            in_parts: false,
+            split_sums: false,
             runs_on: |gpu| has_cooperative(gpu, $edge, $lanes),
         }
     };
@@ -205,7 +205,7 @@ pub(crate) static TILINGS: [Tiling; 37] = [
         columns: 64,
         granules: [1, 1],
         transposed: None,
-        in_parts: false,
+        split_sums: false,
         runs_on: |_| true,
     },
     blocks_tiling("blocks-16", 0),
@@ -226,7 +226,7 @@ pub(crate) static TILINGS: [Tiling; 37] = [
         columns: 128,
         granules: [1, 1],
         transposed: None,
-        in_parts: false,
+        split_sums: false,
         runs_on: has_subgroups_of_8,
     },
     Tiling {
@@ -239,7 +239,7 @@ pub(crate) static TILINGS: [Tiling; 37] = [
         columns: 32,
         granules: [1, 2],
         transposed: None,
-        in_parts: false,
+        split_sums: false,
         runs_on: |gpu| has_subgroups_of_8(gpu) && gpu.has_int64(),
     },
     eights_tiling("eights-8", true, 0),
@@ -359,19 +359,19 @@ pub(crate) fn choose(
     form: Form,
     sizes: Sizes,
     inputs: Inputs,
-    in_parts: bool,
+    split_sums: bool,
 ) -> (&'static Tiling, &'static Kernel) {
     let named = |name: &&str| TILINGS.iter().find(|tiling| tiling.name == *name);
     let usable = |tiling: &'static Tiling| {
         let tiling = tiling.cut_to(form, sizes.m as usize);
         let serves = tiling.runs_on(gpu) && tiling.fits(form, sizes) && !gpu.refuses(tiling.name);
-        let serves = serves && (in_parts || !tiling.in_parts);
+        let serves = serves && (split_sums || !tiling.split_sums);
         tiling.of(inputs).filter(|_| serves).map(|kernel| (tiling, kernel))
     };
     let rows = Rows::of(gpu, sizes);
     let half = inputs == Inputs::Half;
-    let in_parts_too = gpu.choice(rows.key_in_parts()).filter(|_| in_parts && !half);
-    let measured = in_parts_too.into_iter().chain(gpu.choice(rows.key(half)));
+    let split_too = gpu.choice(rows.key_split_sums()).filter(|_| split_sums && !half);
+    let measured = split_too.into_iter().chain(gpu.choice(rows.key(half)));
     let measured: Vec<_> = measured.filter_map(|name| named(&&name[..])).collect();
     let preferred = preferred(gpu.is_software(), gpu.adapter().mesa_version(), Processor::of(gpu), rows);
     let mut choices = measured.into_iter().chain(preferred.iter().filter_map(named));
@@ -405,10 +405,10 @@ mod tests {
         let gpu = crate::gpu::test_gpu();
         for m in 1..300 {
             for form in super::FORMS {
-                let taken = |in_parts| choose(&gpu, form, Sizes { m, n: 768, k: 768 }, Inputs::Single, in_parts).0;
-                assert!(!taken(false).in_parts, "{form:?} {m}");
+                let taken = |split_sums| choose(&gpu, form, Sizes { m, n: 768, k: 768 }, Inputs::Single, split_sums).0;
+                assert!(!taken(false).split_sums, "{form:?} {m}");
                 let fill = form.transposes_b() && m <= 16 && !gpu.is_software() && compiles_loads(&gpu);
-                assert_eq!(taken(true).in_parts, fill, "{form:?} {m}");
+                assert_eq!(taken(true).split_sums, fill, "{form:?} {m}");
             }
         }
     }

@@ -40,9 +40,9 @@ pub(crate) fn tune(gpu: &Gpu, fp16: bool) -> Result<()> {
                 continue;
             }
             match fastest(&mut trial, rows, half) {
-                Ok(Some(Fastest { in_order, in_parts })) => {
-                    if let Some(name) = in_parts {
-                        gpu.keep_choice(rows.key_in_parts(), name);
+                Ok(Some(Fastest { in_order, split_sums })) => {
+                    if let Some(name) = split_sums {
+                        gpu.keep_choice(rows.key_split_sums(), name);
                     }
                     gpu.keep_choice(what, in_order);
                 }
@@ -201,7 +201,7 @@ const AGAIN: usize = 4;
 struct Fastest {
     in_order: &'static str,
     /// Where that is faster still.
-    in_parts: Option<&'static str>,
+    split_sums: Option<&'static str>,
 }
 
 /// `None` where there is only one.
@@ -307,9 +307,9 @@ fn race(gpu: &Gpu, candidates: &[Candidate], arrays: &Arrays) -> std::result::Re
     }
     times.sort_by_key(|(_, least)| *least);
     let mut names = times.iter().map(|((tiling, _), _)| tiling);
-    let in_parts = names.clone().next().filter(|tiling| tiling.in_parts).map(|tiling| tiling.name);
-    let in_order = names.find(|tiling| !tiling.in_parts).expect("one runs anywhere").name;
-    Ok(Fastest { in_order, in_parts })
+    let split_sums = names.clone().next().filter(|tiling| tiling.split_sums).map(|tiling| tiling.name);
+    let in_order = names.find(|tiling| !tiling.split_sums).expect("one runs anywhere").name;
+    Ok(Fastest { in_order, split_sums })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::dataset::{FORMAT, Hash, IGNORED};
 use super::masking::Masked;
 use crate::error::{Error, Result};
-use crate::leftovers::remove_old;
+use crate::files::{folder_of, remove_old, rename};
 
 /// A tensor that grows on disk until its size is known.
 struct Part {
@@ -49,10 +49,7 @@ impl Part {
 
 impl CacheWriter {
     pub(super) fn new(path: &Path, static_masks: bool) -> Result<Self> {
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-            _ => PathBuf::from("."),
-        };
+        let folder = folder_of(path).to_owned();
         std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         let part = |name, dtype| Part::new(&folder, name, dtype);
         let mut writer = Self {
@@ -185,7 +182,7 @@ pub(super) struct Replaced {
 impl Replaced {
     pub(super) fn restore(self) -> Result<()> {
         match self.aside {
-            Some(aside) => aside.persist(&self.path).map_err(|error| Error::io(&self.path)(error.error)),
+            Some(aside) => rename(&aside, &self.path).map_err(Error::io(&self.path)),
             None => std::fs::remove_file(&self.path).map_err(Error::io(&self.path)),
         }
     }
@@ -197,10 +194,10 @@ impl WrittenCache {
         let path = self.path.clone();
         let aside = match path.is_file() {
             true => {
-                let folder = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                let folder = folder_of(&path);
                 let aside = tempfile::Builder::new().prefix(".retto-before-").tempfile_in(folder);
                 let aside = aside.map_err(Error::io(folder))?.into_temp_path();
-                std::fs::rename(&path, &aside).map_err(Error::io(&path))?;
+                rename(&path, &aside).map_err(Error::io(&path))?;
                 Some(aside)
             }
             false => None,
@@ -218,7 +215,6 @@ impl WrittenCache {
     }
 
     pub(super) fn persist(self) -> Result<()> {
-        self.target.persist(&self.path).map_err(|error| Error::io(&self.path)(error.error))?;
-        Ok(())
+        rename(&self.target.into_temp_path(), &self.path).map_err(Error::io(&self.path))
     }
 }

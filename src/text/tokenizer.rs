@@ -94,8 +94,12 @@ impl Tokenizer {
     /// From the contents of the files named in [`TOKENIZER_FILES`]; `folder` is for errors.
     pub(crate) fn from_files(folder: &Path, files: Vec<(String, Vec<u8>)>) -> Result<Self> {
         let tokenizer = guarded(folder, || Self::read_files(folder, files))?;
-        // What cannot be used is found out before anything is made of it.
-        tokenizer.decode(&tokenizer.encode("a b")?, true)?;
+        // What the library panics at is found out before anything is made of it. That it refuses a text may be the text's fault.
+        guarded(folder, || {
+            let inner = &tokenizer.shared.inner;
+            let _ = inner.encode_fast("a b", true).map(|encoding| inner.decode(encoding.get_ids(), true));
+            Ok(())
+        })?;
         Ok(tokenizer)
     }
 

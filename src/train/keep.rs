@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::events::TrainEvent;
 use super::resume;
-use super::run::Run;
+use super::run_state::Run;
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
 

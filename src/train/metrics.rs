@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::events::{TrainEvent, TrainOutput};
 use crate::error::{Error, Result};
+use crate::files::rename;
 
 /// The file's name in a training run's output.
 pub const METRICS_FILE: &str = "metrics.jsonl";
@@ -78,7 +79,7 @@ impl MetricsFile {
         let beside = folder.join(".metrics.jsonl.next");
         let mut file = File::create(&beside).map_err(Error::io(&beside))?;
         file.write_all(kept.as_bytes()).map_err(Error::io(&beside))?;
-        fs::rename(&beside, &path).map_err(Error::io(&path))?;
+        rename(&beside, &path).map_err(Error::io(&path))?;
         Ok(Self {
             path,
             file,
@@ -145,7 +146,7 @@ impl MetricsFile {
             "epoch": output.epoch,
             "step": output.steps,
         }))?;
-        fs::rename(&self.path, &self.finished).map_err(Error::io(&self.finished))
+        rename(&self.path, &self.finished).map_err(Error::io(&self.finished))
     }
 
     fn line(&mut self, value: serde_json::Value) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Masked-language-model training and its evaluation.
+//! Training, of the masked language model or of embeddings, and its evaluation.
 
 mod align;
 mod arguments;
@@ -19,6 +19,7 @@ mod parallel;
 mod ranks;
 mod resume;
 mod run;
+mod run_state;
 mod trainer;
 
 #[cfg(feature = "mpi")]
@@ -36,5 +37,5 @@ pub use metrics::{METRICS_FILE, MetricsFile};
 #[cfg(feature = "bench")]
 pub(crate) use parallel::sums_of_threads;
 #[cfg(feature = "capi")]
-pub(crate) use run::Run;
+pub(crate) use run_state::Run;
 pub use trainer::Trainer;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::arguments::{CommHook, Objective, TrainingArguments};
 use super::data::{Batch, Data};
 use super::parallel::{Communicator, Threads};
-use super::run::Run;
+use super::run_state::Run;
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
 use crate::gpu::{Download, Gpu, Pass};

@@ -8,11 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::arguments::{CommHook, Objective, TrainingArguments};
 use super::data::Data;
 use crate::error::{Error, Result};
+use crate::files::{rename, sync_folder, usual_permissions};
 use crate::gpu::Tensor;
-use crate::model::{
-    BertConfig, Checkpoint, FolderLock, Model, names, rename, staging_in, sync_folder, usual_permissions,
-    write_tensors, zeros_like,
-};
+use crate::model::{BertConfig, Checkpoint, FolderLock, Model, names, staging_in, write_tensors, zeros_like};
 
 const STATE_FILE: &str = "trainer_state.json";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
@@ -303,7 +301,7 @@ pub(crate) fn save(
     for (_, old) in &kept[..surplus] {
         // Under another name first: cut off, it leaves no half of a checkpoint, but what the next run clears away.
         let aside = staging_in(folder).and_then(|aside| {
-            fs::rename(old, aside.path().join("checkpoint")).map_err(Error::io(old))?;
+            rename(old, &aside.path().join("checkpoint")).map_err(Error::io(old))?;
             aside.close().map_err(Error::io(old))
         });
         // A virus scanner or a backup may hold it open: no reason to end a run whose checkpoint is safe. The next one tries again.

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use super::arguments::{TrainingArguments, longest};
 use super::batches::Plan;
 use super::data::{Batch, Data, Drawn};
-use super::events::{StepReport, TrainEvent, TrainOutput};
-use super::output_lock::OutputLock;
+use super::events::{TrainEvent, TrainOutput};
 use super::resume::{self, MeanLoss, State};
+use super::run_state::Run;
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
 use crate::text::random::Stream;
@@ -386,115 +386,6 @@ impl Trainer {
             batch.dropout_seeds.push(seed);
         }
         Batch::Masked(std::borrow::Cow::Owned(batch))
-    }
-}
-
-/// What a run in progress knows.
-pub(crate) struct Run {
-    pub(super) arguments: TrainingArguments,
-    masking: Masking,
-    /// Where this call took it up.
-    pub(super) start: State,
-    pub(crate) state: State,
-    /// Steps of the whole run.
-    pub(crate) total: u64,
-    /// Whether the observer ended it before it was over.
-    pub(crate) cancelled: bool,
-    /// Examples that were cut.
-    truncated: usize,
-    /// The plan of an epoch, kept from step to step.
-    plan: Option<(u64, Plan)>,
-    preparing: Duration,
-    /// Time in finished calls of [`Trainer::advance`], and the evaluations in it.
-    running: Duration,
-    pub(super) evaluating: Duration,
-    /// When the present call of [`Trainer::advance`] began.
-    since: Instant,
-    /// Time spent on what other ranks have to say.
-    communicating: Duration,
-    /// Whether all ranks were found to be about to do the same.
-    agreed: bool,
-    /// Whether a checkpoint is due of the step that the run stands at.
-    owes_checkpoint: bool,
-    /// That step, as far as it is not logged: it is where an evaluation ends the run.
-    closing: Option<StepReport>,
-    /// While it goes on, if it writes anything.
-    pub(super) lock: Option<OutputLock>,
-    /// Those of the other ranks of this process.
-    peers: Vec<Run>,
-}
-
-impl Run {
-    /// Whether no step is left.
-    pub(crate) fn is_over(&self) -> bool {
-        self.exhausted() || self.state.global_step >= self.total
-    }
-
-    /// Breaks where the run is over, too; notes whether the observer ended it before that.
-    fn concluded(&mut self, flow: ControlFlow<()>) -> ControlFlow<()> {
-        self.cancelled =
-            flow.is_break() && !self.exhausted() && (self.state.global_step < self.total || self.state.owes_evaluation);
-        if self.is_over() { ControlFlow::Break(()) } else { flow }
-    }
-
-    /// Whether evaluations have not improved for long enough.
-    fn exhausted(&self) -> bool {
-        self.arguments
-            .early_stopping_patience
-            .is_some_and(|patience| self.state.evaluations_without_improvement >= patience)
-    }
-
-    /// Whether a checkpoint is due after this step: also for whoever ends the run here.
-    fn saves(&self, flow: ControlFlow<()>) -> bool {
-        let every = self.arguments.save_steps;
-        every.is_some() && (self.is_multiple_of(every) || flow.is_break())
-    }
-
-    fn is_multiple_of(&self, every: Option<u64>) -> bool {
-        every.is_some_and(|every| self.state.global_step.is_multiple_of(every))
-    }
-
-    /// Counts a step, and completes its report.
-    fn count(&mut self, report: StepReport, examples: usize, steps_per_epoch: usize) -> StepReport {
-        let (total, elapsed) = (self.total, self.running + self.since.elapsed());
-        let (state, start) = (&mut self.state, &self.start);
-        state.global_step += 1;
-        state.samples += examples;
-        state.tokens += report.tokens;
-        state.all.add(report.loss, report.masked_tokens);
-        state.since_log.add(report.loss, report.masked_tokens);
-        state.passes = (state.epoch as f64 + state.step_of_epoch as f64 / steps_per_epoch as f64).to_bits();
-        let seconds = elapsed.saturating_sub(self.evaluating).as_secs_f64();
-        StepReport {
-            step: state.global_step,
-            max_steps: total,
-            epoch: f64::from_bits(state.passes),
-            tokens_per_second: (state.tokens - start.tokens) as f64 / seconds.max(1e-9),
-            seconds_left: (total - state.global_step) as f64 * seconds / (state.global_step - start.global_step) as f64,
-            communication_share: self.communicating.as_secs_f64() / seconds.max(1e-9),
-            ..report
-        }
-    }
-
-    pub(crate) fn output(&self) -> TrainOutput {
-        let runtime = self.preparing + self.running;
-        let (state, start) = (&self.state, &self.start);
-        let seconds = runtime.as_secs_f64().max(1e-9);
-        TrainOutput {
-            steps: state.global_step,
-            epoch: f64::from_bits(state.passes),
-            train_loss: state.all.mean(),
-            samples: state.samples,
-            tokens: state.tokens,
-            truncated: self.truncated,
-            steps_per_second: (state.global_step - start.global_step) as f64 / seconds,
-            samples_per_second: (state.samples - start.samples) as f64 / seconds,
-            tokens_per_second: (state.tokens - start.tokens) as f64 / seconds,
-            runtime,
-            cancelled: self.cancelled,
-            stopped_early: self.exhausted() && state.global_step < self.total,
-            best: state.best.as_ref().map(|best| (best.loss(), best.step)),
-        }
     }
 }
 

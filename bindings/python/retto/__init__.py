@@ -252,7 +252,7 @@ class Model(_Handle):
         """A vector for each text; lines of one are joined by the separator token. ``like`` is the folder of a
         sentence-transformers model, whose settings are taken. A text that is too long is cut, with a warning; with ``strict=True``
         it is an error. Options are the fields of retto_embed_options, and ``pooling`` is "mean", "cls" or "max". ``progress`` is told of texts that are
-        done, of how many, and ends it by returning ``False``: :class:`Error`, whose ``status_name`` is RETTO_CANCELLED."""
+        done, of how many, and ends it by returning ``False`` or what is as false, but for ``None``: :class:`Error`, whose ``status_name`` is RETTO_CANCELLED."""
         given, handle = _texts(texts), c_void_p()
         wanted = _defaults(_c.EmbedOptions, "retto_embed_options_init")
         if like is not None:
@@ -419,7 +419,7 @@ class Trainer(_Handle):
 
     def run(self, progress: Optional[Callable[[Progress], Optional[bool]]] = None) -> TrainOutput:
         """Trains until it is over or cancelled, which ``cancelled`` of the result tells. ``progress`` is told of every step, and
-        cancels by returning ``False``; what it raises cancels, too, and is raised here. So does Ctrl-C, after the step: the trainer may be
+        cancels by returning ``False`` or what is as false, but for ``None``; what it raises cancels, too, and is raised here. So does Ctrl-C, after the step: the trainer may be
         resumed."""
 
         def tell(at: Any, _: object) -> Optional[bool]:

@@ -6,8 +6,9 @@ use retto::{EmbedOptions, Gpu, LoraConfig, TrainingArguments};
 
 use crate::data::{self, MaskArgs, UnitArgs};
 use crate::files::{carry_embedding, check_whole_model, save_trained};
+use crate::progress::{announce, devices_of_run};
 use crate::ranks::Ranks;
-use crate::training::{TrainArgs, announce, devices_of_run};
+use crate::training::TrainArgs;
 use crate::{Result, open_model, output, provenance};
 
 #[derive(clap::Args)]

@@ -67,7 +67,7 @@ pub(crate) fn check_whole_model(output: &Path) -> Result<()> {
     }
 }
 
-/// The first checkpoint of a run that a folder holds, of those that it can go on from.
+/// The latest checkpoint of a run in a folder, by its name; the best model is none.
 pub(crate) fn checkpoint_of(output: &Path) -> Option<PathBuf> {
     let is_numbered = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -75,7 +75,8 @@ pub(crate) fn checkpoint_of(output: &Path) -> Option<PathBuf> {
     };
     let mut found: Vec<_> = std::fs::read_dir(output).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
     found.retain(is_numbered);
-    found.into_iter().min()
+    // The latest: names are longer the later.
+    found.into_iter().max_by_key(|path| (path.as_os_str().len(), path.clone()))
 }
 
 /// Refuses to write a model over that of a run whose checkpoints lie there: it may be in none of them.

@@ -10,8 +10,9 @@ use retto::{
 use crate::data::{self, ReadArgs};
 use crate::embed::VectorArgs;
 use crate::files::{carry_prompts, check_whole_model, save_trained};
+use crate::progress::{announce, devices_of_run};
 use crate::ranks::Ranks;
-use crate::training::{TrainArgs, announce, devices_of_run};
+use crate::training::TrainArgs;
 use crate::{Result, open_model, output, provenance};
 
 #[derive(clap::Args)]

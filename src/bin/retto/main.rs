@@ -17,6 +17,7 @@ mod init;
 mod merge;
 mod output;
 mod prepare;
+mod progress;
 mod provenance;
 mod ranks;
 mod report;

@@ -1,20 +1,18 @@
-//! What the commands that train have in common: their options, the loop with its progress, and what is left beside a model.
+//! What the commands that train have in common: their options, the loop, and what is left beside a model.
 
-use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use indicatif::{HumanBytes, HumanDuration, ProgressBar};
 use retto::{
-    CommHook, Dataset, Forecast, Gpu, METRICS_FILE, MetricsFile, SchedulerType, StepReport, TrainEvent, TrainOutput,
-    Trainer, TrainingArguments,
+    CommHook, Dataset, Gpu, METRICS_FILE, MetricsFile, SchedulerType, TrainEvent, TrainOutput, Trainer,
+    TrainingArguments,
 };
 
 use crate::data::{ReadArgs, UnitArgs};
 use crate::files::{self, Failed, remove, whole, write_whole};
+use crate::progress::Progress;
 use crate::ranks::Ranks;
 use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, output, provenance};
 
@@ -242,10 +240,12 @@ impl TrainArgs {
             return Err(format!("{option} takes held-out text: give --validation or --validation-split").into());
         }
         trainer.lock_output_dir()?;
-        self.refuse_best_of_another(ranks)?;
         let resumed = if self.resume { trainer.resume_from_checkpoint()? } else { None };
         if !ranks.is_first() {
             return Ok(None);
+        }
+        if resumed.is_none() {
+            self.put_best_aside()?;
         }
         let metrics = match resumed {
             Some(step) => MetricsFile::resume(&self.output, step)?,
@@ -257,16 +257,18 @@ impl TrainArgs {
         Ok(Some(metrics))
     }
 
-    /// A run that was killed may have left its best model, and no checkpoint to go on from: that would be written over.
-    fn refuse_best_of_another(&self, ranks: &Ranks) -> Result<()> {
+    /// A run that was killed may have left its best model, and no checkpoint to go on from. It would be written over.
+    fn put_best_aside(&self) -> Result<()> {
         let best = self.output.join("checkpoint-best");
         let has_not_ended = self.output.join(format!("{METRICS_FILE}.part")).exists();
-        if ranks.is_first() && best.exists() && has_not_ended && files::checkpoint_of(&self.output).is_none() {
-            let best = best.display();
-            let reason =
-                format!("{best} is all that is left of a run that did not end: move it elsewhere, or remove it");
-            return Err(reason.into());
+        if !best.exists() || !has_not_ended || files::checkpoint_of(&self.output).is_some() {
+            return Ok(());
         }
+        let free =
+            (1..).map(|number| self.output.join(format!("checkpoint-best-{number}"))).find(|path| !path.exists());
+        let aside = free.unwrap_or_else(|| best.clone());
+        std::fs::rename(&best, &aside).map_err(|error| format!("{}: {error}", best.display()))?;
+        output::note(format!("note: the best model of an earlier run is kept in {}", aside.display()));
         Ok(())
     }
 
@@ -399,43 +401,6 @@ impl TrainArgs {
     }
 }
 
-/// The devices of a run, in words.
-pub(crate) fn devices_of_run(gpu: &Gpu, others: &[Gpu], ranks: &Ranks) -> String {
-    if ranks.count() > 1 {
-        return format!("{} processes, of which this has {gpu}", ranks.count());
-    }
-    let names = std::iter::once(gpu).chain(others).map(ToString::to_string);
-    match others.len() {
-        0 => gpu.to_string(),
-        n => format!("{} devices: {}", n + 1, names.collect::<Vec<_>>().join(", ")),
-    }
-}
-
-/// Of several devices, how much of the time goes into their talk.
-fn waiting(report: &StepReport) -> String {
-    match report.communication_share {
-        0.0 => String::new(),
-        share => format!("  {:.0} % of it between devices", 100.0 * share),
-    }
-}
-
-/// What a run will take, in words.
-pub(crate) fn announce(forecast: &Forecast) {
-    let of = forecast.adapter_bytes.map_or(String::new(), |bytes| format!(" of {}", HumanBytes(bytes)));
-    // Of what has no room it is not known.
-    let time = match forecast.duration.is_zero() {
-        true => String::new(),
-        false => format!("about {} for ", HumanDuration(forecast.duration)),
-    };
-    output::note(format!(
-        "{time}{} steps, and {}{of} of GPU memory: {} for weights and optimizer, {} for activations",
-        forecast.steps,
-        HumanBytes(forecast.state_bytes + forecast.activation_bytes),
-        HumanBytes(forecast.state_bytes),
-        HumanBytes(forecast.activation_bytes),
-    ));
-}
-
 /// Set by the first Ctrl-C. The second does not wait.
 pub(crate) fn interruption() -> Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
@@ -446,64 +411,4 @@ pub(crate) fn interruption() -> Result<Arc<AtomicBool>> {
         }
     })?;
     Ok(interrupted)
-}
-
-/// A bar on a terminal; a line at every log entry elsewhere.
-struct Progress {
-    bar: ProgressBar,
-    terminal: bool,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Self { bar: output::bar("{wide_bar} {pos}/{len}  {msg}"), terminal: std::io::stderr().is_terminal() }
-    }
-
-    fn show(&mut self, event: &TrainEvent) {
-        match event {
-            TrainEvent::Step(report) => {
-                self.bar.set_length(report.max_steps);
-                self.bar.set_position(report.step);
-                self.bar.set_message(format!(
-                    "loss {:.3}  {:.0} tokens/s{}  {} left",
-                    report.loss,
-                    report.tokens_per_second,
-                    waiting(report),
-                    HumanDuration(
-                        // Years are as good as any longer time.
-                        Duration::try_from_secs_f64(report.seconds_left.ceil()).unwrap_or(Duration::from_secs(1 << 32))
-                    )
-                ));
-            }
-            TrainEvent::Log { report, loss } if !self.terminal => {
-                output::note(format!(
-                    "step {}/{}  epoch {:.2}  loss {loss:.4}  {:.0} tokens/s{}  {:.0} s left",
-                    report.step,
-                    report.max_steps,
-                    report.epoch,
-                    report.tokens_per_second,
-                    waiting(report),
-                    report.seconds_left
-                ));
-            }
-            TrainEvent::Evaluating { done, total, .. } => {
-                self.bar.set_message(format!("held-out data: {done} of {total}"))
-            }
-            TrainEvent::Evaluated { evaluation, epoch, .. } => {
-                let line = format!(
-                    "epoch {epoch:.2}: held-out loss {:.4}, top-1 {:.4}, top-10 {:.4}",
-                    evaluation.loss, evaluation.top1_accuracy, evaluation.top10_accuracy
-                );
-                self.bar.suspend(|| output::note(&line));
-            }
-            TrainEvent::EvaluatedTriplets { evaluation, epoch, .. } => {
-                let line = format!(
-                    "epoch {epoch:.2}: held-out loss {:.4}, accuracy {:.4}",
-                    evaluation.loss, evaluation.accuracy
-                );
-                self.bar.suspend(|| output::note(&line));
-            }
-            _ => {}
-        }
-    }
 }

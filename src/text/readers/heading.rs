@@ -50,6 +50,8 @@ const BESIDE: [&str; 14] = [
     "again",
     "twice",
 ];
+/// Numbers behind a name; who sings is `I`, too.
+const ROMAN: [&str; 6] = ["I", "II", "III", "IV", "V", "VI"];
 /// A line with more words is a sentence about a chorus.
 const MOST_WORDS: usize = 4;
 
@@ -71,34 +73,34 @@ fn is_in_brackets(line: &str) -> bool {
 }
 
 fn is_section_name(line: &str) -> bool {
+    if line.ends_with(['?', '!', ',']) {
+        return false;
+    }
+    let words = || line.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
     // Most lines are longer, and done with here.
-    if line.len() > 60 || line.ends_with(['?', '!', ',']) {
+    if words().nth(MOST_WORDS).is_some() {
         return false;
     }
     let is_marked = line.starts_with('(') && line.ends_with(')') || line.contains(':');
     let is_capital = line.chars().find(|c| c.is_alphabetic()).is_some_and(char::is_uppercase);
-    let lower = line.to_lowercase();
-    let words: Vec<&str> = lower.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
-    if words.len() > MOST_WORDS {
-        return false;
-    }
-    let (mut names, mut ambiguous, mut numbers) = (0, 0, 0);
-    for word in words {
-        match word {
-            _ if SECTIONS.contains(&word) => names += 1,
-            _ if AMBIGUOUS.contains(&word) => ambiguous += 1,
-            _ if is_number(word) => numbers += 1,
-            _ if BESIDE.contains(&word) => {}
-            _ => return false,
+    let (mut names, mut ambiguous, mut is_numbered, mut follows_name) = (0, 0, false, false);
+    for word in words() {
+        let lower = word.to_lowercase();
+        let (is_name, is_ambiguous) = (SECTIONS.contains(&lower.as_str()), AMBIGUOUS.contains(&lower.as_str()));
+        let is_number = is_number(&lower) || follows_name && ROMAN.contains(&word);
+        if !is_name && !is_ambiguous && !is_number && !BESIDE.contains(&lower.as_str()) {
+            return false;
         }
+        names += usize::from(is_name);
+        ambiguous += usize::from(is_ambiguous);
+        is_numbered |= is_number;
+        follows_name = is_name;
     }
-    let is_numbered = numbers > 0;
     names > 0 && (is_marked || is_capital || is_numbered) || ambiguous > 0 && (is_marked && is_capital || is_numbered)
 }
 
-/// `2`, `ii`, `x2`, `2x`.
+/// `2`, `x2`, `2x`.
 fn is_number(word: &str) -> bool {
     let digits = word.strip_prefix('x').or(word.strip_suffix('x')).unwrap_or(word);
-    (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
-        || matches!(word, "i" | "ii" | "iii" | "iv" | "v" | "vi")
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }

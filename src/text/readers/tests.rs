@@ -105,6 +105,11 @@ fn names_of_sections_are_headings_without_square_brackets_too() {
         "I",
         "2",
         "(x2)",
+        "I break",
+        "First I break",
+        "Break, break, I",
+        "I refrain",
+        "i break again",
         "",
     ] {
         let lines = read("a.txt", sung.as_bytes()).unwrap();
