@@ -187,8 +187,8 @@ pub unsafe extern "C" fn retto_trainer_add_file(
 /// RETTO_CANCELLED where the callback or retto_trainer_cancel ended it; `output` is then filled as well, and what was trained is
 /// kept. RETTO_WRONG_STATE for a run that is over. After any other failure the trainer stands where it was before the step
 /// that failed; if it was the evaluation or the checkpoint after a step, the next call begins with that. But after RETTO_DEVICE_LOST,
-/// RETTO_GPU_ERROR and RETTO_PANIC nothing can be read from it any more, and after RETTO_RANK_FAILED it may not go on, as the next call then
-/// says: resume from a checkpoint with a new trainer. One thread at a time; blocks for the whole run, so call it from a thread of its own.
+/// RETTO_GPU_ERROR and RETTO_PANIC nothing can be read from it any more, and after RETTO_RANK_FAILED it may not go on where the next call says
+/// so: resume from a checkpoint with a new trainer. One thread at a time; blocks for the whole run, so call it from a thread of its own.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_trainer_run(
     trainer: *const retto_trainer,

@@ -39,9 +39,20 @@ impl Choices {
             format!("retto {}, {} {} {}", env!("CARGO_PKG_VERSION"), adapter.backend, adapter.name, adapter.driver);
         // One file an adapter, so that machines with two do not measure at every change; the hash keeps its name short.
         let file = folder.join(format!("choices-{:016x}.json", cache::hash(made_for.as_bytes())));
-        let kept = std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<Kept>(&bytes).ok());
-        let names = kept.filter(|kept| kept.made_for == made_for).map(|kept| kept.names).unwrap_or_default();
-        Self { file, made_for, names: Mutex::new(names) }
+        let choices = Self { file, made_for, names: Mutex::default() };
+        *lock(&choices.names) = choices.on_disk();
+        choices
+    }
+
+    fn on_disk(&self) -> Names {
+        let kept = std::fs::read(&self.file).ok().and_then(|bytes| serde_json::from_slice::<Kept>(&bytes).ok());
+        kept.filter(|kept| kept.made_for == self.made_for).map(|kept| kept.names).unwrap_or_default()
+    }
+
+    /// Takes over what another device or process has kept since, where it chose among the same kernels: two measurements differ, and a run of
+    /// several devices goes by the first one's.
+    pub(super) fn refresh(&self) {
+        merge(&mut lock(&self.names), self.on_disk());
     }
 
     pub(super) fn get(&self, what: &str) -> Option<String> {
@@ -50,7 +61,12 @@ impl Choices {
 
     pub(super) fn keep(&self, what: &str, name: &str) {
         let mut names = lock(&self.names);
-        names.insert(what.to_owned(), name.to_owned());
+        let is_known = names.contains_key(what);
+        merge(&mut names, self.on_disk());
+        // What another has found meanwhile stays.
+        if is_known || !names.contains_key(what) {
+            names.insert(what.to_owned(), name.to_owned());
+        }
         // Nothing is lost but time where this fails.
         let _ = self.write(&names);
     }
@@ -77,5 +93,45 @@ impl Choices {
     fn write(&self, names: &Names) -> std::io::Result<()> {
         let kept = Kept { made_for: self.made_for.clone(), names: names.clone() };
         cache::write(&self.file, &[serde_json::to_string_pretty(&kept)?.as_bytes()])
+    }
+}
+
+fn merge(names: &mut Names, others: Names) {
+    if names.get(KERNELS) == others.get(KERNELS) {
+        names.extend(others);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_that_kept_a_choice_decides() {
+        let folder = tempfile::tempdir().unwrap();
+        let adapter = crate::gpu::test_gpu().adapter().clone();
+        let [first, second] = [(); 2].map(|()| {
+            let choices = Choices::open(&adapter, folder.path());
+            choices.of_kernels(1);
+            choices
+        });
+        first.keep("few", "a");
+        first.refuse("c", "it differs");
+        second.keep("few", "b");
+        second.keep("many", "b");
+        assert_eq!((second.get("few").unwrap(), second.get("many").unwrap()), ("a".into(), "b".into()));
+        assert_eq!(first.get("many"), None);
+        first.refresh();
+        let third = Choices::open(&adapter, folder.path());
+        for choices in [&first, &second, &third] {
+            assert_eq!((choices.get("few").as_deref(), choices.get("many").as_deref()), (Some("a"), Some("b")));
+            assert_eq!(choices.refused(), ["c"]);
+        }
+        // Of other kernels, what was chosen among these is nothing.
+        third.of_kernels(2);
+        third.refresh();
+        assert_eq!(third.get("few"), None);
+        third.keep("few", "d");
+        assert_eq!(Choices::open(&adapter, folder.path()).get("few").as_deref(), Some("d"));
     }
 }

@@ -227,6 +227,14 @@ impl Gpu {
         self.inner.choices.is_some()
     }
 
+    /// Looks again at what is kept: another device of this process may have been measured meanwhile.
+    pub(crate) fn refresh_choices(&self) {
+        if let Some(choices) = &self.inner.choices {
+            choices.refresh();
+            lock(&self.inner.refused).extend(choices.refused());
+        }
+    }
+
     /// What is kept of other kernels than those with this hash counts no more, nor what was refused of them.
     pub(crate) fn choose_among(&self, hash: u64) {
         if let Some(choices) = &self.inner.choices {

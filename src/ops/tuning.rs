@@ -21,6 +21,7 @@ const HOPELESS: Duration = Duration::from_millis(250);
 pub(crate) fn tune(gpu: &Gpu, fp16: bool) -> Result<()> {
     if gpu.keeps_choices() {
         gpu.choose_among(hash_of_kernels());
+        gpu.refresh_choices();
     }
     let mut trial = Trial::of(gpu);
     if fp16 && !gpu.has_compared() {

@@ -29,7 +29,7 @@ impl Trainer {
         let said = ranks.gather(own.to_le_bytes().to_vec())?;
         if said.iter().any(|other| *other != said[0]) {
             // A rank that fails amid this has weights of two kinds.
-            self.unsure.store(true, Ordering::Relaxed);
+            let was_unsure = self.unsure.swap(true, Ordering::Relaxed);
             for array in arrays {
                 let values: Vec<f32> = match ranks.rank() {
                     0 => {
@@ -55,7 +55,8 @@ impl Trainer {
                     }
                 }
             }
-            self.unsure.store(false, Ordering::Relaxed);
+            // Where one had made a step and another had not, equal weights are not those of that step.
+            self.unsure.store(was_unsure, Ordering::Relaxed);
             self.aligned += 1;
         }
         Ok(began.elapsed())
@@ -66,6 +67,7 @@ impl Trainer {
 impl Trainer {
     /// [`Trainer::align`] on all devices of this process, between two steps.
     pub(crate) fn align_all(&mut self) -> Result<()> {
+        self.check_sure()?;
         let mut of_peers = vec![(); self.peers.len()];
         self.on_ranks(&mut of_peers, |first| first.align().map(|_| ()), |peer, ()| peer.align().map(|_| ()))
     }

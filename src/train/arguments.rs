@@ -90,7 +90,8 @@ pub struct TrainingArguments {
     pub logging_steps: u64,
     /// Seed of all that is drawn: masks, triplets, order, dropout.
     pub seed: u64,
-    /// Seconds after which a device that another one does not answer gives up; for training on several.
+    /// Seconds after which a device that another one does not answer gives up; for training on several. Of processes, what the first one's
+    /// observer takes counts as well.
     pub ddp_timeout: u64,
     /// What gradients travel as between several devices.
     pub ddp_comm_hook: CommHook,

@@ -9,6 +9,7 @@ use mpi::topology::{Communicator as _, SimpleCommunicator};
 
 use super::arguments::{CommHook, TrainingArguments};
 use super::parallel::Communicator;
+use super::ranks::refuse_differing;
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -78,7 +79,8 @@ impl std::fmt::Debug for Mpi {
 
 impl Trainer {
     /// As [`Trainer::with_devices`], with each process's model on a device of its own. All have to give the same model, arguments and
-    /// data, and to call the same functions; what differs is found out before the first step. The first process tells of the run,
+    /// data, and to call the same functions; other models and arguments are found out here, other data at the beginning of a run, what is given to single
+    /// steps not at all. The first process tells of the run,
     /// writes checkpoints, and should save the model.
     ///
     /// All have to see one `output_dir`, where that is used. An error of one process leaves the others waiting: end them with
@@ -96,6 +98,15 @@ impl Trainer {
         if mpi.size > 1 {
             trainer.patience.limit(&model.gpu, patience);
             let world: Box<dyn Communicator> = Box::new(World { rank: mpi.rank, size: mpi.size, patience });
+            // Of single steps nothing else is compared. A folder may have several names, and be waited for differently.
+            let arguments = TrainingArguments { output_dir: None, ddp_timeout: 0, ..trainer.arguments.clone() };
+            let same = vec![
+                ("retto's version", env!("CARGO_PKG_VERSION").to_owned()),
+                ("the tokenizer", trainer.model.tokenizer.hash()),
+                ("the model to start from", trainer.base.clone()),
+                ("what is asked for", format!("{arguments:?}")),
+            ];
+            refuse_differing(&*world, same)?;
             // As checkpoints record them: another adapter has other kernels.
             trainer.kernels = text(world.broadcast(trainer.kernels.into_bytes())?);
             trainer.ranks = Some(world);

@@ -3,6 +3,7 @@
 //! Every rank runs the same steps, on its share of each step's examples, and says the same things in the same order. Sums are
 //! taken in the order of the ranks, and every rank gets the same bits.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,12 @@ pub(crate) trait Communicator: Send + Sync {
 
     /// What rank 0 says; what the others say is not heard.
     fn broadcast(&self, said: Vec<u8>) -> Result<Vec<u8>>;
+
+    /// What is set while the program is being told of the run, however long it takes: that time is none of a device's. `None` where the
+    /// others do not see it.
+    fn paused(&self) -> Option<Arc<AtomicBool>> {
+        None
+    }
 
     /// Ends the others' waiting, now and later, with this reason.
     fn abort(&self, reason: &str);
@@ -69,6 +76,24 @@ struct Shared {
     sums: Meeting<Vec<f32>>,
     words: Meeting<Vec<u8>>,
     aborted: Mutex<Option<String>>,
+    /// The program is being told of the run, and takes its time.
+    paused: Arc<AtomicBool>,
+}
+
+/// Sets what [`Communicator::paused`] gives, until it is dropped.
+pub(super) struct Pause(Option<Arc<AtomicBool>>);
+
+impl Pause {
+    pub(super) fn begin(paused: Option<&Arc<AtomicBool>>) -> Self {
+        paused.inspect(|paused| paused.store(true, Ordering::Relaxed));
+        Self(paused.cloned())
+    }
+}
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|paused| paused.store(false, Ordering::Relaxed));
+    }
 }
 
 /// What the benchmark measures: seconds of each sum of so many numbers over so many threads.
@@ -119,6 +144,7 @@ impl Threads {
             sums: Meeting::new(size),
             words: Meeting::new(size),
             aborted: Mutex::default(),
+            paused: Arc::default(),
         });
         (0..size).map(|rank| Self { rank, shared: Arc::clone(&shared) }).collect()
     }
@@ -148,10 +174,16 @@ impl Threads {
         &self,
         meeting: &'m Meeting<T>,
         mut state: MutexGuard<'m, State<T>>,
-        deadline: Instant,
+        mut deadline: Instant,
         until: impl Fn(&State<T>) -> bool,
     ) -> Result<MutexGuard<'m, State<T>>> {
+        let mut looked = Instant::now();
         while !until(&state) {
+            let now = Instant::now();
+            if self.shared.paused.load(Ordering::Relaxed) {
+                deadline += now - looked;
+            }
+            looked = now;
             if let Some(reason) = lock(&self.shared.aborted).clone() {
                 return Err(Error::RankFailed(reason));
             }
@@ -218,6 +250,10 @@ impl Communicator for Threads {
         Ok(self.meet(&self.shared.words, Arc::new(said))?[0].to_vec())
     }
 
+    fn paused(&self) -> Option<Arc<AtomicBool>> {
+        Some(Arc::clone(&self.shared.paused))
+    }
+
     fn abort(&self, reason: &str) {
         lock(&self.shared.aborted).get_or_insert_with(|| reason.to_owned());
         self.shared.sums.changed.notify_all();
@@ -239,6 +275,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_told_of_the_run_may_take_longer_than_a_device() {
+        let found = on_all(2, Duration::from_millis(300), |rank| {
+            if rank.rank() == 0 {
+                let _pause = Pause::begin(rank.paused().as_ref());
+                std::thread::sleep(Duration::from_secs(1));
+            }
+            rank.gather(vec![rank.rank() as u8]).unwrap()
+        });
+        assert_eq!(found, [[[0], [1]], [[0], [1]]]);
+    }
 
     fn on_all<T: Send>(size: usize, patience: Duration, each: impl Fn(&dyn Communicator) -> T + Sync) -> Vec<T> {
         let group = Threads::group(size, patience);

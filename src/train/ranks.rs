@@ -83,21 +83,7 @@ impl Trainer {
         let apart = ["the model to start from", "the kernels for f16"];
         let recorded = run.state.run.iter().filter(|(name, _)| !apart.contains(&name.as_str()));
         own.extend(recorded.map(|(name, value)| (name.as_str(), value.clone())));
-        let lines: Vec<String> = own.into_iter().map(|(name, value)| format!("{name} is {value}")).collect();
-        let said = ranks.gather(lines.join("\n").into_bytes())?;
-        let of = |rank: usize| String::from_utf8_lossy(&said[rank]).into_owned();
-        let first = of(0);
-        for rank in 1..said.len() {
-            let other = of(rank);
-            // With an end, so that one who says more is heard.
-            let end = ["nothing more is said"];
-            let (one, two) = (first.lines().chain(end), other.lines().chain(end));
-            if let Some((one, two)) = one.zip(two).find(|(one, two)| one != two) {
-                let reason = format!("the ranks are not about to do the same: on rank 0 {one}, on rank {rank} {two}");
-                return Err(Error::InvalidArgument(reason));
-            }
-        }
-        Ok(())
+        refuse_differing(&**ranks, own)
     }
 
     /// What the benchmark asks for.
@@ -314,4 +300,23 @@ impl Leaving {
         }
         Ok(())
     }
+}
+
+/// Refuses to begin where the ranks say different things of what they are about to do.
+pub(super) fn refuse_differing(ranks: &dyn Communicator, own: Vec<(&str, String)>) -> Result<()> {
+    let lines: Vec<String> = own.into_iter().map(|(name, value)| format!("{name} is {value}")).collect();
+    let said = ranks.gather(lines.join("\n").into_bytes())?;
+    let of = |rank: usize| String::from_utf8_lossy(&said[rank]).into_owned();
+    let first = of(0);
+    for rank in 1..said.len() {
+        let other = of(rank);
+        // With an end, so that one who says more is heard.
+        let end = ["nothing more is said"];
+        let (one, two) = (first.lines().chain(end), other.lines().chain(end));
+        if let Some((one, two)) = one.zip(two).find(|(one, two)| one != two) {
+            let reason = format!("the ranks are not about to do the same: on rank 0 {one}, on rank {rank} {two}");
+            return Err(Error::InvalidArgument(reason));
+        }
+    }
+    Ok(())
 }

@@ -7,6 +7,7 @@ use super::arguments::{TrainingArguments, longest};
 use super::batches::Plan;
 use super::data::{Batch, Data, Drawn};
 use super::events::{TrainEvent, TrainOutput};
+use super::parallel::Pause;
 use super::resume::{self, MeanLoss, State};
 use super::run_state::Run;
 use super::trainer::Trainer;
@@ -183,9 +184,14 @@ impl Trainer {
     ) -> Result<ControlFlow<()>> {
         let mut runs = std::mem::take(&mut run.peers);
         let own = &mut *run;
+        let paused = self.ranks.as_ref().and_then(|ranks| ranks.paused());
+        let mut observe = |event: &TrainEvent| {
+            let _pause = Pause::begin(paused.as_ref());
+            observe(event)
+        };
         let flow = self.on_ranks(
             &mut runs,
-            |first| first.advance_rank(own, train, validation, observe),
+            |first| first.advance_rank(own, train, validation, &mut observe),
             |peer, run| peer.advance_rank(run, train, validation, &mut |_| ControlFlow::Continue(())).map(|_| ()),
         );
         run.peers = runs;
