@@ -266,7 +266,7 @@ require_browser() {
     announce "No Chromium found, in which a page is tested (RETTO_NO_BROWSER=1 leaves that test out)" chromium
     update_lists
     # Ubuntu has it as a snap alone.
-    apt-cache policy chromium | grep -q 'Candidate: [^(]' ||
+    [[ $(LC_ALL=C LANGUAGE='' apt-cache policy chromium) == *'Candidate: '[^\(]* ]] ||
         die "This system has no package of Chromium, in which a page is tested. Install Google Chrome (https://www.google.com/chrome/)," \
             "or leave that test out: RETTO_NO_BROWSER=1"
     apt_install chromium

@@ -24,12 +24,17 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Renames; again for some seconds where Windows says that something is in use, as scanners have files that were just written.
+/// Renames, [`patiently`].
 pub(crate) fn rename(from: &Path, to: &Path) -> std::io::Result<()> {
+    patiently(|| fs::rename(from, to))
+}
+
+/// Tries again for some seconds where Windows says that something is in use, as scanners have files that were just written.
+pub(crate) fn patiently(mut attempt: impl FnMut() -> std::io::Result<()>) -> std::io::Result<()> {
     const SHARING_VIOLATION: i32 = 32;
     let mut pause = Duration::from_millis(10);
     loop {
-        match fs::rename(from, to) {
+        match attempt() {
             Err(error)
                 if cfg!(windows)
                     && pause < Duration::from_secs(3)

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::dataset::{FORMAT, Hash, IGNORED};
 use super::masking::Masked;
 use crate::error::{Error, Result};
-use crate::files::{folder_of, remove_old, rename};
+use crate::files::{folder_of, patiently, remove_old, rename};
 
 /// A tensor that grows on disk until its size is known.
 struct Part {
@@ -215,6 +215,15 @@ impl WrittenCache {
     }
 
     pub(super) fn persist(self) -> Result<()> {
-        rename(&self.target.into_temp_path(), &self.path).map_err(Error::io(&self.path))
+        let mut target = Some(self.target);
+        // What is temporary is marked as such on Windows, until it is put in its place.
+        let persist = || {
+            let Some(file) = target.take() else { return Ok(()) };
+            file.persist(&self.path).map(drop).map_err(|failed| {
+                target = Some(failed.file);
+                failed.error
+            })
+        };
+        patiently(persist).map_err(Error::io(&self.path))
     }
 }

@@ -48,6 +48,11 @@ impl MetricsFile {
         Ok(Self { path, file, finished: folder.join(METRICS_FILE), begun: false, is_new, evaluated: None })
     }
 
+    /// Whether a run began in this folder, or is going on, that has not come to its end.
+    pub fn is_unfinished(folder: &Path) -> bool {
+        folder.join(PART_FILE).exists()
+    }
+
     /// Goes on with the log of a run that was taken up again at `step`: what it says of later steps is dropped, since it
     /// will be said again.
     ///

@@ -100,12 +100,15 @@ impl Trainer {
             let world: Box<dyn Communicator> = Box::new(World { rank: mpi.rank, size: mpi.size, patience });
             // Of single steps nothing else is compared. A folder may have several names, and be waited for differently.
             let arguments = TrainingArguments { output_dir: None, ddp_timeout: 0, ..trainer.arguments.clone() };
-            let same = vec![
+            let arguments =
+                serde_json::to_value(&arguments).map_err(|error| Error::InvalidArgument(error.to_string()))?;
+            let mut same = vec![
                 ("retto's version", env!("CARGO_PKG_VERSION").to_owned()),
                 ("the tokenizer", trainer.model.tokenizer.hash()),
                 ("the model to start from", trainer.base.clone()),
-                ("what is asked for", format!("{arguments:?}")),
             ];
+            let arguments = arguments.as_object().into_iter().flatten();
+            same.extend(arguments.map(|(name, value)| (name.as_str(), value.to_string())));
             refuse_differing(&*world, same)?;
             // As checkpoints record them: another adapter has other kernels.
             trainer.kernels = text(world.broadcast(trainer.kernels.into_bytes())?);

@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use retto::{Dataset, METRICS_FILE, Triplets};
+use retto::{Dataset, MetricsFile, Triplets};
 use serde_json::Value;
 
 use crate::{TRAINING_ARGUMENTS_FILE, data, output};
+
+/// What a run's best model is called, in its output.
+pub(crate) const BEST: &str = "checkpoint-best";
 
 /// The options of the run that made a model, where it left them.
 pub(crate) fn training_arguments(model: &Path) -> Option<Value> {
@@ -13,13 +16,13 @@ pub(crate) fn training_arguments(model: &Path) -> Option<Value> {
 }
 
 /// Where a run's options are left: of a checkpoint that has none, in the folder that this is in, unless another run has begun there. The best
-/// model of a run stays beside what a later one made.
+/// model of a run stays beside what a later one made, under that name or another that begins so.
 fn arguments_file(model: &Path) -> PathBuf {
     let own = model.join(TRAINING_ARGUMENTS_FILE);
-    if model.file_name().is_some_and(|name| name == "checkpoint-best") {
+    if model.file_name().is_some_and(|name| name.to_string_lossy().starts_with(BEST)) {
         return own;
     }
-    let is_over = |output: &&Path| !output.join(format!("{METRICS_FILE}.part")).exists();
+    let is_over = |output: &&Path| !MetricsFile::is_unfinished(output);
     match model.parent().filter(|_| is_checkpoint(model) && !own.exists()).filter(is_over) {
         Some(output) => output.join(TRAINING_ARGUMENTS_FILE),
         None => own,

@@ -259,9 +259,8 @@ impl TrainArgs {
 
     /// A run that was killed may have left its best model, and no checkpoint to go on from. It would be written over.
     fn put_best_aside(&self) -> Result<()> {
-        let best = self.output.join("checkpoint-best");
-        let has_not_ended = self.output.join(format!("{METRICS_FILE}.part")).exists();
-        if !best.exists() || !has_not_ended || files::checkpoint_of(&self.output).is_some() {
+        let best = self.output.join(provenance::BEST);
+        if !best.exists() || !MetricsFile::is_unfinished(&self.output) || files::checkpoint_of(&self.output).is_some() {
             return Ok(());
         }
         let free =

@@ -50,8 +50,7 @@ const BESIDE: [&str; 14] = [
     "again",
     "twice",
 ];
-/// Numbers behind a name; who sings is `I`, too.
-const ROMAN: [&str; 6] = ["I", "II", "III", "IV", "V", "VI"];
+const ROMAN: [&str; 6] = ["i", "ii", "iii", "iv", "v", "vi"];
 /// A line with more words is a sentence about a chorus.
 const MOST_WORDS: usize = 4;
 
@@ -83,18 +82,22 @@ fn is_section_name(line: &str) -> bool {
     }
     let is_marked = line.starts_with('(') && line.ends_with(')') || line.contains(':');
     let is_capital = line.chars().find(|c| c.is_alphabetic()).is_some_and(char::is_uppercase);
-    let (mut names, mut ambiguous, mut is_numbered, mut follows_name) = (0, 0, false, false);
+    // Whether the word before may have a number like this one, and one of a single letter: who sings is `I`, too.
+    let (mut takes_roman, mut takes_letter) = (false, false);
+    let (mut names, mut ambiguous, mut is_numbered) = (0, 0, false);
     for word in words() {
         let lower = word.to_lowercase();
         let (is_name, is_ambiguous) = (SECTIONS.contains(&lower.as_str()), AMBIGUOUS.contains(&lower.as_str()));
-        let is_number = is_number(&lower) || follows_name && ROMAN.contains(&word);
+        let is_roman = takes_roman && (lower.len() > 1 || takes_letter && word != lower);
+        let is_number = is_number(&lower) || is_roman && ROMAN.contains(&lower.as_str());
         if !is_name && !is_ambiguous && !is_number && !BESIDE.contains(&lower.as_str()) {
             return false;
         }
         names += usize::from(is_name);
         ambiguous += usize::from(is_ambiguous);
         is_numbered |= is_number;
-        follows_name = is_name;
+        takes_roman = is_name || is_ambiguous || is_number;
+        takes_letter = is_name || is_number || is_ambiguous && is_marked;
     }
     names > 0 && (is_marked || is_capital || is_numbered) || ambiguous > 0 && (is_marked && is_capital || is_numbered)
 }
