@@ -5,17 +5,12 @@ use std::time::{Duration, Instant};
 pub use crate::gpu::profile;
 
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Kernel, Pass, Tensor};
-use crate::ops::gemm::{Form, Gemm, Sizes, gemm_with};
+use crate::gpu::{Gpu, Pass, Tensor};
+use crate::ops::ceiling::{CEILING, FLOPS};
+use crate::ops::gemm::{Gemm, gemm_with};
+use crate::ops::gemm_form::{Form, Sizes};
 use crate::ops::preferences::Rows;
 use crate::ops::tilings::{Inputs, TILINGS, Tiling, choose};
-
-const SOURCE: &str = include_str!("../shaders/ceiling.wgsl");
-/// One vector of a CPU; and for GPUs, several of their subgroups.
-pub(crate) static CEILING: Kernel =
-    Kernel::new("ceiling", SOURCE, "ceiling", &[&[("WIDTH", 8.0)], &[("WIDTH", 256.0)]]);
-/// Of the shader, for each thread and round.
-const FLOPS: f64 = 160.0;
 
 /// Names of the GEMM kernels that are worth measuring on this adapter.
 pub fn tilings(gpu: &Gpu) -> Vec<&'static str> {

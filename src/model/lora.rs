@@ -7,7 +7,8 @@
 use super::parameters::{Builder, Gradients, Init, Parameter};
 use crate::error::{Error, Result};
 use crate::gpu::{Pass, Tensor};
-use crate::ops::gemm::{Form, Gemm, Sizes, gemm};
+use crate::ops::gemm::{Gemm, gemm};
+use crate::ops::gemm_form::{Form, Sizes};
 use crate::ops::scale::scale;
 
 /// Options of a low-rank adaptation, with the names and defaults of PEFT's `LoraConfig`.

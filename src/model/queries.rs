@@ -6,7 +6,7 @@ use super::dtype::Dtype;
 use crate::error::Result;
 use crate::gpu::{Gpu, Packing, SEAL};
 use crate::ops;
-use crate::ops::gemm::{Form, Sizes};
+use crate::ops::gemm_form::{Form, Sizes};
 use crate::ops::tilings::{Inputs, choose};
 
 /// A short text, and its blank: what a batch of them takes may be long to compile, and is not wanted by many.

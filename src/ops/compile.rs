@@ -8,7 +8,7 @@ use std::process::Command;
 
 use wgpu::hal::{self, Adapter as _, Device as _, Instance as _};
 
-use super::gemm::FORMS;
+use super::gemm_form::FORMS;
 use super::tilings::TILINGS;
 use super::translate::{OTHERS, validator};
 use crate::gpu::Kernel;

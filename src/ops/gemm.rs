@@ -2,62 +2,10 @@
 //!
 //! Which kernel computes it is chosen in [`tilings`](super::tilings), by adapter and shape.
 
-use super::activation::Activation;
+use super::gemm_form::{Form, Sizes};
 use super::tilings::{Inputs, Tiling, choose};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, Pass, Tensor};
-
-/// What a GEMM does beside multiplying; each is a variant of every kernel of the family.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Form {
-    /// C\[m,n\] = A\[m,k\] B\[n,k\]^T + bias\[n\]: a linear layer.
-    Linear = 0,
-    /// C\[m,n\] = A\[m,k\] B\[k,n\]: the gradient of a linear layer's input.
-    InputGradient = 1,
-    /// C\[m,n\] += A\[m,k\] B\[k,n\]: the same, where the input is used elsewhere too.
-    InputGradientAdd = 2,
-    /// C\[m,n\] += A\[k,m\]^T B\[k,n\]: the gradient of a linear layer's weight.
-    WeightGradient = 3,
-    /// C\[m,n\] += A\[m,k\] B\[n,k\]^T: a product of gradients, for low-rank factors.
-    TransposedAdd = 4,
-    /// [`Form::Linear`] and an activation of what it gives, where nothing but that is asked for: in queries.
-    LinearGelu = 5,
-    LinearGeluNew = 6,
-    LinearRelu = 7,
-}
-
-/// In the order of the kernels' variants.
-pub(crate) const FORMS: [Form; 8] = [
-    Form::Linear,
-    Form::InputGradient,
-    Form::InputGradientAdd,
-    Form::WeightGradient,
-    Form::TransposedAdd,
-    Form::LinearGelu,
-    Form::LinearGeluNew,
-    Form::LinearRelu,
-];
-
-impl Form {
-    /// A linear layer, and what is done to its output.
-    pub(crate) fn linear(activation: Option<Activation>) -> Self {
-        match activation {
-            None => Self::Linear,
-            Some(Activation::Gelu) => Self::LinearGelu,
-            Some(Activation::GeluNew) => Self::LinearGeluNew,
-            Some(Activation::Relu) => Self::LinearRelu,
-        }
-    }
-
-    /// Whether B is stored \[n,k\].
-    pub(crate) const fn transposes_b(self) -> bool {
-        self.is_linear() || matches!(self, Self::TransposedAdd)
-    }
-
-    pub(crate) const fn is_linear(self) -> bool {
-        matches!(self, Self::Linear | Self::LinearGelu | Self::LinearGeluNew | Self::LinearRelu)
-    }
-}
 
 /// The arrays of one GEMM.
 pub(crate) struct Gemm<'t> {
@@ -68,15 +16,6 @@ pub(crate) struct Gemm<'t> {
     /// \[m, n\]; written `=` or added `+=` as the form says.
     pub(crate) c: &'t Tensor,
     pub(crate) sizes: Sizes,
-}
-
-/// m, n and k of the shader.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-pub(crate) struct Sizes {
-    pub(crate) m: u32,
-    pub(crate) n: u32,
-    pub(crate) k: u32,
 }
 
 /// Records one GEMM with the kernel preferred on this adapter. B may be a packed weight, for a linear layer.
@@ -163,8 +102,9 @@ fn multiply_nothing(
 mod tests {
     use super::*;
     use crate::gpu::Packing;
-    use crate::ops::activation;
+    use crate::ops::activation::{self, Activation};
     use crate::ops::check::{self, assert_close};
+    use crate::ops::gemm_form::FORMS;
     use crate::ops::half::to_half;
     use crate::ops::pack;
     use crate::ops::tilings::TILINGS;

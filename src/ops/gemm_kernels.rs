@@ -1,7 +1,7 @@
 //! The shaders of GEMM kernels, in all their variants.
 
 use super::activation::{self, Activation};
-use super::gemm::{FORMS, Form};
+use super::gemm_form::{FORMS, Form};
 use crate::gpu::{Constants, Kernel};
 
 const fn flag(value: bool) -> f64 {

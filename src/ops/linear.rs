@@ -2,7 +2,8 @@
 
 use super::activation::{self, Activation};
 use super::column_sum::column_sum;
-use super::gemm::{Form, Gemm, Sizes, gemm, gemm_f16};
+use super::gemm::{Gemm, gemm, gemm_f16};
+use super::gemm_form::{Form, Sizes};
 use super::half::to_half;
 use crate::error::Result;
 use crate::gpu::{Gpu, Pass, Tensor};

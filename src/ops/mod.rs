@@ -9,12 +9,15 @@
 pub(crate) mod activation;
 pub(crate) mod adamw;
 pub(crate) mod attention;
+#[cfg(feature = "bench")]
+pub(crate) mod ceiling;
 pub(crate) mod column_sum;
 pub(crate) mod cross_entropy;
 pub(crate) mod dropout;
 pub(crate) mod embedding;
 pub(crate) mod fingerprint;
 pub(crate) mod gemm;
+pub(crate) mod gemm_form;
 mod gemm_kernels;
 pub(crate) mod half;
 pub(crate) mod layer_norm;

@@ -1,6 +1,6 @@
 //! Which kernel computes a GEMM where nothing was measured, and what that depends on.
 
-use super::gemm::Sizes;
+use super::gemm_form::Sizes;
 use crate::gpu::Gpu;
 
 /// What the preferred tilings depend on besides the adapter.
@@ -158,7 +158,7 @@ pub(super) fn preferred(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::gemm::FORMS;
+    use crate::ops::gemm_form::FORMS;
     use crate::ops::tilings::TILINGS;
 
     #[test]

@@ -4,7 +4,7 @@
 //! where the driver compiles `fma` alike everywhere, as all that were tested do: then the choice is one of speed alone. `split` is
 //! for fills.
 
-use super::gemm::{FORMS, Form, Sizes};
+use super::gemm_form::{FORMS, Form, Sizes};
 use super::gemm_kernels::{
     BLOCK, BLOCK_F16, BLOCK_PACKED, BLOCKS, COOPERATIVE_8, COOPERATIVE_8_LARGE, COOPERATIVE_16, COOPERATIVE_16_LARGE,
     EIGHTS_ACROSS, EIGHTS_ALONG, EIGHTS_PACKED, PAIRS, SIXES, SIXES_PACKED, SPLIT, SPLIT_PACKED, SUBGROUP,

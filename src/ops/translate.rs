@@ -12,7 +12,7 @@ pub(super) const OTHERS: &[&Kernel] = &[
     &super::activation::FORWARD,
     &super::activation::BACKWARD,
     #[cfg(feature = "bench")]
-    &crate::bench::CEILING,
+    &super::ceiling::CEILING,
     &super::adamw::SUM_OF_SQUARES,
     &super::adamw::CLIP,
     &super::adamw::ADAMW,

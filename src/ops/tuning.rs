@@ -3,7 +3,8 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use super::gemm::{Form, Gemm, Sizes, gemm_with};
+use super::gemm::{Gemm, gemm_with};
+use super::gemm_form::{Form, Sizes};
 use super::half::to_half;
 use super::preferences::Rows;
 use super::tilings::{Inputs, TILINGS, Tiling, choose};

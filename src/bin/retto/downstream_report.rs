@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::Result;
 use crate::output::FEW;
-use crate::report::{frame, settings, table};
+use crate::page::{frame, settings, table};
 
 /// The figures by their names in JSON, and whether more is better.
 const ROWS: [(&str, &str, bool); 5] = [

@@ -16,6 +16,7 @@ mod finetune;
 mod init;
 mod merge;
 mod output;
+mod page;
 mod prepare;
 mod progress;
 mod provenance;
