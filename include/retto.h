@@ -1289,9 +1289,9 @@ retto_status retto_trainer_run(const struct retto_trainer *trainer,
 /**
  * One step of the run, and what is due after it: evaluation, checkpoints. `progress` is filled, with the evaluation if there
  * was one; its `is_over` says whether a step is left. A call that only ends a run, or is cancelled within an evaluation that it
- * makes up for, does no step: then `tokens` is 0, and so is what else is said of a step. Returns as retto_trainer_run does: with RETTO_CANCELLED `progress` is filled
- * too, with the last step that was done, or where the trainer stands if there was none. One thread at a time; blocks for the
- * step.
+ * makes up for, does no step: then `tokens` is 0, and so is what else is said of a step. Returns as retto_trainer_run does: with
+ * RETTO_CANCELLED `progress` is filled too, with the last step that was done, or where the trainer stands if there was none. One thread at
+ * a time; blocks for the step.
  */
 retto_status retto_trainer_step(const struct retto_trainer *trainer,
                                 struct retto_progress *progress,

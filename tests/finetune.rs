@@ -378,13 +378,11 @@ fn the_command_trains_evaluates_and_writes_what_embed_opens() {
     assert_eq!(settings["objective"]["embedding"]["pooling"], "cls");
     // Its checkpoints embed as it does, the best one as well.
     let checked = path("checked");
-    let saved: Vec<&str> = args.iter().map(|&arg| if arg == tuned { checked.as_str() } else { arg }).collect();
-    let keep = ["--save-steps", "9", "--load-best-model-at-end"];
-    stdout(&run(&[&saved[..], &more, &steps, &keep].concat()));
-    for name in ["checkpoint-9", "checkpoint-best"] {
-        let folder = format!("{checked}/{name}");
-        assert_eq!(EmbedOptions::open(&folder).unwrap(), options, "{name}");
-        assert!(Path::new(&folder).join("training_args.json").exists(), "{name}");
+    let saved = args.map(|arg| if arg == tuned { checked.as_str() } else { arg });
+    stdout(&run(&[&saved[..], &more, &steps, &["--save-steps", "9", "--load-best-model-at-end"]].concat()));
+    for folder in ["checkpoint-9", "checkpoint-best"].map(|name| format!("{checked}/{name}")) {
+        assert_eq!(EmbedOptions::open(&folder).unwrap(), options, "{folder}");
+        assert!(Path::new(&folder).join("training_args.json").exists(), "{folder}");
     }
     // Taken up again at its end, it is complete.
     let saved = [&args[..], &more, &steps, &["--save-steps", "4"]].concat();

@@ -242,9 +242,9 @@ pub unsafe extern "C" fn retto_trainer_run(
 
 /// One step of the run, and what is due after it: evaluation, checkpoints. `progress` is filled, with the evaluation if there
 /// was one; its `is_over` says whether a step is left. A call that only ends a run, or is cancelled within an evaluation that it
-/// makes up for, does no step: then `tokens` is 0, and so is what else is said of a step. Returns as retto_trainer_run does: with RETTO_CANCELLED `progress` is filled
-/// too, with the last step that was done, or where the trainer stands if there was none. One thread at a time; blocks for the
-/// step.
+/// makes up for, does no step: then `tokens` is 0, and so is what else is said of a step. Returns as retto_trainer_run does: with
+/// RETTO_CANCELLED `progress` is filled too, with the last step that was done, or where the trainer stands if there was none. One thread at
+/// a time; blocks for the step.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_trainer_step(
     trainer: *const retto_trainer,
@@ -443,4 +443,21 @@ pub unsafe extern "C" fn retto_trainer_free(trainer: *mut retto_trainer) -> rett
         status = handle::free(trainer);
     }
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_option_is_named_that_there_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in [("a.csv", "lyrics\nthe rain\n"), ("a.jsonl", "{\"lyrics\": \"the rain\"}\n")] {
+            let path = folder.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            let error = read_corpus(&[path], "text", true, |_| ControlFlow::Continue(())).unwrap_err();
+            let told = with_the_field_there_is(error).to_string();
+            assert!(told.contains("lyrics") && told.ends_with("the words have to be in 'text'"), "{told}");
+        }
+    }
 }

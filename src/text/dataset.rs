@@ -294,8 +294,9 @@ impl Dataset {
         Some(mapped.offsets(&mapped.sections))
     }
 
-    /// The examples of each section, where they are of sections: more than one of those that are longer than the longest example.
-    pub(crate) fn sections(&self) -> Option<Vec<Range<usize>>> {
+    /// The examples of each section, where they are of sections: more than one of those that are longer than the longest example. Sections
+    /// of which nothing is left are not among them; `None` for lines, windows, and lines in memory.
+    pub fn sections(&self) -> Option<Vec<Range<usize>>> {
         let boundaries =
             self.section_boundaries().filter(|_| self.metadata().get("unit").is_some_and(|it| it == "section"))?;
         let ranges = boundaries.windows(2).map(|pair| pair[0] as usize..pair[1] as usize);

@@ -1,7 +1,7 @@
 //! Checkpoints of a run, when it is time for one and when it fails.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::events::TrainEvent;
 use super::resume;
@@ -10,6 +10,14 @@ use super::trainer::Trainer;
 use crate::error::{Error, Result};
 
 impl Trainer {
+    /// The latest checkpoint of a run in this folder, which a trainer would take up there; `None` where there is none, or no folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a folder that cannot be listed.
+    pub fn latest_checkpoint(folder: &Path) -> Result<Option<PathBuf>> {
+        Ok(resume::checkpoints(folder)?.pop().map(|(_, path)| path))
+    }
+
     /// Writes `checkpoint-N` to the run's output, and returns its folder.
     pub(crate) fn checkpoint(&self, run: &Run) -> Result<PathBuf> {
         let Some(folder) = &run.arguments.output_dir else {

@@ -73,13 +73,16 @@ impl MetricsFile {
             }
         }
         let earlier = String::from_utf8_lossy(&earlier);
-        let kept = |line: &&str| {
+        let (mut kept, mut evaluated) = (String::new(), false);
+        for line in earlier.lines() {
+            // A line cut off by the interruption does not parse.
             let entry = serde_json::from_str::<serde_json::Value>(line).unwrap_or_default();
-            step_of(line).is_some_and(|at| at <= step) && entry.get("train_runtime").is_none()
-        };
-        let is_evaluation = |line: &str| line.contains("\"eval_loss\"");
-        let evaluated = earlier.lines().filter(kept).any(|line| is_evaluation(line) && step_of(line) == Some(step));
-        let kept: String = earlier.lines().filter(kept).map(|line| format!("{line}\n")).collect();
+            let Some(at) = entry["step"].as_u64().filter(|at| *at <= step) else { continue };
+            if entry.get("train_runtime").is_none() {
+                kept += &format!("{line}\n");
+                evaluated |= at == step && entry.get("eval_loss").is_some();
+            }
+        }
         // Beside the log and then in its place, so that this run, cut off here, has not lost what the earlier one said.
         let beside = folder.join(".metrics.jsonl.next");
         let mut file = File::create(&beside).map_err(Error::io(&beside))?;
@@ -170,11 +173,6 @@ impl MetricsFile {
         self.begin()?;
         self.file.write_all(format!("{line}\n").as_bytes()).map_err(Error::io(&self.path))
     }
-}
-
-/// Of a line; `None` where it was cut off by an interruption.
-fn step_of(line: &str) -> Option<u64> {
-    serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64()
 }
 
 impl Drop for MetricsFile {

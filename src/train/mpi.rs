@@ -79,8 +79,8 @@ impl std::fmt::Debug for Mpi {
 
 impl Trainer {
     /// As [`Trainer::with_devices`], with each process's model on a device of its own. All have to give the same model, arguments and
-    /// data, and to call the same functions; other models and arguments are found out here, other data at the beginning of a run, what is given to single
-    /// steps not at all. The first process tells of the run,
+    /// data, and to call the same functions; other models and arguments are found out here, other data at the beginning of a run, what is
+    /// given to single steps not at all. The first process tells of the run,
     /// writes checkpoints, and should save the model.
     ///
     /// All have to see one `output_dir`, where that is used. An error of one process leaves the others waiting: end them with

@@ -118,14 +118,9 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
         }
         let embeddings = output::counting("texts", |observe| model.embed_dataset_with(&data, &options, observe))?;
         note_cut(&embeddings, data.truncated());
-        // A section that takes several examples has the vector of the first, and one whose examples were all left out has none.
-        let sections =
-            data.section_boundaries().filter(|_| data.metadata().get("unit").is_some_and(|it| it == "section"));
-        let firsts = |bounds: &[u64]| {
-            bounds.windows(2).filter(|pair| pair[0] < pair[1]).map(|pair| pair[0] as usize).collect::<Vec<_>>()
-        };
-        let firsts = sections.map(firsts);
-        let example = |index: usize| firsts.as_ref().map_or(index, |firsts| firsts[index]);
+        // A section that takes several examples has the vector of the first.
+        let sections = data.sections();
+        let example = |index: usize| sections.as_ref().map_or(index, |sections| sections[index].start);
         show(&embeddings, args, |index| Ok(model.tokenizer().decode(data.get(example(index)), true)?))
     }
 }

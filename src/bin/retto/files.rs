@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use retto::{BertConfig, EmbedOptions, METRICS_FILE, Model};
+use retto::{BertConfig, EmbedOptions, METRICS_FILE, Model, Trainer};
 
 use crate::ranks::Ranks;
 use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, output};
@@ -67,21 +67,9 @@ pub(crate) fn check_whole_model(output: &Path) -> Result<()> {
     }
 }
 
-/// The latest checkpoint of a run in a folder, by its name; the best model is none.
-pub(crate) fn checkpoint_of(output: &Path) -> Option<PathBuf> {
-    let is_numbered = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.strip_prefix("checkpoint-").is_some_and(|step| step.parse::<u64>().is_ok())
-    };
-    let mut found: Vec<_> = std::fs::read_dir(output).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    found.retain(is_numbered);
-    // The latest: names are longer the later.
-    found.into_iter().max_by_key(|path| (path.as_os_str().len(), path.clone()))
-}
-
 /// Refuses to write a model over that of a run whose checkpoints lie there: it may be in none of them.
 pub(crate) fn check_no_run(output: &Path) -> Result<()> {
-    match checkpoint_of(output) {
+    match Trainer::latest_checkpoint(output)? {
         Some(checkpoint) => {
             let checkpoint = checkpoint.display();
             Err(format!("{checkpoint} is of a run: write the model to another folder, or remove its checkpoints")

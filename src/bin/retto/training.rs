@@ -11,7 +11,7 @@ use retto::{
 };
 
 use crate::data::{ReadArgs, UnitArgs};
-use crate::files::{self, Failed, remove, whole, write_whole};
+use crate::files::{Failed, remove, whole, write_whole};
 use crate::progress::Progress;
 use crate::ranks::Ranks;
 use crate::{Result, TRAINING_ARGUMENTS_FILE, curve, output, provenance};
@@ -260,7 +260,8 @@ impl TrainArgs {
     /// A run that was killed may have left its best model, and no checkpoint to go on from. It would be written over.
     fn put_best_aside(&self) -> Result<()> {
         let best = self.output.join(provenance::BEST);
-        if !best.exists() || !MetricsFile::is_unfinished(&self.output) || files::checkpoint_of(&self.output).is_some() {
+        let is_left = best.exists() && MetricsFile::is_unfinished(&self.output);
+        if !is_left || Trainer::latest_checkpoint(&self.output)?.is_some() {
             return Ok(());
         }
         let free =
