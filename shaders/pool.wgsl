@@ -1,9 +1,9 @@
-// pool: of each sequence's rows of x, y[s, :] = their mean, their first, or their maximum
+// pool: of each sequence's rows of x, y[s, :] = their mean or their maximum
 // pool_backward: dx[t, :] = what dy[s, :] gives each row of the sequence; a maximum's all goes to the first row that has it
 // normalize: y[s, :] = x[s, :] / max(|x[s, :]|, 1e-12), |.| the 2-norm
 // normalize_backward: dx[s, :] = (dy[s, :] - y[s, :] (y[s, :] . dy[s, :])) / |x[s, :]|, or dy[s, :] / 1e-12 below that norm
 
-override KIND: u32; // 0 mean, 1 first, 2 maximum
+override KIND: u32; // 0 mean, 1 maximum
 
 struct Sizes { rows: u32, columns: u32 } // sequences, hidden size
 var<immediate> sizes: Sizes;
@@ -29,11 +29,9 @@ fn pool(
     let end = cu_seqlens[s + 1u];
     for (var i = thread; i < sizes.columns; i += THREADS) {
         var value = x[start * sizes.columns + i];
-        if KIND != 1u {
-            for (var t = start + 1u; t < end; t++) {
-                let next = x[t * sizes.columns + i];
-                value = select(value + next, max(value, next), KIND == 2u);
-            }
+        for (var t = start + 1u; t < end; t++) {
+            let next = x[t * sizes.columns + i];
+            value = select(value + next, max(value, next), KIND == 1u);
         }
         if KIND == 0u {
             value /= f32(end - start);
@@ -89,7 +87,7 @@ fn pool_backward(
     for (var i = thread; i < sizes.columns; i += THREADS) {
         let upstream = dy[s * sizes.columns + i];
         var winner = start;
-        if KIND == 2u {
+        if KIND == 1u {
             for (var t = start + 1u; t < end; t++) {
                 if x[t * sizes.columns + i] > x[winner * sizes.columns + i] {
                     winner = t;

@@ -422,7 +422,7 @@ impl Model {
 
     fn embed_batch(&self, batch: &PackedBatch, options: &EmbedOptions) -> Result<Vec<f32>> {
         let mut pass = Pass::new(&self.gpu);
-        let hidden_states = self.bert.encode(&mut pass, batch)?;
+        let hidden_states = self.bert.encode(&mut pass, batch, options.pooling.wanted(&batch.cu_seqlens))?;
         let pooled = options.pooling.forward(&mut pass, &hidden_states, &batch.cu_seqlens, options.normalize)?;
         let download = pass.download(&pooled.vectors)?;
         pass.submit()?;

@@ -1,7 +1,7 @@
 //! Self-attention, its output projection, and the LayerNorm over both with the residual.
 
 use super::config::BertConfig;
-use super::embeddings::{DeviceBatch, drop_some};
+use super::embeddings::{DeviceBatch, Site, Wanted};
 use super::layers::{LayerNorm, Linear};
 use super::parameters::{Builder, Gradients, Parameter};
 use crate::error::Result;
@@ -19,17 +19,12 @@ pub(crate) struct Attention {
     dropouts: [Site; 2],
 }
 
-/// One of the network's dropouts.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Site {
-    pub(crate) number: u32,
-    pub(crate) probability: f64,
-}
-
 /// What the backward pass needs.
 pub(crate) struct Saved {
     qkv: Tensor,
     context: Tensor,
+    /// Of the context, what is wanted.
+    picked: Tensor,
     attention: attention::Saved,
     norm: layer_norm::Saved,
 }
@@ -55,40 +50,54 @@ impl Attention {
         })
     }
 
-    /// hidden_states\[tokens, hidden\] to the same shape.
+    /// hidden_states\[tokens, hidden\] to the same shape, or to the wanted rows of it.
     pub(crate) fn forward(
         &self,
         pass: &mut Pass,
         batch: &DeviceBatch,
         hidden_states: &Tensor,
+        wanted: Option<&Wanted>,
     ) -> Result<(Tensor, Saved)> {
         let qkv = self.qkv.forward(pass, hidden_states)?;
-        let [of_probs, of_output] = self.dropouts.map(|site| batch.dropout(site.number, site.probability));
-        let arrays = attention::Attention { blocks: &batch.blocks, qkv: &qkv, heads: self.heads, dropout: of_probs };
+        let [of_probs, of_output] = self.dropouts;
+        let dropout = batch.dropout.at(of_probs);
+        let arrays = attention::Attention { blocks: &batch.blocks, qkv: &qkv, heads: self.heads, dropout };
         let (context, attention) = attention::forward(pass, arrays)?;
-        let projected = self.output.forward(pass, &context)?;
-        let projected = drop_some(pass, of_output, projected)?;
-        let (output, norm) = self.norm.forward(pass, &projected, Some(hidden_states))?;
-        Ok((output, Saved { qkv, context, attention, norm }))
+        let (picked, residual, dropout) = match wanted {
+            Some(wanted) => (wanted.pick(pass, &context)?, wanted.pick(pass, hidden_states)?, &wanted.dropout),
+            None => (context.clone(), hidden_states.clone(), &batch.dropout),
+        };
+        let projected = self.output.forward(pass, &picked)?;
+        let projected = dropout.drop_some(pass, of_output, projected)?;
+        let (output, norm) = self.norm.forward(pass, &projected, Some(&residual))?;
+        Ok((output, Saved { qkv, context, picked, attention, norm }))
     }
 
     /// Gradients of the parameters `+=`. Returns the gradient of hidden_states.
+    #[expect(clippy::too_many_arguments, reason = "what it reads, and nothing it could be grouped with")]
     pub(crate) fn backward(
         &self,
         pass: &mut Pass,
         gradients: &Gradients,
         batch: &DeviceBatch,
+        wanted: Option<&Wanted>,
         hidden_states: &Tensor,
         saved: &Saved,
         doutput: &Tensor,
     ) -> Result<Tensor> {
-        let Saved { qkv, context, attention, norm } = saved;
-        let dsum = self.norm.backward(pass, gradients, norm, doutput)?;
-        let [of_probs, of_output] = self.dropouts.map(|site| batch.dropout(site.number, site.probability));
-        let dprojected = drop_some(pass, of_output, dsum.clone())?;
-        let dcontext = self.output.backward(pass, gradients, context, &dprojected, None)?;
+        let Saved { qkv, context, picked, attention, norm } = saved;
+        let mut dsum = self.norm.backward(pass, gradients, norm, doutput)?;
+        let [of_probs, of_output] = self.dropouts;
+        let dropout = wanted.map_or(&batch.dropout, |wanted| &wanted.dropout);
+        let dprojected = dropout.drop_some(pass, of_output, dsum.clone())?;
+        let mut dcontext = self.output.backward(pass, gradients, picked, &dprojected, None)?;
         drop(dprojected);
-        let arrays = attention::Attention { blocks: &batch.blocks, qkv, heads: self.heads, dropout: of_probs };
+        if let Some(wanted) = wanted {
+            dcontext = wanted.put_back(pass, &dcontext, hidden_states.rows())?;
+            dsum = wanted.put_back(pass, &dsum, hidden_states.rows())?;
+        }
+        let dropout = batch.dropout.at(of_probs);
+        let arrays = attention::Attention { blocks: &batch.blocks, qkv, heads: self.heads, dropout };
         let dqkv = attention::backward(pass, arrays, context, attention, &dcontext)?;
         // dsum is the residual's gradient already; what comes through the projections is added to it.
         self.qkv.backward(pass, gradients, hidden_states, &dqkv, Some(&dsum))

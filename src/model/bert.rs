@@ -1,10 +1,9 @@
 //! The whole network: embeddings, layers, head.
 
-use super::attention::{self, Attention};
 use super::config::BertConfig;
 use super::embedding_loss::EmbeddingObjective;
-use super::embeddings::{DeviceBatch, Embeddings};
-use super::feed_forward::{self, FeedForward};
+use super::embeddings::{DeviceBatch, Embeddings, Wanted};
+use super::encoder_layer::{EncoderLayer, SavedLayer};
 use super::layers::Linear;
 use super::lora::{self, Lora, LoraConfig};
 use super::mlm_head::MlmHead;
@@ -18,67 +17,8 @@ use crate::text::{PackedBatch, TripletBatch};
 pub(crate) struct Bert {
     pub(crate) config: BertConfig,
     embeddings: Embeddings,
-    layers: Vec<Layer>,
+    layers: Vec<EncoderLayer>,
     head: MlmHead,
-}
-
-#[derive(Debug)]
-struct Layer {
-    attention: Attention,
-    feed_forward: FeedForward,
-}
-
-/// What the backward pass needs of one layer.
-struct SavedLayer {
-    input: Tensor,
-    attention: attention::Saved,
-    attention_output: Tensor,
-    feed_forward: feed_forward::Saved,
-}
-
-impl Layer {
-    fn new(builder: &mut Builder, config: &BertConfig, index: usize) -> Result<Self> {
-        let name = format!("bert.encoder.layer.{index}");
-        Ok(Self {
-            // 0 is the embeddings' dropout; a layer has three.
-            attention: Attention::new(builder, config, &name, 3 * index as u32 + 1)?,
-            feed_forward: FeedForward::new(builder, config, &name, 3 * index as u32 + 3)?,
-        })
-    }
-
-    fn forward(&self, pass: &mut Pass, batch: &DeviceBatch, hidden_states: Tensor) -> Result<(Tensor, SavedLayer)> {
-        let (attention_output, attention) = self.attention.forward(pass, batch, &hidden_states)?;
-        let (output, feed_forward) = self.feed_forward.forward(pass, batch, &attention_output)?;
-        Ok((output, SavedLayer { input: hidden_states, attention, attention_output, feed_forward }))
-    }
-
-    /// [`Layer::forward`] where no backward pass follows.
-    fn infer(&self, pass: &mut Pass, batch: &DeviceBatch, hidden_states: &Tensor) -> Result<Tensor> {
-        let (attention_output, _) = self.attention.forward(pass, batch, hidden_states)?;
-        self.feed_forward.infer(pass, &attention_output)
-    }
-
-    fn backward(
-        &self,
-        pass: &mut Pass,
-        gradients: &Gradients,
-        batch: &DeviceBatch,
-        saved: &SavedLayer,
-        doutput: &Tensor,
-    ) -> Result<Tensor> {
-        let SavedLayer { input, attention, attention_output, feed_forward } = saved;
-        let dattention = self.feed_forward.backward(pass, gradients, batch, attention_output, feed_forward, doutput)?;
-        self.attention.backward(pass, gradients, batch, input, attention, &dattention)
-    }
-}
-
-impl Layer {
-    fn all_parameters(&self) -> Vec<&Parameter> {
-        let Self { attention, feed_forward } = self;
-        let linears = [&attention.qkv, &attention.output, &feed_forward.intermediate, &feed_forward.output];
-        let loras = linears.into_iter().flat_map(|linear| &linear.loras).flat_map(Lora::parameters);
-        [attention.parameters(), feed_forward.parameters()].concat().into_iter().chain(loras).collect()
-    }
 }
 
 impl Bert {
@@ -87,7 +27,7 @@ impl Bert {
         config.validate()?;
         let mut builder = Builder { gpu, source, next: 0 };
         let embeddings = Embeddings::new(&mut builder, &config)?;
-        let layers = (0..config.num_hidden_layers).map(|i| Layer::new(&mut builder, &config, i));
+        let layers = (0..config.num_hidden_layers).map(|i| EncoderLayer::new(&mut builder, &config, i));
         let layers = layers.collect::<Result<Vec<_>>>()?;
         let head = MlmHead::new(&mut builder, &config)?;
         Ok(Self { config, embeddings, layers, head })
@@ -129,7 +69,7 @@ impl Bert {
 
     fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let mut linears = Vec::new();
-        for Layer { attention, feed_forward } in &mut self.layers {
+        for EncoderLayer { attention, feed_forward } in &mut self.layers {
             linears.extend([&mut attention.qkv, &mut attention.output]);
             linears.extend([&mut feed_forward.intermediate, &mut feed_forward.output]);
         }
@@ -139,7 +79,7 @@ impl Bert {
 
     fn linears(&self) -> Vec<&Linear> {
         let mut linears = Vec::new();
-        for Layer { attention, feed_forward } in &self.layers {
+        for EncoderLayer { attention, feed_forward } in &self.layers {
             linears.extend([&attention.qkv, &attention.output, &feed_forward.intermediate, &feed_forward.output]);
         }
         linears.push(&self.head.transform);
@@ -153,7 +93,7 @@ impl Bert {
 
     /// All parameters and low-rank factors of each layer.
     pub(crate) fn layer_parameters(&self) -> Vec<Vec<&Parameter>> {
-        self.layers.iter().map(Layer::all_parameters).collect()
+        self.layers.iter().map(EncoderLayer::all_parameters).collect()
     }
 
     /// All parameters and low-rank factors, in the order of their indices.
@@ -226,15 +166,20 @@ impl Bert {
         self.check(batch)
     }
 
-    /// The encoder's output, \[tokens, hidden\].
-    pub(crate) fn encode(&self, pass: &mut Pass, batch: &PackedBatch) -> Result<Tensor> {
+    /// The encoder's output, \[tokens, hidden\]; or, of `wanted` rows, ascending, each once, only these.
+    pub(crate) fn encode(&self, pass: &mut Pass, batch: &PackedBatch, wanted: Option<&[u32]>) -> Result<Tensor> {
         self.check(batch)?;
-        let batch = DeviceBatch::new(pass, self.config.head_size(), batch, None)?;
+        let batch = DeviceBatch::new(pass, self.config.head_size(), batch, None, wanted)?;
         let (mut hidden_states, _) = self.embeddings.forward(pass, &batch)?;
-        for layer in &self.layers {
-            hidden_states = layer.infer(pass, &batch, &hidden_states)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            hidden_states = layer.infer(pass, &batch, &hidden_states, self.wanted(&batch, index))?;
         }
         Ok(hidden_states)
+    }
+
+    /// What is wanted of this layer: all but of the last one, as the others' tokens are what it attends to.
+    fn wanted<'b>(&self, batch: &'b DeviceBatch, layer: usize) -> Option<&'b Wanted> {
+        batch.wanted.as_ref().filter(|_| layer + 1 == self.layers.len())
     }
 
     /// Logits of the batch's masked rows, chunk by chunk: `each(pass, first row, logits[rows, vocabulary])`.
@@ -244,15 +189,15 @@ impl Bert {
         batch: &PackedBatch,
         each: impl FnMut(&mut Pass, usize, &Tensor) -> Result<()>,
     ) -> Result<()> {
-        let hidden_states = self.encode(pass, batch)?;
-        self.head.logits(pass, &self.embeddings.word, &hidden_states, &batch.masked_rows, each)
+        let hidden_states = self.encode(pass, batch, Some(&batch.masked_rows))?;
+        self.head.logits(pass, &self.embeddings.word, &hidden_states, batch.masked_rows.len(), each)
     }
 
     /// Loss and rank of each label, \[labels, 2\] of [`RowStats`](super::RowStats).
     pub(crate) fn score(&self, pass: &mut Pass, batch: &PackedBatch) -> Result<Tensor> {
         self.check_labels(batch)?;
-        let hidden_states = self.encode(pass, batch)?;
-        self.head.score(pass, &self.embeddings.word, &hidden_states, &batch.masked_rows, &batch.labels)
+        let hidden_states = self.encode(pass, batch, Some(&batch.masked_rows))?;
+        self.head.score(pass, &self.embeddings.word, &hidden_states, &batch.labels)
     }
 
     /// Forward and backward of the sum of losses over `labels`: the mean, where that is the number of the batch's labels, or
@@ -268,12 +213,10 @@ impl Bert {
         done: Done,
     ) -> Result<Tensor> {
         self.check_labels(batch)?;
-        let (hidden_states, kept) = self.forward_kept(pass, batch, options)?;
-        let word_embeddings = &self.embeddings.word;
-        let PackedBatch { masked_rows, labels: of_rows, .. } = batch;
-        let scale = options.scale(labels);
+        let (hidden_states, kept) = self.forward_kept(pass, batch, Some(&batch.masked_rows), options)?;
+        let (word_embeddings, scale) = (&self.embeddings.word, options.scale(labels));
         let (stats, dhidden_states) =
-            self.head.train(pass, gradients, word_embeddings, &hidden_states, masked_rows, of_rows, scale)?;
+            self.head.train(pass, gradients, word_embeddings, &hidden_states, &batch.labels, scale)?;
         drop(hidden_states);
         self.backward(pass, gradients, batch, kept, dhidden_states, done)?;
         Ok(stats)
@@ -292,22 +235,29 @@ impl Bert {
         done: Done,
     ) -> Result<Tensor> {
         self.check(&batch.packed)?;
-        let (hidden_states, kept) = self.forward_kept(pass, &batch.packed, options)?;
+        let wanted = objective.pooling.wanted(&batch.packed.cu_seqlens);
+        let (hidden_states, kept) = self.forward_kept(pass, &batch.packed, wanted, options)?;
         let (stats, dhidden_states) = objective.train(pass, &hidden_states, batch, options.scale(triplets))?;
         drop(hidden_states);
         self.backward(pass, gradients, &batch.packed, kept, dhidden_states, done)?;
         Ok(stats)
     }
 
-    /// The encoder's output, and what its backward pass needs.
-    fn forward_kept(&self, pass: &mut Pass, batch: &PackedBatch, options: TrainOptions) -> Result<(Tensor, Kept)> {
-        let device = DeviceBatch::new(pass, self.config.head_size(), batch, options.dropout_keys)?;
+    /// The encoder's output, as [`Bert::encode`] gives it, and what its backward pass needs.
+    fn forward_kept(
+        &self,
+        pass: &mut Pass,
+        batch: &PackedBatch,
+        wanted: Option<&[u32]>,
+        options: TrainOptions,
+    ) -> Result<(Tensor, Kept)> {
+        let device = DeviceBatch::new(pass, self.config.head_size(), batch, options.dropout_keys, wanted)?;
         let (mut hidden_states, embeddings) = self.embeddings.forward(pass, &device)?;
         let mut layers = Vec::with_capacity(self.layers.len());
-        for layer in &self.layers {
+        for (index, layer) in self.layers.iter().enumerate() {
             let input = hidden_states.clone();
             let saved;
-            (hidden_states, saved) = layer.forward(pass, &device, hidden_states)?;
+            (hidden_states, saved) = layer.forward(pass, &device, hidden_states, self.wanted(&device, index))?;
             layers.push(if options.gradient_checkpointing {
                 KeptLayer::Input(input)
             } else {
@@ -336,12 +286,13 @@ impl Bert {
             true => 0,
             false => self.layers.iter().position(|layer| trained(layer.all_parameters())).unwrap_or(self.layers.len()),
         };
-        for (layer, kept) in self.layers.iter().zip(layers).skip(lowest).rev() {
+        for (index, (layer, kept)) in self.layers.iter().zip(layers).enumerate().skip(lowest).rev() {
+            let wanted = self.wanted(&device, index);
             let saved = match kept {
                 KeptLayer::All(saved) => *saved,
-                KeptLayer::Input(input) => layer.forward(pass, &device, input)?.1,
+                KeptLayer::Input(input) => layer.forward(pass, &device, input, wanted)?.1,
             };
-            dhidden_states = layer.backward(pass, gradients, &device, &saved, &dhidden_states)?;
+            dhidden_states = layer.backward(pass, gradients, &device, wanted, &saved, &dhidden_states)?;
             done(pass, &layer.all_parameters())?;
         }
         if embeddings_trained {
@@ -395,6 +346,7 @@ enum KeptLayer {
 pub(super) mod tests {
     use super::*;
     use crate::model::{Model, NamedValues};
+    use crate::ops::check::assert_close;
 
     /// A small random model with weights large enough that everything matters.
     pub(crate) fn random_model(adjust: impl FnOnce(&mut BertConfig)) -> Model {
@@ -465,5 +417,40 @@ pub(super) mod tests {
         let (at, _) = assert_rises_along_gradient(&model, &loss);
         let without = model.loss_and_gradients(&batch).unwrap().0;
         assert!((at - without).abs() > 1e-3, "dropout matters: {at} {without}");
+    }
+
+    /// The last layer computes what is wanted of it: the same as of all, whatever else is wanted, also with dropout.
+    #[test]
+    fn what_is_wanted_of_the_last_layer_is_what_it_gives_of_all() {
+        let model = random_model(|config| config.hidden_dropout_prob = 0.3);
+        let mut batch = PackedBatch::default();
+        batch.push(&[2, 7, 4, 9, 11, 20, 3]);
+        batch.push(&[2, 30, 31, 4, 3]);
+        let encoded = |wanted: Option<&[u32]>| {
+            let mut pass = Pass::new(&model.gpu);
+            let encoded = model.bert.encode(&mut pass, &batch, wanted).unwrap();
+            let download = pass.download(&encoded).unwrap();
+            pass.submit().unwrap();
+            download.wait::<f32>(&model.gpu).unwrap()
+        };
+        let all: Vec<f64> = encoded(None).into_iter().map(f64::from).collect();
+        for rows in [vec![0], vec![11], vec![3, 4, 9], (0..12).collect::<Vec<u32>>()] {
+            let of_rows = rows.iter().flat_map(|&row| &all[row as usize * 24..][..24]).copied().collect::<Vec<_>>();
+            assert_close(&format!("{rows:?}"), &encoded(Some(&rows)), &of_rows, 1e-6);
+        }
+        let keys = batch.dropout_keys();
+        let losses = |rows: &[u32]| {
+            let options = TrainOptions { dropout_keys: Some(&keys), ..Default::default() };
+            let labels = rows.iter().map(|row| row + 5).collect();
+            let batch = PackedBatch { masked_rows: rows.to_vec(), labels, ..batch.clone() };
+            let (mean, gradient) = model.loss_and_gradients_with(&batch, options).unwrap();
+            let times = |value: f32| f64::from(value) * rows.len() as f64;
+            let gradient = gradient.into_iter().flat_map(|(_, values)| values).map(times);
+            std::iter::once(times(mean)).chain(gradient).collect::<Vec<_>>()
+        };
+        let together = losses(&(0..12).collect::<Vec<_>>()).into_iter().map(|value| value as f32).collect::<Vec<_>>();
+        let apart = [losses(&[0, 7]), losses(&[1]), losses(&(2..7).collect::<Vec<_>>()), losses(&[8, 9, 10, 11])];
+        let sums = (0..together.len()).map(|i| apart.iter().map(|of| of[i]).sum::<f64>()).collect::<Vec<_>>();
+        assert_close("losses and gradients", &together, &sums, 1e-5);
     }
 }

@@ -1,8 +1,7 @@
 //! The feed-forward half of a layer: widen, activate, narrow, and LayerNorm with the residual.
 
-use super::attention::Site;
 use super::config::BertConfig;
-use super::embeddings::{DeviceBatch, drop_some};
+use super::embeddings::{DropoutKeys, Site};
 use super::layers::{LayerNorm, Linear};
 use super::parameters::{Builder, Gradients, Parameter};
 use crate::error::Result;
@@ -21,7 +20,7 @@ pub(crate) struct FeedForward {
 
 /// What the backward pass needs.
 pub(crate) struct Saved {
-    /// Before the activation, \[tokens, intermediate\]
+    /// Before the activation, \[rows, intermediate\]
     widened: Tensor,
     /// After it
     activated: Tensor,
@@ -40,17 +39,17 @@ impl FeedForward {
         })
     }
 
-    /// hidden_states\[tokens, hidden\] to the same shape.
+    /// hidden_states\[rows, hidden\] to the same shape.
     pub(crate) fn forward(
         &self,
         pass: &mut Pass,
-        batch: &DeviceBatch,
+        dropout: &DropoutKeys,
         hidden_states: &Tensor,
     ) -> Result<(Tensor, Saved)> {
         let widened = self.intermediate.forward(pass, hidden_states)?;
         let activated = activation::forward(pass, self.activation, &widened)?;
         let narrowed = self.output.forward(pass, &activated)?;
-        let narrowed = drop_some(pass, batch.dropout(self.dropout.number, self.dropout.probability), narrowed)?;
+        let narrowed = dropout.drop_some(pass, self.dropout, narrowed)?;
         let (output, norm) = self.norm.forward(pass, &narrowed, Some(hidden_states))?;
         Ok((output, Saved { widened, activated, norm }))
     }
@@ -67,14 +66,14 @@ impl FeedForward {
         &self,
         pass: &mut Pass,
         gradients: &Gradients,
-        batch: &DeviceBatch,
+        dropout: &DropoutKeys,
         hidden_states: &Tensor,
         saved: &Saved,
         doutput: &Tensor,
     ) -> Result<Tensor> {
         let Saved { widened, activated, norm } = saved;
         let dsum = self.norm.backward(pass, gradients, norm, doutput)?;
-        let dnarrowed = drop_some(pass, batch.dropout(self.dropout.number, self.dropout.probability), dsum.clone())?;
+        let dnarrowed = dropout.drop_some(pass, self.dropout, dsum.clone())?;
         let dactivated = self.output.backward(pass, gradients, activated, &dnarrowed, None)?;
         drop(dnarrowed);
         let dwidened = activation::backward(pass, self.activation, widened, &dactivated)?;

@@ -1,6 +1,8 @@
 //! The masked-language-model head: transform, LayerNorm, and the decoder over the vocabulary.
 //!
-//! It runs on the masked rows only, in chunks whose logits fit a binding: logits of all tokens are never made.
+//! It is given the masked rows only, and takes them in chunks whose logits fit a binding: logits of all tokens are never made.
+
+use std::ops::Range;
 
 use super::config::BertConfig;
 use super::layers::{LayerNorm, Linear};
@@ -42,7 +44,7 @@ pub(crate) fn mean_loss(stats: &[RowStats]) -> f32 {
 }
 
 struct Saved {
-    gathered: Tensor,
+    part: Tensor,
     transformed: Tensor,
     normalized: Tensor,
     norm: layer_norm::Saved,
@@ -67,29 +69,22 @@ impl MlmHead {
         Ok(Self { transform, norm, decoder, bias, activation: config.hidden_act.op() })
     }
 
-    /// Masked rows in pieces whose logits fit.
-    fn chunks<'r>(&self, gpu: &Gpu, masked_rows: &'r [u32]) -> impl Iterator<Item = (usize, &'r [u32])> + use<'r> {
+    /// So many rows in pieces whose logits fit.
+    fn chunks(&self, gpu: &Gpu, rows: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let limit = gpu.adapter().max_storage_buffer_binding_size.min(LOGITS_BYTES);
-        let rows = (limit / self.bias.value.bytes()).max(1) as usize;
-        masked_rows.chunks(rows).enumerate().map(move |(i, chunk)| (i * rows, chunk))
+        let size = (limit / self.bias.value.bytes()).max(1) as usize;
+        (0..rows).step_by(size).map(move |first| first..rows.min(first + size))
     }
 
     fn decoder<'p>(&'p self, word_embeddings: &'p Parameter) -> &'p Parameter {
         self.decoder.as_ref().unwrap_or(word_embeddings)
     }
 
-    fn forward(
-        &self,
-        pass: &mut Pass,
-        word_embeddings: &Parameter,
-        hidden_states: &Tensor,
-        rows: &Tensor,
-    ) -> Result<(Tensor, Saved)> {
-        let gathered = rows::gather(pass, hidden_states, rows)?;
-        let transformed = self.transform.forward(pass, &gathered)?;
+    fn forward(&self, pass: &mut Pass, word_embeddings: &Parameter, part: Tensor) -> Result<(Tensor, Saved)> {
+        let transformed = self.transform.forward(pass, &part)?;
         let activated = activation::forward(pass, self.activation, &transformed)?;
         let (logits, normalized, norm) = self.decode(pass, word_embeddings, &activated)?;
-        Ok((logits, Saved { gathered, transformed, normalized, norm }))
+        Ok((logits, Saved { part, transformed, normalized, norm }))
     }
 
     /// Logits of transformed rows, and what they were multiplied from.
@@ -105,7 +100,7 @@ impl MlmHead {
         Ok((linear::forward(pass, arrays)?, x, norm))
     }
 
-    /// Returns the gradient of the gathered rows.
+    /// Returns the gradient of the chunk's hidden states.
     fn backward(
         &self,
         pass: &mut Pass,
@@ -126,22 +121,22 @@ impl MlmHead {
         let dnormalized = linear::backward(pass, arrays)?;
         let dactivated = self.norm.backward(pass, gradients, &saved.norm, &dnormalized)?;
         let dtransformed = activation::backward(pass, self.activation, &saved.transformed, &dactivated)?;
-        self.transform.backward(pass, gradients, &saved.gathered, &dtransformed, None)
+        self.transform.backward(pass, gradients, &saved.part, &dtransformed, None)
     }
 
-    /// Logits\[rows, vocabulary\] of the rows, chunk by chunk, handed to `each`.
+    /// Logits\[rows, vocabulary\] of hidden_states\[rows, hidden\], chunk by chunk, handed to `each`.
     pub(crate) fn logits(
         &self,
         pass: &mut Pass,
         word_embeddings: &Parameter,
         hidden_states: &Tensor,
-        masked_rows: &[u32],
+        rows: usize,
         mut each: impl FnMut(&mut Pass, usize, &Tensor) -> Result<()>,
     ) -> Result<()> {
-        for (first, chunk) in self.chunks(pass.gpu(), masked_rows) {
-            let rows = pass.upload(&[chunk.len()], chunk)?;
-            let gathered = rows::gather(pass, hidden_states, &rows)?;
-            let activated = self.transform.forward_activated(pass, &gathered, Some(self.activation))?;
+        for chunk in self.chunks(pass.gpu(), rows) {
+            let first = chunk.start;
+            let (part, _) = part(pass, hidden_states, chunk)?;
+            let activated = self.transform.forward_activated(pass, &part, Some(self.activation))?;
             let (logits, ..) = self.decode(pass, word_embeddings, &activated)?;
             each(pass, first, &logits)?;
         }
@@ -154,42 +149,46 @@ impl MlmHead {
         pass: &mut Pass,
         word_embeddings: &Parameter,
         hidden_states: &Tensor,
-        masked_rows: &[u32],
         labels: &[u32],
     ) -> Result<Tensor> {
-        let labels = pass.upload(&[labels.len()], labels)?;
-        let stats = pass.alloc(&[labels.len(), 2])?;
-        self.logits(pass, word_embeddings, hidden_states, masked_rows, |pass, first_row, logits| {
+        let rows = labels.len();
+        let labels = pass.upload(&[rows], labels)?;
+        let stats = pass.alloc(&[rows, 2])?;
+        self.logits(pass, word_embeddings, hidden_states, rows, |pass, first_row, logits| {
             cross_entropy(pass, CrossEntropy { labels: &labels, first_row, logits, stats: &stats, gradient: None })
         })?;
         Ok(stats)
     }
 
-    /// Loss and rank of each label, and the gradients of the sum of losses times `scale`: parameters `+=`, hidden_states as
+    /// Loss and rank of each label, one a row, and the gradients of the sum of losses times `scale`: parameters `+=`, hidden_states as
     /// returned.
-    #[expect(clippy::too_many_arguments, reason = "what the head reads, and nothing it could be grouped with")]
     pub(crate) fn train(
         &self,
         pass: &mut Pass,
         gradients: &Gradients,
         word_embeddings: &Parameter,
         hidden_states: &Tensor,
-        masked_rows: &[u32],
         labels: &[u32],
         scale: f32,
     ) -> Result<(Tensor, Tensor)> {
-        let dhidden_states = pass.alloc(hidden_states.shape())?;
-        pass.clear(&dhidden_states);
-        let gradient = Some(scale);
-        let labels = pass.upload(&[labels.len()], labels)?;
-        let stats = pass.alloc(&[labels.len(), 2])?;
-        for (first_row, chunk) in self.chunks(pass.gpu(), masked_rows) {
-            let rows = pass.upload(&[chunk.len()], chunk)?;
-            let (logits, saved) = self.forward(pass, word_embeddings, hidden_states, &rows)?;
+        let (rows, gradient) = (labels.len(), Some(scale));
+        let labels = pass.upload(&[rows], labels)?;
+        let stats = pass.alloc(&[rows, 2])?;
+        let mut dhidden_states = pass.alloc(hidden_states.shape())?;
+        if rows == 0 {
+            pass.clear(&dhidden_states);
+        }
+        for chunk in self.chunks(pass.gpu(), rows) {
+            let first_row = chunk.start;
+            let (part, indices) = part(pass, hidden_states, chunk)?;
+            let (logits, saved) = self.forward(pass, word_embeddings, part)?;
             let arrays = CrossEntropy { labels: &labels, first_row, logits: &logits, stats: &stats, gradient };
             cross_entropy(pass, arrays)?;
-            let dgathered = self.backward(pass, gradients, word_embeddings, &saved, &logits)?;
-            rows::scatter(pass, &dgathered, &rows, &dhidden_states)?;
+            let dpart = self.backward(pass, gradients, word_embeddings, &saved, &logits)?;
+            match indices {
+                Some(indices) => rows::scatter(pass, &dpart, &indices, &dhidden_states)?,
+                None => dhidden_states = dpart,
+            }
         }
         Ok((stats, dhidden_states))
     }
@@ -198,4 +197,14 @@ impl MlmHead {
         let transform = self.transform.parameters().into_iter().chain(self.norm.parameters());
         transform.chain(self.decoder.as_ref()).chain([&self.bias]).collect()
     }
+}
+
+/// Rows of x, and their indices where these are not all.
+fn part(pass: &mut Pass, x: &Tensor, rows: Range<usize>) -> Result<(Tensor, Option<Tensor>)> {
+    if rows.len() == x.rows() {
+        return Ok((x.clone(), None));
+    }
+    let indices: Vec<u32> = rows.map(|row| row as u32).collect();
+    let indices = pass.upload(&[indices.len()], &indices)?;
+    Ok((rows::gather(pass, x, &indices)?, Some(indices)))
 }

@@ -8,6 +8,7 @@ mod config;
 mod dtype;
 mod embedding_loss;
 mod embeddings;
+mod encoder_layer;
 mod feed_forward;
 mod layers;
 mod lora;

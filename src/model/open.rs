@@ -266,7 +266,7 @@ impl Model {
     /// [`Error::TooLong`] and [`Error::InvalidArgument`] for a batch that does not fit the model; GPU errors.
     pub fn hidden_states(&self, batch: &PackedBatch) -> Result<Vec<f32>> {
         let mut pass = Pass::new(&self.gpu);
-        let hidden_states = self.bert.encode(&mut pass, batch)?;
+        let hidden_states = self.bert.encode(&mut pass, batch, None)?;
         let download = pass.download(&hidden_states)?;
         pass.submit()?;
         download.wait(&self.gpu)

@@ -19,15 +19,24 @@ pub enum Pooling {
 }
 
 impl Pooling {
-    fn kind(self) -> Kind {
+    /// How it is computed; `None` where the wanted rows are the vectors.
+    fn kind(self) -> Option<Kind> {
         match self {
-            Self::Mean => Kind::Mean,
-            Self::Cls => Kind::First,
-            Self::Max => Kind::Max,
+            Self::Mean => Some(Kind::Mean),
+            Self::Cls => None,
+            Self::Max => Some(Kind::Max),
         }
     }
 
-    /// hidden_states\[tokens, hidden\] to \[sequences, hidden\], scaled to length 1 where `normalize` says so.
+    /// Rows of the encoder's output that it takes, where these are not all.
+    pub(crate) fn wanted(self, cu_seqlens: &[u32]) -> Option<&[u32]> {
+        match self {
+            Self::Cls => Some(&cu_seqlens[..cu_seqlens.len() - 1]),
+            Self::Mean | Self::Max => None,
+        }
+    }
+
+    /// hidden_states\[wanted, hidden\] to \[sequences, hidden\], scaled to length 1 where `normalize` says so.
     pub(crate) fn forward(
         self,
         pass: &mut Pass,
@@ -35,7 +44,10 @@ impl Pooling {
         cu_seqlens: &[u32],
         normalize: bool,
     ) -> Result<Pooled> {
-        let unscaled = pool::pool(pass, self.kind(), hidden_states, cu_seqlens)?;
+        let unscaled = match self.kind() {
+            Some(kind) => pool::pool(pass, kind, hidden_states, cu_seqlens)?,
+            None => hidden_states.clone(),
+        };
         let vectors = if normalize { pool::normalize(pass, &unscaled)? } else { unscaled.clone() };
         Ok(Pooled { vectors, unscaled: normalize.then_some(unscaled) })
     }
@@ -53,7 +65,10 @@ impl Pooling {
             Some(unscaled) => pool::normalize_backward(pass, unscaled, dvectors)?,
             None => dvectors.clone(),
         };
-        pool::pool_backward(pass, self.kind(), hidden_states, cu_seqlens, &dvectors)
+        match self.kind() {
+            Some(kind) => pool::pool_backward(pass, kind, hidden_states, cu_seqlens, &dvectors),
+            None => Ok(dvectors),
+        }
     }
 }
 

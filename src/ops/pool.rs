@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::gpu::{Constants, Kernel, Pass, Tensor, spread};
 
 const SOURCE: &str = include_str!("../../shaders/pool.wgsl");
-const KINDS: &[Constants] = &[&[("KIND", 0.0)], &[("KIND", 1.0)], &[("KIND", 2.0)]];
+const KINDS: &[Constants] = &[&[("KIND", 0.0)], &[("KIND", 1.0)]];
 pub(crate) static POOL: Kernel = Kernel::new("pool", SOURCE, "pool", KINDS).narrowing();
 pub(crate) static POOL_BACKWARD: Kernel = Kernel::new("pool", SOURCE, "pool_backward", KINDS).narrowing();
 pub(crate) static NORMALIZE: Kernel = Kernel::new("pool", SOURCE, "normalize", &[&[("KIND", 0.0)]]).narrowing();
@@ -16,8 +16,7 @@ pub(crate) static NORMALIZE_BACKWARD: Kernel =
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
     Mean = 0,
-    First = 1,
-    Max = 2,
+    Max = 1,
 }
 
 /// x\[tokens, columns\] to \[sequences, columns\]. No sequence may be empty.
@@ -71,10 +70,9 @@ mod tests {
     fn twin(kind: Kind, x: &[f64], cu_seqlens: &[u32], columns: usize) -> Vec<f64> {
         let sequences = cu_seqlens.windows(2).map(|pair| (pair[0] as usize, pair[1] as usize));
         let of_column = |(start, end): (usize, usize), i: usize| {
-            let mut values = (start..end).map(|t| x[t * columns + i]);
+            let values = (start..end).map(|t| x[t * columns + i]);
             match kind {
                 Kind::Mean => values.sum::<f64>() / (end - start) as f64,
-                Kind::First => values.next().unwrap(),
                 Kind::Max => values.fold(f64::MIN, f64::max),
             }
         };
@@ -92,7 +90,6 @@ mod tests {
                     dx[t * columns + i] = dy[s * columns + i]
                         * match kind {
                             Kind::Mean => 1.0 / (end - start) as f64,
-                            Kind::First => f64::from(u8::from(t == start)),
                             Kind::Max => f64::from(u8::from(t == largest)),
                         };
                 }
@@ -122,7 +119,7 @@ mod tests {
     fn the_twin_is_right() {
         let (cu_seqlens, columns) = (vec![0, 2, 3, 7], 3);
         let (x, dy) = (f64s(&random(21, 1)), f64s(&random(9, 2)));
-        for kind in [Kind::Mean, Kind::First, Kind::Max] {
+        for kind in [Kind::Mean, Kind::Max] {
             let dx = twin_backward(kind, &x, &cu_seqlens, columns, &dy);
             assert_gradient("x", |x| dot(&twin(kind, x, &cu_seqlens, columns), &dy), &x, &dx);
         }
@@ -142,7 +139,7 @@ mod tests {
                 (x[7 * columns], x[9 * columns]) = (2.0, 2.0);
             }
             let dy = random((cu_seqlens.len() - 1) * columns, 2);
-            for kind in [Kind::Mean, Kind::First, Kind::Max] {
+            for kind in [Kind::Mean, Kind::Max] {
                 let got = run(&gpu, |pass| {
                     let x = pass.upload(&[tokens, columns], &x)?;
                     let y = pool(pass, kind, &x, &cu_seqlens)?;
