@@ -9,7 +9,7 @@ use std::process::Command;
 use wgpu::hal::{self, Adapter as _, Device as _, Instance as _};
 
 use super::gemm_form::FORMS;
-use super::tilings::TILINGS;
+use super::tilings::{Family, TILINGS};
 use super::translate::{OTHERS, validator};
 use crate::gpu::Kernel;
 
@@ -22,7 +22,7 @@ const KERNEL: &str = "KERNEL ";
 const FAMILIES: [(&str, bool); 3] = [("NAVI21", false), ("NAVI31", true), ("VEGA20", false)];
 
 /// Those that are preferred to others on software alone. Some have more sums than a GPU has registers.
-const SOFTWARE: [&str; 5] = ["vectors", "sixes", "turns", "eights", "pairs"];
+const SOFTWARE: [Family; 5] = [Family::Vectors, Family::Sixes, Family::Turns, Family::Eights, Family::Pairs];
 
 #[test]
 #[ignore = "needs Mesa's driver for AMD, 23.3 to 25.0: make test-compilers"]
@@ -96,10 +96,10 @@ fn the_driver_at_hand_compiles_them() {
         (0..kernel.variants.len()).for_each(|variant| compile(&device, kernel, variant));
     }
     for tiling in &TILINGS {
-        let cooperative = tiling.name.strip_prefix("cooperative-").map(|rest| rest.split('-').next().unwrap());
-        let has_edge = cooperative.is_none_or(|edge| edges.iter().any(|has| has.to_string() == edge));
-        if !has_edge || SOFTWARE.iter().any(|kind| tiling.name.starts_with(kind)) {
-            continue;
+        match tiling.family {
+            Family::Cooperative { edge } if !edges.contains(&edge) => continue,
+            family if SOFTWARE.contains(&family) => continue,
+            _ => {}
         }
         let variants = (tiling.first_variant..).zip(FORMS);
         for kernel in tiling.kernel.into_iter().chain(tiling.half) {

@@ -9,7 +9,7 @@ pub(crate) static APPLY: Kernel = Kernel::plain("dropout", SOURCE, "apply").narr
 /// One of the network's dropouts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dropout<'t> {
-    /// u32 \[tokens\]: a random number for each token.
+    /// u32 \[rows\]: a random number for each row's token.
     pub(crate) keys: &'t Tensor,
     /// Tells this one from the network's others.
     pub(crate) site: u32,
@@ -34,7 +34,7 @@ impl Dropout<'_> {
     }
 }
 
-/// Returns y\[tokens, columns\]; given the gradient of y, returns that of x.
+/// Returns y\[rows, columns\]; given the gradient of y, returns that of x.
 pub(crate) fn apply(pass: &mut Pass, dropout: Dropout, x: &Tensor) -> Result<Tensor> {
     let y = pass.alloc(x.shape())?;
     let (threshold, kept) = dropout.constants();

@@ -107,7 +107,7 @@ mod tests {
     use crate::ops::gemm_form::FORMS;
     use crate::ops::half::to_half;
     use crate::ops::pack;
-    use crate::ops::tilings::TILINGS;
+    use crate::ops::tilings::{Family, TILINGS};
 
     #[test]
     fn what_a_driver_does_not_compile_is_replaced() {
@@ -303,7 +303,7 @@ mod tests {
     #[test]
     fn cooperative_matrices_get_along_with_any_number_of_subgroups() {
         let gpu = crate::gpu::test_gpu();
-        let expected = |tiling: &&Tiling| tiling.name.starts_with("cooperative") && tiling.runs_on(&gpu);
+        let expected = |tiling: &&Tiling| matches!(tiling.family, Family::Cooperative { .. }) && tiling.runs_on(&gpu);
         let mut cases = 0;
         for tiling in TILINGS.iter().filter(expected) {
             // Compiling them is what takes long.

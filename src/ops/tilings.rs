@@ -14,11 +14,37 @@ use super::gemm_kernels::{
 use super::preferences::{Processor, Rows, preferred};
 use crate::gpu::{Gpu, Kernel, Packing};
 
+/// Tilings of one kind of kernel, which differ in their sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    Tiled,
+    Blocks,
+    Split,
+    Subgroup,
+    Pairs,
+    Eights,
+    Vectors,
+    Sixes,
+    Turns,
+    /// Matrices of this edge.
+    Cooperative {
+        edge: u32,
+    },
+}
+
+impl Family {
+    /// Whether there are tiles for each of the few rows of a query.
+    fn is_cut(self) -> bool {
+        matches!(self, Self::Split | Self::Eights | Self::Vectors | Self::Sixes | Self::Turns)
+    }
+}
+
 /// One way to compute C: a kernel, and the tile of C that one of its workgroups takes.
 #[derive(Clone)]
 pub(crate) struct Tiling {
     /// What the benchmark and the choices on disk call it.
     pub(crate) name: &'static str,
+    pub(crate) family: Family,
     /// With A and B in f32, where there is one.
     pub(crate) kernel: Option<&'static Kernel>,
     /// With A and B in f16, where there is one; products and sums are f32.
@@ -80,6 +106,7 @@ fn has_cooperative(gpu: &Gpu, edge: u32, lanes: u32) -> bool {
 const fn vectors_tiling(name: &'static str, which: usize, rows: usize) -> Tiling {
     Tiling {
         name,
+        family: Family::Vectors,
         kernel: Some(&VECTOR),
         half: Some(&VECTOR_F16),
         packed: Some(&VECTOR_PACKED),
@@ -96,6 +123,7 @@ const fn vectors_tiling(name: &'static str, which: usize, rows: usize) -> Tiling
 const fn sixes_tiling(name: &'static str, which: usize, rows: usize) -> Tiling {
     Tiling {
         name,
+        family: Family::Sixes,
         kernel: Some(&SIXES),
         half: None,
         packed: Some(&SIXES_PACKED),
@@ -112,6 +140,7 @@ const fn sixes_tiling(name: &'static str, which: usize, rows: usize) -> Tiling {
 const fn turns_tiling(name: &'static str, which: usize, rows: usize) -> Tiling {
     Tiling {
         name,
+        family: Family::Turns,
         kernel: Some(&TURNS),
         half: None,
         packed: Some(&TURNS_PACKED),
@@ -128,6 +157,7 @@ const fn turns_tiling(name: &'static str, which: usize, rows: usize) -> Tiling {
 const fn eights_tiling(name: &'static str, transposed: bool, which: usize) -> Tiling {
     Tiling {
         name,
+        family: Family::Eights,
         kernel: Some(if transposed { &EIGHTS_ALONG } else { &EIGHTS_ACROSS }),
         half: None,
         packed: if transposed { Some(&EIGHTS_PACKED) } else { None },
@@ -143,9 +173,9 @@ const fn eights_tiling(name: &'static str, transposed: bool, which: usize) -> Ti
 
 const fn blocks_tiling(name: &'static str, which: usize) -> Tiling {
     let [down, across, height, width, _] = BLOCKS[which];
-
     Tiling {
         name,
+        family: Family::Blocks,
         kernel: Some(&BLOCK),
         half: Some(&BLOCK_F16),
         packed: Some(&BLOCK_PACKED),
@@ -162,6 +192,7 @@ const fn blocks_tiling(name: &'static str, which: usize) -> Tiling {
 const fn split_tiling(name: &'static str, which: usize) -> Tiling {
     Tiling {
         name,
+        family: Family::Split,
         kernel: Some(&SPLIT),
         half: None,
         packed: Some(&SPLIT_PACKED),
@@ -180,6 +211,7 @@ macro_rules! cooperative_tiling {
     ($name:literal, $kernel:ident, $which:literal, [$edge:literal, $lanes:literal], $span:literal) => {
         Tiling {
             name: $name,
+            family: Family::Cooperative { edge: $edge },
             kernel: None,
             half: Some(&$kernel),
             packed: None,
@@ -197,6 +229,7 @@ macro_rules! cooperative_tiling {
 pub(crate) static TILINGS: [Tiling; 37] = [
     Tiling {
         name: "tiled",
+        family: Family::Tiled,
         kernel: Some(&TILED),
         half: Some(&TILED_F16),
         packed: Some(&TILED_PACKED),
@@ -218,6 +251,7 @@ pub(crate) static TILINGS: [Tiling; 37] = [
     split_tiling("split-16", 3),
     Tiling {
         name: "subgroup",
+        family: Family::Subgroup,
         kernel: Some(&SUBGROUP),
         half: Some(&SUBGROUP_F16),
         packed: Some(&SUBGROUP_PACKED),
@@ -231,6 +265,7 @@ pub(crate) static TILINGS: [Tiling; 37] = [
     },
     Tiling {
         name: "pairs",
+        family: Family::Pairs,
         kernel: Some(&PAIRS),
         half: None,
         packed: None,
@@ -303,35 +338,32 @@ impl Tiling {
     pub(crate) fn is_for(&self, gpu: &Gpu, rows: Rows) -> bool {
         let fits = self.rows <= (rows.typical().m as usize).next_multiple_of(16);
         let sixteen = Processor::of(gpu) == Processor::SixteenRegisters;
-        match self.name {
-            "eights-12" => false,
-            name if name.starts_with("eights") => fits && gpu.is_software() && !takes_arrays_apart(gpu),
-            "subgroup" => rows != Rows::Plenty,
+        match self.family {
+            Family::Tiled => true,
+            Family::Subgroup => rows != Rows::Plenty,
             // A workgroup of eight threads leaves most of a GPU's subgroup idle, and compiling so many sums takes long.
-            "pairs" => gpu.is_software(),
-            name if name.starts_with("vectors") => fits && gpu.is_software() && [4, 16, 32, 64].contains(&self.rows),
-            "sixes-32" => fits && gpu.is_software(),
-            "turns-16" => sixteen && rows == Rows::Few,
-            "turns-24" => sixteen && fits,
-            name if name.starts_with("sixes") || name.starts_with("turns") => false,
-            name if name.starts_with("blocks") => fits && !gpu.is_software(),
-            "split-4" => rows == Rows::Blanks && !gpu.is_software(),
-            "split-16" => matches!(rows, Rows::Few | Rows::Some) && !gpu.is_software(),
-            name if name.starts_with("split") => false,
-            name if name.starts_with("cooperative") => fits,
-            _ => true,
+            Family::Pairs => gpu.is_software(),
+            Family::Eights => self.rows != 12 && fits && gpu.is_software() && !takes_arrays_apart(gpu),
+            Family::Vectors => fits && gpu.is_software() && [4, 16, 32, 64].contains(&self.rows),
+            Family::Sixes => self.rows == 32 && fits && gpu.is_software(),
+            Family::Turns if self.rows == 16 => sixteen && rows == Rows::Few,
+            Family::Turns => self.rows == 24 && sixteen && fits,
+            Family::Blocks => fits && !gpu.is_software(),
+            Family::Split if self.rows == 4 => rows == Rows::Blanks && !gpu.is_software(),
+            Family::Split => self.rows == 16 && matches!(rows, Rows::Few | Rows::Some) && !gpu.is_software(),
+            Family::Cooperative { .. } => fits,
         }
     }
 
     /// Of the kernels of its kind with tiles as high as this one's or lower, that which computes least beyond the end. Only for the
     /// few rows of queries, as each of them has to be compiled.
     fn cut_to(&'static self, form: Form, m: usize) -> &'static Self {
-        let kind =
-            ["vectors", "sixes", "turns", "eights", "split"].into_iter().find(|kind| self.name.starts_with(kind));
-        let Some(kind) = kind.filter(|_| form.is_linear() && m <= 64) else { return self };
+        if !self.family.is_cut() || !form.is_linear() || m > 64 {
+            return self;
+        }
         // Reading B takes as long as multiplying it with eight rows: measured, on software.
         let cost = |tiling: &&Self| m.div_ceil(tiling.rows) * (tiling.rows + 8);
-        let alike = |other: &&Self| other.name.starts_with(kind) && other.transposed == self.transposed;
+        let alike = |other: &&Self| other.family == self.family && other.transposed == self.transposed;
         let lower = TILINGS.iter().filter(alike).filter(|other| other.rows <= self.rows);
         lower.min_by_key(cost).unwrap_or(self)
     }

@@ -7,7 +7,7 @@ use super::gemm::{Gemm, gemm_with};
 use super::gemm_form::{Form, Sizes};
 use super::half::to_half;
 use super::preferences::Rows;
-use super::tilings::{Inputs, TILINGS, Tiling, choose};
+use super::tilings::{Family, Inputs, TILINGS, Tiling, choose};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Kernel, Pass, Tensor};
 
@@ -142,7 +142,7 @@ pub(crate) fn in_use(gpu: &Gpu) -> String {
 /// what translates the shaders (<https://github.com/gfx-rs/wgpu/issues/8805>), and what is wrong in training may not be seen.
 fn differing(trial: &mut Trial) -> Result<()> {
     let gpu = trial.gpu;
-    let of_matrices = |tiling: &&Tiling| tiling.name.starts_with("cooperative") && tiling.runs_on(gpu);
+    let of_matrices = |tiling: &&Tiling| matches!(tiling.family, Family::Cooperative { .. }) && tiling.runs_on(gpu);
     for tiling in TILINGS.iter().filter(of_matrices).filter(|tiling| !gpu.refuses(tiling.name)) {
         // More than a tile, and than its depth, in each direction; on a GPU so much that all of it is at work, as what is wrong may be a
         // matter of time.
