@@ -20,6 +20,9 @@
  * memory runs out, the process ends. Nothing is sent anywhere. After fork a child may neither use nor free its parent's handles, and is to end with _exit:
  * drivers wait at exit for threads that it does not have.
  *
+ * Before the process exits, or the library is unloaded, every call has to have returned, as the driver is taken down then: cancel what
+ * runs, join its thread, and end the log's callback if that is unloaded. Handles need not be freed for it.
+ *
  * Weights are read from a mapping of their file: while a model or a checkpoint is being opened, no program may cut that file short
  * or write into it (put another one in its place instead, as retto does), and no medium may go away under it. The system answers
  * reading such a mapping with a signal, which ends the process. Once the call has returned the file is not used any more.
@@ -126,6 +129,15 @@
 #define RETTO_PROGRESS_EVALUATED 2
 
 #define RETTO_PROGRESS_SAVED 3
+
+/**
+ * Told by retto_trainer_run alone, so that a bar can move and the callback can cancel: the validation lines are being evaluated, `done` of
+ * `total` batches; nothing has begun yet, and lines are made tokens of or steps counted. Later versions may tell of other kinds: pass over those
+ * you do not know.
+ */
+#define RETTO_PROGRESS_EVALUATING 4
+
+#define RETTO_PROGRESS_PREPARING 5
 
 /**
  * What lines are for.
@@ -313,7 +325,7 @@ typedef struct retto_trainer retto_trainer;
 /**
  * Takes a line of the log: its level (RETTO_LOG_ERROR and on), where it is from and what it says, both UTF-8 that ends in
  * NUL and lives until the callback returns. It is called on any thread, on several at once, in the middle of the library's work; it must
- * not throw, and must not call the library, but for retto_version, retto_version_string and retto_status_name.
+ * not throw or longjmp, and must not call the library, but for retto_version, retto_version_string and retto_status_name.
  */
 typedef void (*retto_log_callback)(uint32_t level,
                                    const char *target,
@@ -460,7 +472,8 @@ typedef struct retto_gold_rank {
 
 /**
  * Is told between passes how many lines, batches or texts are done, of how many, on the thread that called; none is while they are made
- * tokens of. Anything but 0 ends the call with RETTO_CANCELLED, and without a result. Must not throw; it may call anything.
+ * tokens of. Anything but 0 ends the call with RETTO_CANCELLED, and without a result. Must not throw or longjmp; it may call
+ * anything.
  */
 typedef int32_t (*retto_count_callback)(uint64_t done, uint64_t total, void *user_data);
 
@@ -806,11 +819,11 @@ typedef struct retto_progress {
     uint64_t tokens;
     uint64_t masked_tokens;
     /**
-     * Tokens a second since the run began or was taken up, evaluation left out.
+     * Tokens a second since the run began or was taken up, evaluation and callbacks left out.
      */
     double tokens_per_second;
     /**
-     * Seconds the remaining steps will take at that pace.
+     * Seconds the remaining steps will take at the pace of the latest ones.
      */
     double seconds_left;
     /**
@@ -829,11 +842,16 @@ typedef struct retto_progress {
      */
     uint32_t is_over;
     uint32_t reserved;
+    /**
+     * Of RETTO_PROGRESS_EVALUATING: batches so far, and in all; of several devices, the first one's.
+     */
+    uint64_t done;
+    uint64_t total;
 } retto_progress;
 
 /**
- * Is told where a run stands, on the thread that called retto_trainer_run. Anything but 0 cancels the run when the present step
- * is done. Must not throw. Of this trainer it may call retto_trainer_cancel only; of others, and of models, anything.
+ * Is told where a run stands, on the thread that called retto_trainer_run. Anything but 0 cancels the run when the present step, or batch of an
+ * evaluation, is done. Must not throw or longjmp. Of this trainer it may call retto_trainer_cancel only; of others, and of models, anything.
  */
 typedef int32_t (*retto_progress_callback)(const struct retto_progress *progress, void *user_data);
 
@@ -1271,8 +1289,8 @@ retto_status retto_trainer_add_file(const struct retto_trainer *trainer,
                                     struct retto_error **error);
 
 /**
- * Trains until the run is over, or goes on with one that was begun. `progress`, which may be NULL, is told of every step on
- * this thread, with `user_data`. `output` may be NULL.
+ * Trains until the run is over, or goes on with one that was begun. `progress`, which may be NULL, is told of every step, and of what
+ * else takes its time, on this thread, with `user_data`. `output` may be NULL.
  *
  * RETTO_CANCELLED where the callback or retto_trainer_cancel ended it; `output` is then filled as well, and what was trained is
  * kept. RETTO_WRONG_STATE for a run that is over. After any other failure the trainer stands where it was before the step
@@ -1301,7 +1319,7 @@ retto_status retto_trainer_step(const struct retto_trainer *trainer,
  * Makes the call that runs return RETTO_CANCELLED when its present step is done, and every later one until
  * retto_trainer_resume is called; before the first step, while lines are made tokens of and steps are counted, or files read; within
  * an evaluation when its present batch is done, on several devices when all are. A cancel during retto_trainer_resume is for the run
- * that follows. Any thread, from a callback as well; does not block. Not from a signal handler: set a flag there, and return something
+ * that follows, and so is one before a run has begun that no call has answered yet. Any thread, from a callback as well; does not block. Not from a signal handler: set a flag there, and return something
  * else than 0 from the progress callback.
  */
 retto_status retto_trainer_cancel(const struct retto_trainer *trainer,

@@ -169,8 +169,8 @@ const TOGETHER: usize = 64;
 /// sections, and so on: see [`GroupKind`].
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for models of different tokenizers, options out of range, or data in which no word is taken;
-/// [`Error::NoMlmHead`]; [`Error::TooLong`] for data prepared for a longer model; [`Error::NotFinite`] for a loss; GPU errors.
+/// [`Error::InvalidArgument`] for models of different tokenizers, options out of range, data made with another tokenizer or for a longer
+/// model, or data in which no word is taken; [`Error::NoMlmHead`]; [`Error::NotFinite`] for a loss; GPU errors.
 pub fn compare(base: &Model, adapted: &Model, data: &Dataset, options: &CompareOptions) -> Result<Comparison> {
     compare_with(base, adapted, data, options, |_, _| ControlFlow::Continue(()))
 }
@@ -193,6 +193,9 @@ pub fn compare_with(
     if base.tokenizer.hash() != adapted.tokenizer.hash() {
         let reason = "the models have different tokenizers, so their blanks are not the same";
         return Err(Error::InvalidArgument(reason.into()));
+    }
+    for model in [base, adapted] {
+        data.check(&model.tokenizer, model.config().max_position_embeddings)?;
     }
     let probability = options.mlm_probability;
     if !(probability > 0.0 && probability <= 1.0) {

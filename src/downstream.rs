@@ -32,6 +32,7 @@ impl Default for DownstreamOptions {
 #[non_exhaustive]
 pub enum DownstreamEvent {
     /// A step of a training is done.
+    #[non_exhaustive]
     Step {
         /// Trainings before this one.
         trained: usize,
@@ -41,6 +42,7 @@ pub enum DownstreamEvent {
         report: StepReport,
     },
     /// The held-out texts are being embedded: by either model before its trainings, and by what came of each training.
+    #[non_exhaustive]
     Evaluating {
         /// Trainings so far.
         trained: usize,

@@ -129,7 +129,10 @@ impl EmbedOptions {
                     }
                     let length = bert["max_seq_length"].as_u64().filter(|&length| length > 0);
                     options.max_seq_length = match length {
-                        Some(length) => Some(usize::try_from(length).unwrap_or(usize::MAX)),
+                        // What the model cannot read it cannot have been made for.
+                        Some(length) => {
+                            Some(usize::try_from(length.min(max_position_embeddings(&place)?)).unwrap_or(usize::MAX))
+                        }
                         // Newer versions write it only there.
                         None => model_max_length(&place)?,
                     };
@@ -208,12 +211,17 @@ fn transformer_options(place: &Path) -> Result<(std::path::PathBuf, Value)> {
 /// What a folder's tokenizer says is the longest text, if the model could read a longer one.
 fn model_max_length(folder: &Path) -> Result<Option<usize>> {
     let tokenizer = read_json(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
-    let model = read_json(&folder.join("config.json"))?.unwrap_or_default();
-    let readable = model["max_position_embeddings"].as_u64().unwrap_or(u64::MAX);
+    let readable = max_position_embeddings(folder)?;
     // The second is how older ones are written.
     let said = tokenizer["model_max_length"].as_u64().or(tokenizer["max_len"].as_u64());
     let length = said.filter(|length| (1..readable).contains(length));
     Ok(length.and_then(|length| usize::try_from(length).ok()))
+}
+
+/// Of the model in this folder, where its config says it.
+fn max_position_embeddings(folder: &Path) -> Result<u64> {
+    let model = read_json(&folder.join("config.json"))?.unwrap_or_default();
+    Ok(model["max_position_embeddings"].as_u64().unwrap_or(u64::MAX))
 }
 
 fn write_json(folder: &Path, name: &str, value: &Value) -> Result<()> {
@@ -315,7 +323,7 @@ impl Model {
     /// each of them: of one that takes several examples, of the first, and it counts as cut.
     ///
     /// # Errors
-    /// As [`Model::embed`].
+    /// [`Error::InvalidArgument`] for data made for longer texts or with another tokenizer than the model's; otherwise as [`Model::embed`].
     pub fn embed_dataset(&self, data: &Dataset, options: &EmbedOptions) -> Result<Embeddings> {
         self.embed_dataset_with(data, options, |_, _| ControlFlow::Continue(()))
     }
@@ -323,7 +331,7 @@ impl Model {
     /// [`Model::embed_dataset`], telling between passes how many vectors are done, of how many, and ended by breaking.
     ///
     /// # Errors
-    /// As [`Model::embed`]; [`Error::Cancelled`].
+    /// As [`Model::embed_dataset`]; [`Error::Cancelled`].
     pub fn embed_dataset_with(
         &self,
         data: &Dataset,
@@ -331,9 +339,7 @@ impl Model {
         mut observe: impl FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Embeddings> {
         let longest = self.longest_embedded(options, SHORTEST)?;
-        if data.longest() > longest {
-            return Err(Error::TooLong { tokens: data.longest(), max: longest });
-        }
+        data.check(&self.tokenizer, longest)?;
         if options.strict && data.truncated() > 0 {
             let reason = format!("{} lines are longer than the longest sequence", data.truncated());
             return Err(Error::InvalidArgument(reason));
@@ -374,12 +380,9 @@ impl Model {
         options: &EmbedOptions,
         told: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Option<Vec<f32>>> {
-        let max = self.longest_embedded(options, SHORTEST)?;
+        data.check(&self.tokenizer, self.longest_embedded(options, SHORTEST)?)?;
         let numbers = examples;
         let examples: Vec<&[u32]> = examples.iter().map(|&example| data.get(example)).collect();
-        if let Some(tokens) = examples.iter().map(|ids| ids.len()).find(|&tokens| tokens > max) {
-            return Err(Error::TooLong { tokens, max });
-        }
         self.embed_encoded(&examples, options, told, &|at| numbers[at])
     }
 

@@ -14,6 +14,7 @@ pub enum Error {
     NoAdapter,
     /// The adapter that was asked for does not exist, or is named ambiguously.
     #[error("no single adapter matches '{wanted}': available are {available}")]
+    #[non_exhaustive]
     AdapterNotFound {
         /// The index or part of a name that was given.
         wanted: String,
@@ -25,6 +26,7 @@ pub enum Error {
         "{what} needs {needed}, but this adapter's {limit_name} is {limit}: use a smaller batch, shorter sequences, a \
          smaller model or another adapter"
     )]
+    #[non_exhaustive]
     DeviceLimit {
         /// What needs it, for example a parameter's name.
         what: String,
@@ -37,6 +39,7 @@ pub enum Error {
     },
     /// The adapter's memory is exhausted.
     #[error("out of GPU memory while allocating {bytes} bytes ({in_use} bytes in use): use a smaller batch or model")]
+    #[non_exhaustive]
     OutOfMemory {
         /// Bytes asked for.
         bytes: u64,
@@ -47,6 +50,7 @@ pub enum Error {
     #[error(
         "training would need {needed} bytes of GPU memory, and this adapter has {available}. What would fit: {options}"
     )]
+    #[non_exhaustive]
     WouldNotFit {
         /// Bytes of weights, gradients, optimizer and activations, about.
         needed: u64,
@@ -64,6 +68,7 @@ pub enum Error {
     Gpu(String),
     /// A file or folder could not be read or written.
     #[error("{}: {source}", path.display())]
+    #[non_exhaustive]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -72,6 +77,7 @@ pub enum Error {
     },
     /// A checkpoint that is malformed, incomplete, or disagrees with its config.
     #[error("{}: {reason}", path.display())]
+    #[non_exhaustive]
     BadCheckpoint {
         /// The file (or folder) at fault.
         path: PathBuf,
@@ -83,6 +89,7 @@ pub enum Error {
     Unsupported(String),
     /// A tokenizer that is missing, malformed, or does not fit the model.
     #[error("{}: {reason}", path.display())]
+    #[non_exhaustive]
     BadTokenizer {
         /// The file (or folder) at fault.
         path: PathBuf,
@@ -94,6 +101,7 @@ pub enum Error {
     NoMlmHead,
     /// A text to be filled holds no mask.
     #[error("no {mask_token} in the text '{text}': put {mask_token} where a word is wanted")]
+    #[non_exhaustive]
     NoMask {
         /// The tokenizer's mask token.
         mask_token: String,
@@ -102,6 +110,7 @@ pub enum Error {
     },
     /// A sequence longer than the model's positions.
     #[error("the text has {tokens} tokens, but at most {max} can be read (with its special tokens): shorten it")]
+    #[non_exhaustive]
     TooLong {
         /// Its length in tokens, special tokens included.
         tokens: usize,
@@ -110,12 +119,14 @@ pub enum Error {
     },
     /// Training or evaluation data without a single usable line.
     #[error("no usable line of text in {paths}")]
+    #[non_exhaustive]
     EmptyCorpus {
         /// The files and folders that were read, separated by `, `.
         paths: String,
     },
     /// A file of text or tokens that cannot be used.
     #[error("{}: {reason}", path.display())]
+    #[non_exhaustive]
     BadData {
         /// The file.
         path: PathBuf,
@@ -124,6 +135,7 @@ pub enum Error {
     },
     /// A text file that is not UTF-8.
     #[error("{}: line {line} is not valid UTF-8: convert the file to UTF-8", path.display())]
+    #[non_exhaustive]
     NotUtf8 {
         /// The file.
         path: PathBuf,
@@ -135,6 +147,7 @@ pub enum Error {
     InvalidArgument(String),
     /// Training produced a loss or gradient that is not finite. The step changed nothing: the parameters are those before it.
     #[error("training diverged at step {step} (loss {loss}, gradient norm {grad_norm}): lower the learning rate")]
+    #[non_exhaustive]
     Diverged {
         /// The step, counted from 1.
         step: u64,
@@ -151,6 +164,7 @@ pub enum Error {
     Cancelled,
     /// What a model computed is no number: ranked or counted, it would look like an answer.
     #[error("{what} is not finite: the model's weights are too large, or damaged")]
+    #[non_exhaustive]
     NotFinite {
         /// What was computed.
         what: String,
@@ -160,6 +174,7 @@ pub enum Error {
     OtherRun(String),
     /// Another run, of this process or of another, writes into a folder.
     #[error("{}: another run writes its checkpoints there: give another folder", folder.display())]
+    #[non_exhaustive]
     FolderInUse {
         /// The `output_dir`.
         folder: PathBuf,

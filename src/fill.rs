@@ -116,13 +116,13 @@ impl Model {
         tune(&self.gpu, false)?;
         Bert::compile_ahead(&self.gpu, self.config(), self.packing(), &LENGTHS, Bert::sums_of(self.has_mlm_head), true);
         let mut batch = PackedBatch::default();
-        // Any token will do, and a text of one.
-        batch.push(&[0]);
+        // Any token will do; two, where there may be as many, so that what is asked for is a part of them.
+        batch.push(&[0, 0][..2.min(self.config().max_position_embeddings)]);
+        batch.masked_rows.push(0);
         if self.has_mlm_head {
-            batch.masked_rows.push(0);
             self.best(&batch, 1, true)?;
         } else {
-            self.hidden_states(&batch)?;
+            self.rows(&batch, Some(&[0]))?;
         }
         self.gpu.save_cache();
         Ok(())

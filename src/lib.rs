@@ -63,11 +63,12 @@ pub use model::{
     Pooling,
 };
 #[cfg(feature = "prepare")]
-pub use text::{Counts, PrepareEvent, PrepareOptions, Prepared, StaticMask, Unit, prepare, read_corpus};
+pub use text::{Counts, PrepareEvent, PrepareOptions, Prepared, StaticMask, Unit, load_corpus, prepare, read_corpus};
 pub use text::{Dataset, PackedBatch, Tokenizer, Triplets, WordPieceOptions, read_lines, text_files};
 #[cfg(feature = "mpi")]
 pub use train::Mpi;
 pub use train::{
     CommHook, Evaluation, EvaluationOptions, Forecast, METRICS_FILE, MetricsFile, Objective, Retrieval, SchedulerType,
-    StepReport, TrainEvent, TrainOutput, Trainer, TrainingArguments, TripletEvaluation, TripletEvaluationOptions,
+    StepReport, TrainEvent, TrainOutput, Trainer, TrainingArguments, TrainingRun, TripletEvaluation,
+    TripletEvaluationOptions,
 };

@@ -181,17 +181,29 @@ fn python_does_what_c_does() {
 
 /// With Mono, which Debian has; elsewhere nobody could install it for a test.
 #[cfg(target_os = "linux")]
-#[test]
-fn csharp_does_what_c_does() {
-    let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("Scenario.exe");
-    let sources = ["Retto", "Trainer", "Counting", "Native"].map(|name| format!("bindings/csharp/{name}.cs"));
+fn csharp(folder: &Path, name: &str) -> Command {
+    let program = folder.join(format!("{name}.exe"));
+    let sources = ["Retto", "Trainer", "Counting", "Ending", "Native"].map(|name| format!("bindings/csharp/{name}.cs"));
     let mut compiler = Command::new("mcs");
-    compiler.args(["-langversion:7", "-warnaserror", "tests/bindings/Scenario.cs"]).args(sources);
+    compiler.args(["-langversion:7", "-warnaserror"]).arg(format!("tests/bindings/{name}.cs")).args(sources);
     succeeds(compiler.arg(format!("-out:{}", program.display())));
     let mut mono = Command::new("mono");
     mono.env("LD_LIBRARY_PATH", library()).arg(program);
-    assert_eq!(run(mono.args([MODEL, LINES]).arg(folder.path())), scenario());
+    mono
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn csharp_does_what_c_does() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(run(csharp(folder.path(), "Scenario").args([MODEL, LINES]).arg(folder.path())), scenario());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn csharp_ends_while_threads_are_in_calls() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(run(csharp(folder.path(), "Exit").arg(MODEL)), "ends\n");
 }
 
 #[test]

@@ -445,6 +445,6 @@ fn batches_that_do_not_fit_the_model_are_refused() {
     }
     let mut long = PackedBatch::default();
     long.push(&[5; 33]);
-    assert!(matches!(model.hidden_states(&long), Err(Error::TooLong { tokens: 33, max: 32 })));
+    assert!(matches!(model.hidden_states(&long), Err(Error::TooLong { tokens: 33, max: 32, .. })));
     assert!(model.hidden_states(&PackedBatch::default()).unwrap().is_empty());
 }

@@ -92,7 +92,7 @@ fn top_k_is_cut_to_the_vocabulary_and_never_empty() {
 fn texts_at_fault_are_named() {
     let model = model();
     match model.fill_mask("no blank here", 5) {
-        Err(Error::NoMask { mask_token, text }) => {
+        Err(Error::NoMask { mask_token, text, .. }) => {
             assert_eq!((mask_token.as_str(), text.as_str()), ("[MASK]", "no blank here"))
         }
         other => panic!("{other:?}"),
@@ -100,7 +100,7 @@ fn texts_at_fault_are_named() {
     let max = model.config().max_position_embeddings;
     let long = "the ".repeat(max) + "[MASK]";
     match model.fill_mask(&long, 5) {
-        Err(Error::TooLong { tokens, max: limit }) => assert!(limit == max && tokens == max + 3),
+        Err(Error::TooLong { tokens, max: limit, .. }) => assert!(limit == max && tokens == max + 3),
         other => panic!("{other:?}"),
     }
     // The longest that fits is answered.

@@ -211,7 +211,7 @@ fn a_run_that_fails_is_kept_at_its_last_step() {
     let mut saved = Vec::new();
     let mut trainer = Trainer::new(&model(), judged(folder.path())).unwrap();
     let failed = trainer.train(&lines(), &lines(), |event| {
-        if let TrainEvent::Saved { path, step } = event {
+        if let TrainEvent::Saved { path, step, .. } = event {
             saved.push((path.clone(), *step));
         }
         ControlFlow::Continue(())
@@ -336,7 +336,7 @@ fn train(trainer: &mut Trainer, stop_at: u64) -> Result<(TrainOutput, Told)> {
         match event {
             TrainEvent::Step(report) if report.step == stop_at => return ControlFlow::Break(()),
             TrainEvent::Step(report) => told.push((report.step, f64::from(report.loss))),
-            TrainEvent::Log { report, loss } if report.step % 4 == 0 => told.push((report.step, *loss)),
+            TrainEvent::Log { report, loss, .. } if report.step % 4 == 0 => told.push((report.step, *loss)),
             _ => {}
         }
         ControlFlow::Continue(())

@@ -30,6 +30,16 @@ private:
     retto_status status_;
 };
 
+/// A step that was cancelled, with where the trainer stands.
+class StepCancelled : public Error {
+public:
+    StepCancelled(const Error &error, const retto_progress &progress) : Error(error), progress_(progress) {}
+    const retto_progress &progress() const noexcept { return progress_; }
+
+private:
+    retto_progress progress_;
+};
+
 namespace detail {
 
 /// A place for a call's error: `call(retto_x(..., error))` throws what it holds.
@@ -141,6 +151,7 @@ struct Adapter {
 
 /// The adapters of this machine.
 inline std::vector<Adapter> adapters() {
+    check_version();
     detail::Place error;
     detail::Handle<retto_adapters, retto_adapters_free> list;
     error.check(retto_adapters_list(list.out(), error));
@@ -165,6 +176,7 @@ struct GpuOptions {
 class Gpu {
 public:
     explicit Gpu(const GpuOptions &wanted = {}) {
+        check_version();
         detail::Place error;
         auto options = detail::defaults(retto_gpu_options_init);
         if (wanted.adapter) options.adapter_index = index(*wanted.adapter);
@@ -494,10 +506,17 @@ public:
         return output;
     }
 
+    /// One optimizer step, and what is due after it; StepCancelled where it was cancelled.
     retto_progress step() {
         detail::Place error;
         auto progress = detail::sized<retto_progress>();
-        error.check(retto_trainer_step(handle_.get(), &progress, error));
+        const auto status = retto_trainer_step(handle_.get(), &progress, error);
+        try {
+            error.check(status);
+        } catch (const Error &failure) {
+            if (status == RETTO_CANCELLED) throw StepCancelled(failure, progress);
+            throw;
+        }
         return progress;
     }
 

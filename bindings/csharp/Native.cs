@@ -126,7 +126,16 @@ namespace Retto
         public static void Call(Body body)
         {
             IntPtr error;
-            var status = body(out error);
+            Status status;
+            Ending.Enter();
+            try
+            {
+                status = body(out error);
+            }
+            finally
+            {
+                Ending.Leave();
+            }
             var message = Take(error);
             if (status != Status.Ok) throw new RettoException(status, message);
         }
@@ -284,6 +293,7 @@ namespace Retto
             public ulong evalMaskedTokens;
             public IntPtr path;
             public uint isOver, reserved;
+            public ulong done, total;
         }
 
         [StructLayout(LayoutKind.Sequential)]

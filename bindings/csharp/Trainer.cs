@@ -53,7 +53,8 @@ namespace Retto
 
     public enum SchedulerType { Linear = 0, Cosine = 1, Constant = 2, ConstantWithWarmup = 3 }
 
-    public enum ProgressKind { Step = 0, Log = 1, Evaluated = 2, Saved = 3 }
+    /// <summary>Later versions may have others.</summary>
+    public enum ProgressKind { Step = 0, Log = 1, Evaluated = 2, Saved = 3, Evaluating = 4, Preparing = 5 }
 
     /// <summary>Where a run stands; what does not belong to its kind is 0.</summary>
     public sealed class Progress
@@ -77,6 +78,9 @@ namespace Retto
         /// <summary>The checkpoint's folder; else null.</summary>
         public string Path { get; }
         public bool IsOver { get; }
+        /// <summary>Of an evaluation that is going on: batches so far, and in all.</summary>
+        public ulong Done { get; }
+        public ulong Total { get; }
 
         internal Progress(Native.Progress progress)
         {
@@ -97,6 +101,8 @@ namespace Retto
             EvalMaskedTokens = progress.evalMaskedTokens;
             Path = progress.path == IntPtr.Zero ? null : Native.Text(progress.path);
             IsOver = progress.isOver != 0;
+            Done = progress.done;
+            Total = progress.total;
         }
     }
 
@@ -227,6 +233,7 @@ namespace Retto
             var output = new Native.TrainOutput { structSize = (uint)Native.Size<Native.TrainOutput>() };
             IntPtr place;
             Status status;
+            Ending.Enter(handle);
             var data = GCHandle.Alloc(told);
             try
             {
@@ -236,6 +243,7 @@ namespace Retto
             finally
             {
                 data.Free();
+                Ending.Leave(handle);
             }
             var message = Native.Take(place);
             var thrown = told.Thrown;

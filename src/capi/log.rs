@@ -12,7 +12,7 @@ use super::status::retto_status;
 
 /// Takes a line of the log: its level (RETTO_LOG_ERROR and on), where it is from and what it says, both UTF-8 that ends in
 /// NUL and lives until the callback returns. It is called on any thread, on several at once, in the middle of the library's work; it must
-/// not throw, and must not call the library, but for retto_version, retto_version_string and retto_status_name.
+/// not throw or longjmp, and must not call the library, but for retto_version, retto_version_string and retto_status_name.
 pub type retto_log_callback =
     Option<unsafe extern "C" fn(level: u32, target: *const c_char, message: *const c_char, user_data: *mut c_void)>;
 

@@ -12,6 +12,11 @@ pub const RETTO_PROGRESS_STEP: u32 = 0;
 pub const RETTO_PROGRESS_LOG: u32 = 1;
 pub const RETTO_PROGRESS_EVALUATED: u32 = 2;
 pub const RETTO_PROGRESS_SAVED: u32 = 3;
+/// Told by retto_trainer_run alone, so that a bar can move and the callback can cancel: the validation lines are being evaluated, `done` of
+/// `total` batches; nothing has begun yet, and lines are made tokens of or steps counted. Later versions may tell of other kinds: pass over those
+/// you do not know.
+pub const RETTO_PROGRESS_EVALUATING: u32 = 4;
+pub const RETTO_PROGRESS_PREPARING: u32 = 5;
 
 /// Where a run stands. What does not belong to its kind is 0.
 #[repr(C)]
@@ -34,9 +39,9 @@ pub struct retto_progress {
     /// Tokens of the step, and how many of them were masked.
     pub tokens: u64,
     pub masked_tokens: u64,
-    /// Tokens a second since the run began or was taken up, evaluation left out.
+    /// Tokens a second since the run began or was taken up, evaluation and callbacks left out.
     pub tokens_per_second: f64,
-    /// Seconds the remaining steps will take at that pace.
+    /// Seconds the remaining steps will take at the pace of the latest ones.
     pub seconds_left: f64,
     /// What an evaluation found, as in retto_evaluation. eval_masked_tokens is 0 where there was none.
     pub eval_loss: f64,
@@ -48,16 +53,20 @@ pub struct retto_progress {
     /// Whether no step is left. That evaluations end a run early is known only when it has ended.
     pub is_over: u32,
     pub reserved: u32,
+    /// Of RETTO_PROGRESS_EVALUATING: batches so far, and in all; of several devices, the first one's.
+    pub done: u64,
+    pub total: u64,
 }
 versioned!(retto_progress, |zero| zero);
 
-/// Is told where a run stands, on the thread that called retto_trainer_run. Anything but 0 cancels the run when the present step
-/// is done. Must not throw. Of this trainer it may call retto_trainer_cancel only; of others, and of models, anything.
+/// Is told where a run stands, on the thread that called retto_trainer_run. Anything but 0 cancels the run when the present step, or batch of an
+/// evaluation, is done. Must not throw or longjmp. Of this trainer it may call retto_trainer_cancel only; of others, and of models, anything.
 pub type retto_progress_callback =
     Option<unsafe extern "C" fn(progress: *const retto_progress, user_data: *mut c_void) -> i32>;
 
 /// Is told between passes how many lines, batches or texts are done, of how many, on the thread that called; none is while they are made
-/// tokens of. Anything but 0 ends the call with RETTO_CANCELLED, and without a result. Must not throw; it may call anything.
+/// tokens of. Anything but 0 ends the call with RETTO_CANCELLED, and without a result. Must not throw or longjmp; it may call
+/// anything.
 pub type retto_count_callback = Option<unsafe extern "C" fn(done: u64, total: u64, user_data: *mut c_void) -> i32>;
 
 /// A callback, as what is observed calls it.
@@ -128,8 +137,13 @@ pub(super) fn of_event(event: &TrainEvent, path: *const c_char) -> retto_progres
             progress.eval_top10_accuracy = evaluation.top10_accuracy;
             progress.eval_masked_tokens = evaluation.masked_tokens as u64;
         }
-        // Embeddings are not trained through this interface; what goes on within an evaluation is not told.
-        TrainEvent::EvaluatedTriplets { .. } | TrainEvent::Evaluating { .. } => {}
+        TrainEvent::Evaluating { done, total, step } => {
+            (progress.kind, progress.step) = (RETTO_PROGRESS_EVALUATING, *step);
+            (progress.done, progress.total) = (*done as u64, *total as u64);
+        }
+        TrainEvent::Preparing => progress.kind = RETTO_PROGRESS_PREPARING,
+        // Embeddings are not trained through this interface.
+        TrainEvent::EvaluatedTriplets { .. } => {}
         TrainEvent::Saved { step, .. } => (progress.kind, progress.step) = (RETTO_PROGRESS_SAVED, *step),
     }
     progress

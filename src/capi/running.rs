@@ -55,11 +55,10 @@ impl Inner {
         output
     }
 
-    /// Begins the run at the first call; [`Error::Cancelled`] where `cancel` is set, or comes to be while that takes.
-    pub(super) fn begin(&mut self, cancel: &AtomicBool) -> Result<()> {
-        let mut ask =
-            || if cancel.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-        if ask().is_break() {
+    /// Begins the run at the first call; [`Error::Cancelled`] where `cancel` is set, or `ask` breaks while that takes.
+    pub(super) fn begin(&mut self, cancel: &AtomicBool, mut ask: &mut dyn FnMut() -> ControlFlow<()>) -> Result<()> {
+        let is_cancelled = || cancel.load(Ordering::Relaxed);
+        if is_cancelled() {
             return Err(Error::Cancelled.into());
         }
         if self.run.is_none() {
@@ -74,11 +73,11 @@ impl Inner {
             if !self.resumed {
                 self.trainer.refuse_earlier_run()?;
             }
-            let run = self.trainer.begin_with((&train).into(), validation.as_ref().map(Data::from), &mut ask)?;
+            let run = self.trainer.begin_run((&train).into(), validation.as_ref().map(Data::from), &mut ask)?;
             self.lines = Default::default();
             self.run = Some(Box::new(Running { run, train, validation, output: None }));
         }
-        if ask().is_break() { Err(Error::Cancelled.into()) } else { Ok(()) }
+        if is_cancelled() { Err(Error::Cancelled.into()) } else { Ok(()) }
     }
 
     /// The run that was begun.

@@ -31,6 +31,8 @@ pub const RETTO_SPLIT_VALIDATION: u32 = 1;
 pub(super) struct Shared {
     /// Outside the lock: cancelling is for other threads.
     cancel: AtomicBool,
+    /// Whether a call has answered that it was cancelled.
+    answered: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -71,6 +73,7 @@ impl Shared {
     /// Refuses to go on after a cancel.
     fn check_cancelled(&self) -> Result<()> {
         if self.is_cancelled() {
+            self.answered.store(true, Ordering::Relaxed);
             let reason = "the trainer was cancelled: retto_trainer_resume lets it go on";
             return Err(Failure::new(retto_status::RETTO_CANCELLED, reason));
         }
@@ -101,7 +104,8 @@ pub unsafe extern "C" fn retto_trainer_new(
             run: None,
             freed: false,
         };
-        let shared = Shared { cancel: AtomicBool::new(false), inner: Mutex::new(inner) };
+        let [cancel, answered] = [const { AtomicBool::new(false) }; 2];
+        let shared = Shared { cancel, answered, inner: Mutex::new(inner) };
         // SAFETY: the caller gives the address of a pointer.
         unsafe { out.write(handle::insert(shared)) };
         Ok(())
@@ -122,7 +126,8 @@ pub unsafe extern "C" fn retto_trainer_add_lines(
         let trainer = handle::get(trainer)?;
         // SAFETY: the header says how texts are given.
         let lines = unsafe { input::texts("lines", lines, line_count)? };
-        add(&trainer, split, lines.into_iter().map(str::to_owned))
+        lines_of(&mut *trainer.lock()?, split)?.extend(lines.into_iter().map(str::to_owned));
+        Ok(())
     })
 }
 
@@ -136,8 +141,8 @@ fn with_the_field_there_is(error: Error) -> Error {
     }
 }
 
-fn add(trainer: &Shared, split: u32, lines: impl Iterator<Item = String>) -> Result<()> {
-    let mut inner = trainer.lock()?;
+/// Where lines of this split go, before the run has begun.
+fn lines_of(inner: &mut Inner, split: u32) -> Result<&mut Vec<String>> {
     if inner.run.is_some() {
         return Err(wrong_state("the run has begun with the lines it had"));
     }
@@ -146,8 +151,7 @@ fn add(trainer: &Shared, split: u32, lines: impl Iterator<Item = String>) -> Res
         RETTO_SPLIT_VALIDATION => 1,
         other => return Err(invalid(format!("split is {other}"))),
     };
-    inner.lines[index].extend(lines);
-    Ok(())
+    Ok(&mut inner.lines[index])
 }
 
 /// Adds the lines of a file, or of all files of a folder: .txt, .lrc, ChordPro, .jsonl, .csv and .tsv (their field `text`), also
@@ -167,12 +171,14 @@ pub unsafe extern "C" fn retto_trainer_add_file(
         let trainer = handle::get(trainer)?;
         // SAFETY: the header says how text is given.
         let path = unsafe { input::path("path", path, path_length)? };
-        // Before files are read in vain.
-        add(&trainer, split, std::iter::empty())?;
+        // Held while files are read: no other call may begin the run, or free the trainer, meanwhile.
+        let mut inner = trainer.lock()?;
+        let added = lines_of(&mut inner, split)?;
         let ask = || if trainer.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-        let lines = read_corpus(&[path.into()], "text", true, |_| ask()).map_err(with_the_field_there_is)?;
+        let lines = read_corpus(&[path.into()], "text", true, |_| ask());
+        let lines = lines.map_err(with_the_field_there_is).map_err(|error| trainer.explained(error.into()))?;
         let count = lines.len();
-        add(&trainer, split, lines.into_iter())?;
+        added.extend(lines);
         if let Some(out) = Out::optional(line_count) {
             // SAFETY: the caller gives the address of a number, or NULL.
             unsafe { out.write(count) };
@@ -181,8 +187,8 @@ pub unsafe extern "C" fn retto_trainer_add_file(
     })
 }
 
-/// Trains until the run is over, or goes on with one that was begun. `progress`, which may be NULL, is told of every step on
-/// this thread, with `user_data`. `output` may be NULL.
+/// Trains until the run is over, or goes on with one that was begun. `progress`, which may be NULL, is told of every step, and of what
+/// else takes its time, on this thread, with `user_data`. `output` may be NULL.
 ///
 /// RETTO_CANCELLED where the callback or retto_trainer_cancel ended it; `output` is then filled as well, and what was trained is
 /// kept. RETTO_WRONG_STATE for a run that is over. After any other failure the trainer stands where it was before the step
@@ -203,7 +209,18 @@ pub unsafe extern "C" fn retto_trainer_run(
         let out = unsafe { OutStruct::optional(output)? };
         let mut inner = shared.lock()?;
         inner.refuse_if_over()?;
-        if let Err(failure) = inner.begin(&shared.cancel) {
+        let tell = |told: &retto_progress| {
+            if let Some(callback) = progress {
+                // SAFETY: the program gave the two together; `told` outlives the call.
+                if unsafe { callback(told, user_data) } != 0 {
+                    shared.cancel.store(true, Ordering::Relaxed);
+                }
+            }
+            if shared.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let (step, epoch) = inner.trainer.taken_up();
+        let preparing = retto_progress { step, epoch, ..progress::of_event(&TrainEvent::Preparing, std::ptr::null()) };
+        if let Err(failure) = inner.begin(&shared.cancel, &mut || tell(&preparing)) {
             if let Some(out) = out.filter(|_| failure.status == retto_status::RETTO_CANCELLED) {
                 out.write(&inner.standing());
             }
@@ -218,15 +235,7 @@ pub unsafe extern "C" fn retto_trainer_run(
             };
             let mut told = progress::of_event(event, path.as_ref().map_or(std::ptr::null(), |path| path.as_ptr()));
             (told.max_steps, told.is_over) = (total, (told.step >= total).into());
-            let is_told = !matches!(event, TrainEvent::Evaluating { .. });
-            if let Some(callback) = progress.filter(|_| is_told) {
-                // SAFETY: the program gave the two together; `told` outlives the call.
-                let answer = unsafe { callback(&told, user_data) };
-                if answer != 0 {
-                    shared.cancel.store(true, Ordering::Relaxed);
-                }
-            }
-            if shared.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            tell(&told)
         };
         while running.advance(trainer, &mut observe)?.is_continue() {}
         let found = match &running.output {
@@ -257,7 +266,11 @@ pub unsafe extern "C" fn retto_trainer_step(
         let out = unsafe { OutStruct::new(progress)? };
         let mut inner = shared.lock()?;
         inner.refuse_if_over()?;
-        if let Err(failure) = inner.begin(&shared.cancel) {
+        let begun = inner.begin(&shared.cancel, &mut || match shared.is_cancelled() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        });
+        if let Err(failure) = begun {
             if failure.status == retto_status::RETTO_CANCELLED {
                 let (found, run) = (inner.standing(), inner.run.as_ref());
                 let max_steps = run.map_or(0, |running| running.run.total);
@@ -287,7 +300,7 @@ pub unsafe extern "C" fn retto_trainer_step(
 /// Makes the call that runs return RETTO_CANCELLED when its present step is done, and every later one until
 /// retto_trainer_resume is called; before the first step, while lines are made tokens of and steps are counted, or files read; within
 /// an evaluation when its present batch is done, on several devices when all are. A cancel during retto_trainer_resume is for the run
-/// that follows. Any thread, from a callback as well; does not block. Not from a signal handler: set a flag there, and return something
+/// that follows, and so is one before a run has begun that no call has answered yet. Any thread, from a callback as well; does not block. Not from a signal handler: set a flag there, and return something
 /// else than 0 from the progress callback.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn retto_trainer_cancel(
@@ -314,8 +327,9 @@ pub unsafe extern "C" fn retto_trainer_resume(
         let shared = handle::get(trainer)?;
         let mut inner = shared.lock()?;
         inner.refuse_if_over()?;
-        // What was asked for before; who cancels while a checkpoint is read means what comes next.
-        let was_cancelled = shared.cancel.swap(false, Ordering::Relaxed);
+        // Who cancels while a checkpoint is read, or before that what has not begun, means what comes next.
+        let is_known = inner.run.is_some() || shared.answered.swap(false, Ordering::Relaxed);
+        let was_cancelled = is_known && shared.cancel.swap(false, Ordering::Relaxed);
         let stands = match &inner.run {
             Some(running) => running.run.state.global_step,
             // One that was cancelled before its first step needs no checkpoint to go on.
@@ -323,6 +337,7 @@ pub unsafe extern "C" fn retto_trainer_resume(
             None => {
                 let found = inner.trainer.resume_from_checkpoint().inspect_err(|_| {
                     shared.cancel.fetch_or(was_cancelled, Ordering::Relaxed);
+                    shared.answered.fetch_or(was_cancelled, Ordering::Relaxed);
                 })?;
                 inner.resumed = found.is_some();
                 found.unwrap_or(0)

@@ -32,7 +32,8 @@ pub enum EmbeddingLoss {
     Triplet {
         /// d
         distance_metric: DistanceMetric,
-        /// How much farther the negative should be. A cosine distance is 2 at most, so it wants a smaller margin than the default.
+        /// How much farther the negative should be: 5 in [`EmbeddingLoss::triplet`] of Euclidean distances, 0.5 of cosine ones, which are 2 at
+        /// most.
         triplet_margin: f64,
         /// The negative is picked anew in every step from the batch's other texts: the nearest that is farther than the
         /// positive, and where there is none, the farthest (Schroff, Kalenichenko and Philbin 2015).
@@ -41,14 +42,14 @@ pub enum EmbeddingLoss {
     /// The mean cross entropy of the positive among all of the batch's positives and negatives, by `scale` times their cosine
     /// with the anchor, as sentence-transformers' `MultipleNegativesRankingLoss`.
     MultipleNegativesRanking {
-        /// The inverse of a temperature.
+        /// The inverse of a temperature: 20 in [`EmbeddingLoss::multiple_negatives_ranking`].
         scale: f64,
     },
 }
 
 impl Default for EmbeddingLoss {
     fn default() -> Self {
-        Self::Triplet { distance_metric: DistanceMetric::Euclidean, triplet_margin: 5.0, semi_hard: false }
+        Self::triplet(DistanceMetric::default())
     }
 }
 
@@ -64,6 +65,21 @@ pub struct EmbeddingObjective {
 }
 
 impl EmbeddingLoss {
+    /// A triplet loss with each triplet's own negative, and the usual margin: 5 of Euclidean distances, as sentence-transformers has it, and
+    /// 0.5 of cosine ones, which are 2 at most.
+    pub fn triplet(distance_metric: DistanceMetric) -> Self {
+        let triplet_margin = match distance_metric {
+            DistanceMetric::Euclidean => 5.0,
+            DistanceMetric::Cosine => 0.5,
+        };
+        Self::Triplet { distance_metric, triplet_margin, semi_hard: false }
+    }
+
+    /// Multiple negatives ranking with sentence-transformers' scale of 20.
+    pub fn multiple_negatives_ranking() -> Self {
+        Self::MultipleNegativesRanking { scale: 20.0 }
+    }
+
     /// Whether it takes a negative of the triplet itself.
     pub(crate) fn wants_negatives(&self) -> bool {
         matches!(self, Self::Triplet { semi_hard: false, .. })
@@ -184,7 +200,7 @@ fn ranking(pass: &mut Pass, vectors: &Tensor, batch: &TripletBatch, by: f32, fac
 
 impl EmbeddingObjective {
     /// From the encoder's output: loss and rank of each triplet, \[triplets, 2\], and the gradient of the sum of losses times
-    /// `factor` by hidden_states\[tokens, hidden\].
+    /// `factor` by hidden_states\[wanted, hidden\], which are those that [`Pooling::wanted`] says.
     pub(crate) fn train(
         &self,
         pass: &mut Pass,

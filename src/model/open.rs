@@ -265,8 +265,13 @@ impl Model {
     /// # Errors
     /// [`Error::TooLong`] and [`Error::InvalidArgument`] for a batch that does not fit the model; GPU errors.
     pub fn hidden_states(&self, batch: &PackedBatch) -> Result<Vec<f32>> {
+        self.rows(batch, None)
+    }
+
+    /// The same, or only `wanted` rows of it, ascending, each once.
+    pub(crate) fn rows(&self, batch: &PackedBatch, wanted: Option<&[u32]>) -> Result<Vec<f32>> {
         let mut pass = Pass::new(&self.gpu);
-        let hidden_states = self.bert.encode(&mut pass, batch, None)?;
+        let hidden_states = self.bert.encode(&mut pass, batch, wanted)?;
         let download = pass.download(&hidden_states)?;
         pass.submit()?;
         download.wait(&self.gpu)

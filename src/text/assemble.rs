@@ -381,7 +381,7 @@ impl<'t> Assembler<'t> {
     ) -> BTreeMap<String, String> {
         let mut metadata = BTreeMap::new();
         let mut set = |key: &str, value: String| metadata.insert(key.to_owned(), value);
-        set("tokenizer_hash", tokenizer.hash());
+        set("tokenizer_hash", tokenizer.hash().to_owned());
         set("unit", format!("{:?}", options.unit).to_lowercase());
         set("max_seq_length", options.max_seq_length.to_string());
         set("split", split.to_owned());

@@ -46,6 +46,8 @@ pub struct Dataset {
     longest: usize,
     /// FNV-1a of lengths and tokens: enough to notice other data.
     hash: u64,
+    /// The hash of the tokenizer that made it.
+    tokenizer: String,
 }
 
 #[derive(Clone)]
@@ -99,7 +101,7 @@ impl Dataset {
         if max_length < SHORTEST {
             return Err(Error::InvalidArgument(format!("max_length is {max_length}; it must be at least {SHORTEST}")));
         }
-        let mut dataset = Self::in_memory();
+        let mut dataset = Self::in_memory(tokenizer);
         for (index, line) in lines.iter().enumerate() {
             if index % ASKED == ASKED - 1 && ask().is_break() {
                 return Err(Error::Cancelled);
@@ -128,9 +130,9 @@ impl Dataset {
     }
 
     /// Without an example yet.
-    pub(super) fn in_memory() -> Self {
+    pub(super) fn in_memory(tokenizer: &Tokenizer) -> Self {
         let store = Store::Memory { ids: Vec::new(), starts: vec![0] };
-        Self { store, truncated: 0, longest: 0, hash: Hash::default().0 }
+        Self { store, truncated: 0, longest: 0, hash: Hash::default().0, tokenizer: tokenizer.hash().to_owned() }
     }
 
     /// Appends an example to those in memory.
@@ -158,9 +160,9 @@ impl Dataset {
         match entry("retto_token_cache") {
             Some(FORMAT) => {}
             Some(other) => return Err(bad(format!("a token cache of version {other}; this program reads {FORMAT}"))),
-            None => return Err(bad("not a token cache: make one with `retto prepare`".into())),
+            None => return Err(bad("not a token cache, as prepare writes them".into())),
         }
-        if entry("tokenizer_hash") != Some(&tokenizer.hash()) {
+        if entry("tokenizer_hash") != Some(tokenizer.hash()) {
             let reason = "made with another tokenizer than the model's: prepare it again with this model";
             return Err(bad(reason.into()));
         }
@@ -217,7 +219,8 @@ impl Dataset {
         let hash = u64::from_str_radix(number("content_hash")?, 16);
         let hash = hash.map_err(|error| bad(format!("damaged: content_hash: {error}")))?;
         let truncated = number("truncated")?.parse().map_err(|error| bad(format!("damaged: truncated: {error}")))?;
-        Ok(Self { store: Store::Mapped(Arc::new(mapped)), truncated, longest, hash })
+        let tokenizer = tokenizer.hash().to_owned();
+        Ok(Self { store: Store::Mapped(Arc::new(mapped)), truncated, longest, hash, tokenizer })
     }
 
     /// Number of examples.
@@ -267,13 +270,27 @@ impl Dataset {
         matches!(&self.store, Store::Mapped(mapped) if mapped.masks.is_some())
     }
 
+    /// Refuses what was made with another tokenizer than a model's, whose ids would be other words, or for longer texts than may be.
+    pub(crate) fn check(&self, tokenizer: &Tokenizer, longest: usize) -> Result<()> {
+        if self.tokenizer != tokenizer.hash() {
+            let reason = "the data were made with another tokenizer than the model's: make them again with the model's";
+            return Err(Error::InvalidArgument(reason.into()));
+        }
+        if self.longest > longest {
+            let found = self.longest;
+            let reason =
+                format!("the data have examples of {found} tokens, and {longest} are allowed: prepare them for that");
+            return Err(Error::InvalidArgument(reason));
+        }
+        Ok(())
+    }
+
     /// For what was asked to use them.
     pub(crate) fn require_static_masks(&self) -> Result<()> {
         if self.has_static_masks() {
             return Ok(());
         }
-        let reason = "static_mask is asked for, but the data have no static masks: prepare them with masks \
-                      (`retto prepare --static-mask`)";
+        let reason = "static_mask is asked for, but the data have no static masks: prepare them with static_mask";
         Err(Error::InvalidArgument(reason.into()))
     }
 

@@ -26,7 +26,9 @@ pub use dataset::Dataset;
 pub(crate) use dataset::{ASKED, SHORTEST};
 pub(crate) use masking::{Masked, Masking};
 #[cfg(feature = "prepare")]
-pub use prepare::{Counts, PrepareEvent, PrepareOptions, Prepared, StaticMask, Unit, prepare, read_corpus};
+pub use prepare::{
+    Counts, PrepareEvent, PrepareOptions, Prepared, StaticMask, Unit, load_corpus, prepare, read_corpus,
+};
 pub(crate) use random::{Purpose, shuffle, shuffled};
 pub(crate) use tokenizer::TOKENIZER_FILES;
 pub use tokenizer::Tokenizer;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::assemble::{Assembler, Corpus};
 use super::cache::{Replaced, WrittenCache};
-use super::dataset::SHORTEST;
+use super::dataset::{Dataset, SHORTEST};
 use super::masking::Masking;
 use super::random::Purpose;
 use super::readers::{self, Encoding, Found, Piece};
@@ -90,6 +90,7 @@ impl PrepareOptions {
 #[non_exhaustive]
 pub enum PrepareEvent<'e> {
     /// Files found, before the first is read.
+    #[non_exhaustive]
     Found {
         /// How many.
         files: usize,
@@ -97,16 +98,19 @@ pub enum PrepareEvent<'e> {
         bytes: u64,
     },
     /// So many bytes are done.
+    #[non_exhaustive]
     Progress {
         /// Bytes of the files done so far.
         bytes: u64,
     },
     /// A file is not UTF-8, and was read as Latin-1.
+    #[non_exhaustive]
     Latin1 {
         /// The file.
         path: &'e Path,
     },
     /// A file is left out.
+    #[non_exhaustive]
     Skipped {
         /// The file.
         path: &'e Path,
@@ -264,6 +268,64 @@ pub fn prepare(
         return Err(error);
     }
     Ok(prepared)
+}
+
+/// What [`prepare`] makes of songs, for this process alone: the examples, and those of the songs held out where there is a
+/// `validation_split`. They lie in the system's folder for temporary files, mapped, and are gone with the datasets (on Windows when that folder is
+/// cleaned).
+///
+/// ```no_run
+/// # fn main() -> retto::Result<()> {
+/// # let gpu = retto::Gpu::open_default()?;
+/// # let model = retto::Model::open(&gpu, "models/retto-tiny")?;
+/// use retto::{PrepareOptions, Triplets, Unit, load_corpus};
+/// let options = PrepareOptions { unit: Unit::Section, validation_split: 0.1, ..PrepareOptions::new(64) };
+/// let songs = ["songs".into()];
+/// let (train, held_out, prepared) = load_corpus(model.tokenizer(), &songs, &options, |_| std::ops::ControlFlow::Continue(()))?;
+/// println!("{} examples, of {} songs", train.len(), prepared.train.songs);
+/// // To adapt to them: `Trainer::train_dataset`. Or to have what belongs together near each other, `Trainer::train_triplets`:
+/// let train = Triplets::from_sections(train)?;
+/// let held_out = held_out.map(|data| Triplets::from_held_out_sections(data, &train)).transpose()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// As [`prepare`]; [`Error::Io`] where nothing can be written there.
+pub fn load_corpus(
+    tokenizer: &Tokenizer,
+    paths: &[PathBuf],
+    options: &PrepareOptions,
+    observe: impl FnMut(PrepareEvent) -> ControlFlow<()>,
+) -> Result<(Dataset, Option<Dataset>, Prepared)> {
+    let folder = temporary()?;
+    let (train, validation) = (folder.path().join("train"), folder.path().join("validation"));
+    let held_out = (options.validation_split > 0.0).then_some(validation.as_path());
+    let prepared = prepare(tokenizer, paths, &train, held_out, options, observe)?;
+    let train = Dataset::open(&train, tokenizer)?;
+    let validation = held_out.map(|path| Dataset::open(path, tokenizer)).transpose()?;
+    // A mapped file outlives its name, but not on Windows; there the folder is left to the system's own cleaning.
+    if cfg!(not(unix)) {
+        let _ = folder.keep();
+    }
+    Ok((train, validation, prepared))
+}
+
+/// Of a folder's name, so that what a killed process left can be told from everything else.
+const TEMPORARY: &str = "retto-prepared-";
+
+/// A folder for what text is prepared into. What killed processes left is removed when it is a day old: it is as large as their data.
+fn temporary() -> Result<tempfile::TempDir> {
+    let (parent, day) = (std::env::temp_dir(), std::time::Duration::from_secs(86_400));
+    for entry in std::fs::read_dir(&parent).into_iter().flatten().flatten() {
+        let modified = entry.metadata().ok().filter(|it| it.is_dir()).and_then(|it| it.modified().ok());
+        let is_old = modified.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > day);
+        if is_old && entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            // Another user's stays.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    tempfile::Builder::new().prefix(TEMPORARY).tempdir().map_err(Error::io(&parent))
 }
 
 /// The lines of songs in files and folders, in order: what [`prepare`] reads, as text. Each is trimmed and not empty.

@@ -42,6 +42,8 @@ struct Shared {
     /// One more than the largest id.
     vocab_size: usize,
     continuations: OnceLock<Option<Vec<bool>>>,
+    /// What [`Tokenizer::hash`] found.
+    hash: OnceLock<String>,
     /// transformers' `clean_up_tokenization_spaces`.
     clean_up: bool,
     /// transformers' `truncation_side`.
@@ -132,6 +134,7 @@ impl Tokenizer {
             pad_token_id: inner.token_to_id(&pad_token),
             mask_token,
             continuations: OnceLock::new(),
+            hash: OnceLock::new(),
             special,
             vocab_size,
             clean_up: settings.clean_up_tokenization_spaces,
@@ -206,11 +209,13 @@ impl Tokenizer {
     }
 
     /// A hash of all that decides about the ids of a text.
-    pub(crate) fn hash(&self) -> String {
-        let mut hash = Hash::default();
-        // The library writes the vocabulary in the order of its ids.
-        hash.bytes(self.shared.inner.to_string(false).unwrap_or_default().as_bytes());
-        format!("{:016x}", hash.0)
+    pub(crate) fn hash(&self) -> &str {
+        self.shared.hash.get_or_init(|| {
+            let mut hash = Hash::default();
+            // The library writes the vocabulary in the order of its ids.
+            hash.bytes(self.shared.inner.to_string(false).unwrap_or_default().as_bytes());
+            format!("{:016x}", hash.0)
+        })
     }
 
     /// Text of ids.

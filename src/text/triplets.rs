@@ -123,7 +123,7 @@ impl Triplets {
         let unit = data.metadata().get("unit").map_or("unknown", String::as_str);
         if unit != "section" {
             return invalid(format!(
-                "triplets are drawn from sections, and these data are prepared by {unit}: prepare them with --unit section"
+                "triplets are drawn from sections, and these data are prepared by {unit}: prepare them by section"
             ));
         }
         let mut of_songs = Songs { sections: Vec::new(), starts: vec![0], anchors: Vec::new() };
@@ -353,7 +353,7 @@ struct Given<'t> {
 
 impl<'t> Given<'t> {
     fn new(tokenizer: &'t Tokenizer, template: Template, max_length: usize) -> Self {
-        let (texts, triplets) = (Dataset::in_memory(), Vec::new());
+        let (texts, triplets) = (Dataset::in_memory(tokenizer), Vec::new());
         Self { tokenizer, template, max_length, texts, triplets, truncated: 0, negatives: None }
     }
 

@@ -27,7 +27,7 @@ impl Trainer {
             return Err(Error::EmptyCorpus { paths: "the training data".into() });
         }
         for data in [Some(train), validation].into_iter().flatten() {
-            check_longest(data.longest(), length)?;
+            data.texts().check(&self.model.tokenizer, length)?;
             match (data, &arguments.objective) {
                 (Data::Examples(data), Objective::MaskedLm) if arguments.static_mask => data.require_static_masks()?,
                 (Data::Examples(_), Objective::MaskedLm) => {}
@@ -112,14 +112,4 @@ impl Trainer {
         }
         Ok(())
     }
-}
-
-/// Refuses examples that were tokenized for a longer model.
-pub(super) fn check_longest(found: usize, length: usize) -> Result<()> {
-    if found > length {
-        let reason =
-            format!("the data have examples of {found} tokens, and {length} are allowed: prepare them for that");
-        return Err(Error::InvalidArgument(reason));
-    }
-    Ok(())
 }

@@ -36,7 +36,7 @@ impl<'d> Data<'d> {
     }
 
     /// The texts examples are made of.
-    fn texts(self) -> &'d Dataset {
+    pub(super) fn texts(self) -> &'d Dataset {
         match self {
             Self::Examples(data) => data,
             Self::Triplets(triplets, _) => triplets.texts(),

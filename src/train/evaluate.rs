@@ -3,7 +3,6 @@
 use std::ops::ControlFlow;
 
 use super::arguments::longest;
-use super::checks::check_longest;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::text::{Dataset, Masked, Masking, PackedBatch, Purpose};
@@ -107,8 +106,8 @@ impl Model {
     /// [`Model::evaluate`] for examples that are tokenized.
     ///
     /// # Errors
-    /// [`Error::NoMlmHead`]; [`Error::InvalidArgument`] for an option out of range, examples that are too long, or so few
-    /// that no token was masked; [`Error::NotFinite`] for a loss; GPU errors.
+    /// [`Error::NoMlmHead`]; [`Error::InvalidArgument`] for an option out of range, examples that are too long or made with another
+    /// tokenizer than the model's, or so few that no token was masked; [`Error::NotFinite`] for a loss; GPU errors.
     pub fn evaluate_dataset(&self, data: &Dataset, options: &EvaluationOptions) -> Result<Evaluation> {
         self.evaluate_dataset_with(data, options, |_, _| ControlFlow::Continue(()))
     }
@@ -165,7 +164,7 @@ impl Model {
         if options.per_device_eval_batch_size == 0 {
             return Err(Error::InvalidArgument("per_device_eval_batch_size is 0; it must be at least 1".into()));
         }
-        check_longest(data.longest(), longest(options.max_seq_length, self.config().max_position_embeddings)?)?;
+        data.check(&self.tokenizer, longest(options.max_seq_length, self.config().max_position_embeddings)?)?;
         if options.static_mask {
             data.require_static_masks()?;
         }

@@ -76,8 +76,8 @@ impl Model {
     /// Measures how well embeddings tell what belongs together.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for options out of range, and for pairs without negatives where the loss takes them;
-    /// [`Error::TooLong`] for texts prepared for a longer model; GPU errors.
+    /// [`Error::InvalidArgument`] for options out of range, for pairs without negatives where the loss takes them, and for texts prepared
+    /// for a longer model or with another tokenizer; [`Error::NotFinite`] for a vector; GPU errors.
     pub fn evaluate_triplets(&self, data: &Triplets, options: &TripletEvaluationOptions) -> Result<TripletEvaluation> {
         self.evaluate_triplets_with(data, options, |_, _| ControlFlow::Continue(()))
     }

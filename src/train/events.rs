@@ -26,9 +26,9 @@ pub struct StepReport {
     pub tokens: usize,
     /// Masked tokens of the step. A step without any changes nothing, and reports a loss of 0. Of embeddings the triplets.
     pub masked_tokens: usize,
-    /// Tokens a second since the run began, evaluation left out.
+    /// Tokens a second of the steps since the run began or was taken up: evaluation, checkpoints and observers left out.
     pub tokens_per_second: f64,
-    /// Seconds the remaining steps will take at the pace so far, evaluation left out.
+    /// Seconds the remaining steps will take at the pace of the latest ones, evaluation left out.
     pub seconds_left: f64,
     /// The share of the time since the run began, evaluation left out, in which gradients went from device to device or
     /// another device was waited for; 0 for one alone.
@@ -39,9 +39,13 @@ pub struct StepReport {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum TrainEvent {
+    /// Nothing has begun yet: lines are made tokens of, or steps are counted, which may take a while. Breaking ends it with
+    /// [`Error::Cancelled`](crate::Error::Cancelled).
+    Preparing,
     /// A step is done.
     Step(StepReport),
     /// `logging_steps` are done, or the run is: the latest step, and the mean loss since the last log.
+    #[non_exhaustive]
     Log {
         /// The latest step.
         report: StepReport,
@@ -50,6 +54,7 @@ pub enum TrainEvent {
     },
     /// A batch of the validation data was evaluated, and there are more. Breaking puts the evaluation off until the run goes on; of
     /// several devices it is done first.
+    #[non_exhaustive]
     Evaluating {
         /// Batches so far; of several devices, the first one's. Of triplets, their texts.
         done: usize,
@@ -59,6 +64,7 @@ pub enum TrainEvent {
         step: u64,
     },
     /// The validation data were evaluated.
+    #[non_exhaustive]
     Evaluated {
         /// The figures.
         evaluation: Evaluation,
@@ -70,6 +76,7 @@ pub enum TrainEvent {
         runtime: Duration,
     },
     /// The same of triplets.
+    #[non_exhaustive]
     EvaluatedTriplets {
         /// The figures, retrieval left out.
         evaluation: TripletEvaluation,
@@ -81,6 +88,7 @@ pub enum TrainEvent {
         runtime: Duration,
     },
     /// A checkpoint was written, or with `load_best_model_at_end` the best model so far.
+    #[non_exhaustive]
     Saved {
         /// Its folder: `checkpoint-` and the step, or `checkpoint-best`.
         path: PathBuf,

@@ -167,20 +167,28 @@ fn activation_bytes(config: &BertConfig, arguments: &TrainingArguments, tokens: 
     let tokens = tokens as u64;
     // Kept by a layer's forward pass: its input, query, key, value, context, twice what a LayerNorm keeps and gives, and the
     // feed-forward layer before and after its activation.
-    let layer = 9 * hidden + 2 * wide + heads + 2;
-    let kept = match arguments.gradient_checkpointing {
-        true => layers * hidden + layer,
-        false => layers * layer,
-    };
+    let behind_attention = 4 * hidden + 2 * wide + 2;
+    let layer = 5 * hidden + heads + behind_attention;
     // At its widest, the backward pass of a layer holds gradients of these beside.
     let gradients = 6 * hidden + 2 * wide;
     let rows = match arguments.objective {
         Objective::MaskedLm => (tokens as f64 * arguments.mlm_probability.min(1.0)).ceil() as u64,
         Objective::Embedding(_) => 0,
     };
+    // Behind its attention, the last layer has the masked rows alone: so many on average, and some more in a batch. Beside these it
+    // keeps their hidden states and contexts.
+    let of_last = match arguments.objective {
+        Objective::MaskedLm => tokens.min(rows * 3 / 2),
+        Objective::Embedding(_) => tokens,
+    };
+    let last = tokens * (layer - behind_attention) + of_last * (behind_attention + 2 * hidden);
+    let kept = match arguments.gradient_checkpointing {
+        true => tokens * (layers * hidden + layer),
+        false => tokens * (layers - 1) * layer + last.min(tokens * layer),
+    };
     let logits = (rows * config.vocab_size as u64).min(1 << 24);
     let low_rank = if arguments.lora.is_some() { 8 * hidden * hidden } else { 0 };
-    let floats = tokens * (kept + gradients + 4 * hidden) + logits + rows * 6 * hidden + low_rank;
+    let floats = kept + tokens * (gradients + 4 * hidden) + logits + rows * 6 * hidden + low_rank;
     // Buffers are shared by batches of about the same length, an eighth larger at most. Larger ones that earlier batches left are given
     // back where nothing else fits.
     floats * 4 * 17 / 16

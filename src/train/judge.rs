@@ -214,6 +214,10 @@ mod tests {
     use super::*;
     use crate::model::Model;
 
+    fn go_on() -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
     fn model() -> Model {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures/fillmask");
         Model::open(&crate::gpu::test_gpu(), folder).unwrap()
@@ -249,7 +253,7 @@ mod tests {
         let run = |blocked: Option<&str>| {
             let folder = tempfile::tempdir().unwrap();
             let mut trainer = trainer(&model, folder.path(), true);
-            let mut run = trainer.begin((&data).into(), Some((&data).into())).unwrap();
+            let mut run = trainer.begin_run((&data).into(), Some((&data).into()), &mut go_on).unwrap();
             // What a folder does not take the place of: of the best model a file, of checkpoints, on Windows, only a folder that is not empty.
             let in_the_way = blocked.map(|name| folder.path().join(name));
             in_the_way.iter().for_each(|path| match blocked {
@@ -305,7 +309,7 @@ mod tests {
         let run = |judged: bool, breaks_off: Option<(u64, usize)>| {
             let folder = tempfile::tempdir().unwrap();
             let mut trainer = trainer(&model, folder.path(), judged);
-            let mut run = trainer.begin((&data).into(), Some((&data).into())).unwrap();
+            let mut run = trainer.begin_run((&data).into(), Some((&data).into()), &mut go_on).unwrap();
             let (mut told, mut broken) = (Vec::new(), 0);
             loop {
                 let flow = trainer.advance(&mut run, (&data).into(), Some((&data).into()), &mut |event| match event {
@@ -351,8 +355,8 @@ mod tests {
         let data = data(&model);
         let folder = tempfile::tempdir().unwrap();
         let [mut first, mut second] = [(); 2].map(|()| trainer(&model, folder.path(), true));
-        let mut runs =
-            [&mut first, &mut second].map(|trainer| trainer.begin((&data).into(), Some((&data).into())).unwrap());
+        let mut runs = [&mut first, &mut second]
+            .map(|trainer| trainer.begin_run((&data).into(), Some((&data).into()), &mut go_on).unwrap());
         let step = |trainer: &mut Trainer, run: &mut Run, flow: ControlFlow<()>| {
             trainer.advance(run, (&data).into(), Some((&data).into()), &mut |_| flow)
         };

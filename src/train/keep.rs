@@ -48,6 +48,20 @@ impl Trainer {
         self.arguments.output_dir.is_some()
     }
 
+    /// What [`Trainer::keep`] does, where an error leaves something to be kept: what diverged would diverge again; and of several processes
+    /// the others do not wait for this one to have written.
+    pub(super) fn keep_after(
+        &self,
+        error: &Error,
+        run: &Run,
+        observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
+    ) {
+        let is_alone = self.ranks.is_none() || !self.peers.is_empty();
+        if is_alone && !matches!(error, Error::Diverged { .. }) {
+            self.keep(run, observe);
+        }
+    }
+
     /// A run that failed can be taken up at its last step, as far as that can be had.
     pub(super) fn keep(&self, run: &Run, observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>) {
         if run.arguments.save_steps.is_none() || !self.is_first() || run.state.global_step == run.start.global_step {

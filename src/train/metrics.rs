@@ -104,7 +104,7 @@ impl MetricsFile {
     /// [`Error::Io`]
     pub fn event(&mut self, event: &TrainEvent) -> Result<()> {
         match event {
-            TrainEvent::Step(_) | TrainEvent::Evaluating { .. } => Ok(()),
+            TrainEvent::Preparing | TrainEvent::Step(_) | TrainEvent::Evaluating { .. } => Ok(()),
             TrainEvent::Evaluated { step, .. } | TrainEvent::EvaluatedTriplets { step, .. }
                 if self.evaluated == Some(*step) =>
             {

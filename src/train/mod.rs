@@ -21,6 +21,7 @@ mod resume;
 mod run;
 mod run_state;
 mod trainer;
+mod training_run;
 
 #[cfg(feature = "mpi")]
 pub use self::mpi::Mpi;
@@ -39,3 +40,4 @@ pub(crate) use parallel::sums_of_threads;
 #[cfg(feature = "capi")]
 pub(crate) use run_state::Run;
 pub use trainer::Trainer;
+pub use training_run::TrainingRun;

@@ -104,7 +104,7 @@ impl Trainer {
                 serde_json::to_value(&arguments).map_err(|error| Error::InvalidArgument(error.to_string()))?;
             let mut same = vec![
                 ("retto's version", env!("CARGO_PKG_VERSION").to_owned()),
-                ("the tokenizer", trainer.model.tokenizer.hash()),
+                ("the tokenizer", trainer.model.tokenizer.hash().to_owned()),
                 ("the model to start from", trainer.base.clone()),
             ];
             let arguments = arguments.as_object().into_iter().flatten();

@@ -68,7 +68,7 @@ impl Trainer {
         let Some(ranks) = &self.ranks else { return Ok(()) };
         let mut own = vec![
             ("retto's version", env!("CARGO_PKG_VERSION").to_owned()),
-            ("the tokenizer", self.model.tokenizer.hash()),
+            ("the tokenizer", self.model.tokenizer.hash().to_owned()),
             ("the step", run.state.global_step.to_string()),
             ("the model to start from", self.base.clone()),
             // These decide about what ranks say to each other, and when.

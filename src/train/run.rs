@@ -1,5 +1,6 @@
 //! The training loop.
 
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -19,17 +20,19 @@ impl Trainer {
     /// Trains on lines, each an example: [`Trainer::train_dataset`] for text.
     ///
     /// # Errors
-    /// [`Error::EmptyCorpus`] where no line holds a token; otherwise as [`Trainer::train_dataset`].
+    /// [`Error::EmptyCorpus`] where no line holds a token; [`Error::BadTokenizer`] where the tokenizer cannot represent a line at all;
+    /// otherwise as [`Trainer::train_dataset`].
     pub fn train<S: AsRef<str>>(
         &mut self,
         train: &[S],
         validation: &[S],
-        observe: impl FnMut(&TrainEvent) -> ControlFlow<()>,
+        mut observe: impl FnMut(&TrainEvent) -> ControlFlow<()>,
     ) -> Result<TrainOutput> {
         let length = self.longest()?;
         let tokenizer = self.model.tokenizer.clone();
-        let train = Dataset::from_lines(&tokenizer, train, length)?;
-        let held_out = Dataset::from_lines(&tokenizer, validation, length)?;
+        let mut ask = || observe(&TrainEvent::Preparing);
+        let train = Dataset::from_lines_with(&tokenizer, train, length, &mut ask)?;
+        let held_out = Dataset::from_lines_with(&tokenizer, validation, length, &mut ask)?;
         // Lines of which no token is left are an error, not the absence of a validation.
         let validation = (!validation.is_empty()).then_some(&held_out);
         self.train_dataset(&train, validation, observe)
@@ -37,13 +40,17 @@ impl Trainer {
 
     /// Trains on tokenized examples, in a new order and with new masks every epoch; evaluates `validation`, where there is
     /// any, every `eval_steps` or after every epoch. `observe` is told of everything on the calling thread, and ends the run
-    /// by breaking.
+    /// by breaking: then the trainer has the weights of the last step, whatever `load_best_model_at_end` says, and what was trained is in
+    /// a checkpoint if there are `save_steps`. A run that is over, or was ended, is not gone on with by another call, which begins one
+    /// of its own with the weights there are: for runs with pauses there is [`Trainer::begin`]. Blocks for the whole run.
     ///
     /// # Errors
     /// [`Error::EmptyCorpus`] for a dataset without an example; [`Error::InvalidArgument`] where no token of the validation
-    /// data is masked, where an example is longer than the longest allowed or than a batch, or where checkpoints are to be saved
-    /// beside those of a run that was not resumed; [`Error::OtherRun`] where a resumed run began with other data or arguments;
-    /// [`Error::FolderInUse`]; [`Error::Io`] for a checkpoint that cannot be written; as [`Trainer::train_step`].
+    /// data is masked, where an example is longer than the longest allowed or than a batch, where data were made with another tokenizer
+    /// than the model's, or where checkpoints are to be saved beside those of a run that was not resumed; [`Error::OtherRun`] where a
+    /// resumed run began with other data or arguments; [`Error::WouldNotFit`]; [`Error::FolderInUse`]; [`Error::Io`] for a checkpoint that
+    /// cannot be written; [`Error::NotFinite`] of an evaluation; [`Error::RankFailed`] of several devices; [`Error::Cancelled`] where
+    /// `observe` ended it at [`TrainEvent::Preparing`], before it began; as [`Trainer::train_step`].
     pub fn train_dataset(
         &mut self,
         train: &Dataset,
@@ -77,22 +84,7 @@ impl Trainer {
         validation: Option<Data>,
         mut observe: impl FnMut(&TrainEvent) -> ControlFlow<()>,
     ) -> Result<TrainOutput> {
-        let mut run = self.begin(train, validation)?;
-        loop {
-            match self.advance(&mut run, train, validation, &mut observe) {
-                Ok(ControlFlow::Continue(())) => {}
-                Ok(ControlFlow::Break(())) => break,
-                Err(error) => {
-                    // What diverged would diverge again; and of several processes the others do not wait for this one to have written.
-                    let is_alone = self.ranks.is_none() || !self.peers.is_empty();
-                    if is_alone && !matches!(error, Error::Diverged { .. }) {
-                        self.keep(&run, &mut observe);
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        self.finish(&run).inspect_err(|_| self.keep(&run, &mut observe))
+        self.begin_on(train, validation, &mut observe)?.complete(observe)
     }
 
     /// The longest sequence of a run, in tokens.
@@ -100,13 +92,9 @@ impl Trainer {
         longest(self.arguments.max_seq_length, self.model.config().max_position_embeddings)
     }
 
-    /// Checks everything that can be checked beforehand, and says where the run begins or goes on.
-    pub(crate) fn begin(&mut self, train: Data, validation: Option<Data>) -> Result<Run> {
-        self.begin_with(train, validation, &mut || ControlFlow::Continue(()))
-    }
-
-    /// The same, asking before what may take long whether to go on: where not, [`Error::Cancelled`], and nothing has begun.
-    pub(crate) fn begin_with(
+    /// Checks everything that can be checked beforehand, and says where the run begins or goes on. Asks before what may take long whether to
+    /// go on: where not, [`Error::Cancelled`], and nothing has begun.
+    pub(crate) fn begin_run(
         &mut self,
         train: Data,
         validation: Option<Data>,
@@ -163,6 +151,8 @@ impl Trainer {
             preparing: began.elapsed(),
             running: Duration::ZERO,
             evaluating: Duration::ZERO,
+            stepping: Duration::ZERO,
+            latest: VecDeque::new(),
             since: Instant::now(),
             communicating: Duration::ZERO,
             agreed: false,
@@ -243,6 +233,7 @@ impl Trainer {
         if flow.is_break() {
             return Ok(flow);
         }
+        let began = Instant::now();
         // The position is that of the next step; an epoch that is done is left behind here.
         let (epoch, index) = (run.state.epoch, run.state.step_of_epoch as usize);
         let plan = match run.plan.take() {
@@ -270,7 +261,7 @@ impl Trainer {
         let epoch_ends = index + 1 == steps_per_epoch;
         run.state.step_of_epoch = index as u64 + 1;
         run.communicating += self.communicating;
-        let report = run.count(report, examples, steps_per_epoch);
+        let report = run.count(report, began.elapsed(), examples, steps_per_epoch);
         if epoch_ends {
             (run.state.epoch, run.state.step_of_epoch) = (epoch + 1, 0);
         }

@@ -1,5 +1,6 @@
 //! What a run in progress knows, and counts.
 
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,9 @@ use super::events::{StepReport, TrainOutput};
 use super::output_lock::OutputLock;
 use super::resume::State;
 use crate::text::Masking;
+
+/// Steps whose pace the rest is taken to have: so that a computer that slept in one of them is soon forgotten.
+const LATEST: usize = 64;
 
 /// What a run in progress knows.
 pub(crate) struct Run {
@@ -31,6 +35,10 @@ pub(crate) struct Run {
     pub(super) evaluating: Duration,
     /// When the present call of [`Trainer::advance`] began.
     pub(super) since: Instant,
+    /// Time in steps alone: without evaluations, checkpoints, and what observers do meanwhile.
+    pub(super) stepping: Duration,
+    /// Seconds of each of the latest steps.
+    pub(super) latest: VecDeque<f64>,
     /// Time spent on what other ranks have to say.
     pub(super) communicating: Duration,
     /// Whether all ranks were found to be about to do the same.
@@ -75,9 +83,21 @@ impl Run {
         every.is_some_and(|every| self.state.global_step.is_multiple_of(every))
     }
 
-    /// Counts a step, and completes its report.
-    pub(super) fn count(&mut self, report: StepReport, examples: usize, steps_per_epoch: usize) -> StepReport {
+    /// Counts a step that took so long, and completes its report.
+    pub(super) fn count(
+        &mut self,
+        report: StepReport,
+        took: Duration,
+        examples: usize,
+        steps_per_epoch: usize,
+    ) -> StepReport {
         let (total, elapsed) = (self.total, self.running + self.since.elapsed());
+        self.stepping += took;
+        if self.latest.len() == LATEST {
+            self.latest.pop_front();
+        }
+        self.latest.push_back(took.as_secs_f64());
+        let pace = self.latest.iter().sum::<f64>() / self.latest.len() as f64;
         let (state, start) = (&mut self.state, &self.start);
         state.global_step += 1;
         state.samples += examples;
@@ -90,8 +110,8 @@ impl Run {
             step: state.global_step,
             max_steps: total,
             epoch: f64::from_bits(state.passes),
-            tokens_per_second: (state.tokens - start.tokens) as f64 / seconds.max(1e-9),
-            seconds_left: (total - state.global_step) as f64 * seconds / (state.global_step - start.global_step) as f64,
+            tokens_per_second: (state.tokens - start.tokens) as f64 / self.stepping.as_secs_f64().max(1e-9),
+            seconds_left: (total - state.global_step) as f64 * pace,
             communication_share: self.communicating.as_secs_f64() / seconds.max(1e-9),
             ..report
         }

@@ -108,6 +108,7 @@ static class Scenario
         ManualResetEvent begun = new ManualResetEvent(false), disposed = new ManualResetEvent(false);
         var worker = new Thread(() => output = trainer.Run(progress =>
         {
+            if (progress.Kind != ProgressKind.Step) return true;
             begun.Set();
             disposed.WaitOne();
             return true;
@@ -209,7 +210,11 @@ static class Scenario
             {
                 try
                 {
-                    trainer.Run(progress => { throw new InvalidOperationException("mine"); });
+                    trainer.Run(progress =>
+                    {
+                        if (progress.Kind == ProgressKind.Step) throw new InvalidOperationException("mine");
+                        return true;
+                    });
                     Check(false, "it was to throw");
                 }
                 catch (OperationCanceledException error)

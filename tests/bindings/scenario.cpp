@@ -100,6 +100,11 @@ int main(int argc, char **argv) {
     auto output = trainer.run([](const retto_progress &progress) { return progress.step != 7; });
     CHECK(output.cancelled && output.steps == 7);
     raises(RETTO_CANCELLED, [&] { trainer.step(); });
+    try {
+        trainer.step();
+    } catch (const retto::StepCancelled &cancelled) {
+        CHECK(cancelled.status() == RETTO_CANCELLED && cancelled.progress().step == 7 && cancelled.progress().max_steps == 20);
+    }
     CHECK(trainer.resume() == 7);
     while (trainer.step().step < 12) {
     }
@@ -120,7 +125,10 @@ int main(int argc, char **argv) {
     /* What a callback throws comes out of run, and the trainer can go on. */
     auto thrower = new_trainer(base, argv[2], nullptr);
     try {
-        thrower.run([](const retto_progress &) -> bool { throw std::string("mine"); });
+        thrower.run([](const retto_progress &at) -> bool {
+            if (at.kind == RETTO_PROGRESS_STEP) throw std::string("mine");
+            return true;
+        });
         CHECK(!"it was to throw");
     } catch (const std::string &thrown) {
         CHECK(thrown == "mine");

@@ -200,9 +200,16 @@ static void models(const char *path) {
     CHECK(retto_model_free(model) == RETTO_INVALID_HANDLE);
 }
 
+/* Ends a run when it is first told of it: before it has begun. */
+static int32_t refuse(const retto_progress *progress, void *user_data) {
+    CHECK(user_data == NULL && progress->kind == RETTO_PROGRESS_PREPARING && progress->step == 0);
+    return 1;
+}
+
 static int32_t meddle(const retto_progress *progress, void *user_data) {
     retto_trainer *trainer = *(retto_trainer **)user_data;
     retto_progress mine = {0};
+    if (progress->kind == RETTO_PROGRESS_PREPARING) return 0;
     mine.struct_size = sizeof mine;
     CHECK(progress->struct_size == sizeof *progress);
     CHECK(retto_trainer_free(trainer) == RETTO_BUSY);
@@ -259,13 +266,18 @@ static void trainers(const char *path, const char *lines, const char *folder) {
     ANSWERS(RETTO_INVALID_ARGUMENT, retto_trainer_save_adapter(trainer, folder, NUL, NULL, 0, &error));
     ANSWERS(RETTO_INVALID_ARGUMENT, retto_trainer_resume(trainer, &step, &error));
 
-    /* Cancelled before the first step, in its callback, and in between. */
+    /* Cancelled before the first step, in its callback, and in between. That what is to come goes on from a checkpoint, if there is one, does not
+       take it back. */
     OK(retto_trainer_cancel(trainer, &error));
+    ANSWERS(RETTO_INVALID_ARGUMENT, retto_trainer_resume(trainer, &step, &error));
     output.cancelled = 7, output.steps = 7;
     ANSWERS(RETTO_CANCELLED, retto_trainer_run(trainer, NULL, NULL, &output, &error));
     CHECK(output.cancelled == 1 && output.steps == 0);
     OK(retto_trainer_resume(trainer, &step, &error));
     CHECK(step == 0);
+    ANSWERS(RETTO_CANCELLED, retto_trainer_run(trainer, refuse, NULL, &output, &error));
+    CHECK(output.cancelled == 1 && output.steps == 0);
+    OK(retto_trainer_resume(trainer, &step, &error));
     ANSWERS(RETTO_CANCELLED, retto_trainer_run(trainer, meddle, &trainer, &output, &error));
     CHECK(output.cancelled == 1 && output.steps == 1);
     output.cancelled = 7, output.steps = 7;

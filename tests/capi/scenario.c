@@ -15,7 +15,9 @@ static retto_trainer *new_trainer(const retto_model *model, const char *lines, c
 }
 
 static int32_t cancel_at(const retto_progress *progress, void *user_data) {
-    CHECK(progress->max_steps == 20);
+    if (progress->kind == RETTO_PROGRESS_PREPARING) return 0;
+    CHECK(progress->max_steps == 20 && progress->done <= progress->total);
+    CHECK((progress->total > 0) == (progress->kind == RETTO_PROGRESS_EVALUATING));
     return progress->kind == RETTO_PROGRESS_STEP && progress->step == *(uint64_t *)user_data;
 }
 

@@ -308,7 +308,8 @@ def _set(struct: Any, options: dict) -> None:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. ``kind`` is ``step``, ``log``, ``evaluated`` or ``saved``; what is not of the kind is 0."""
+    """Where a run stands. ``kind`` is ``step``, ``log``, ``evaluated``, ``saved``, ``evaluating`` (``done`` of ``total`` batches) or
+    ``preparing``, and later versions may have others; what is not of the kind is 0."""
 
     kind: str
     step: int
@@ -327,10 +328,12 @@ class Progress:
     eval_masked_tokens: int
     path: Optional[str]
     is_over: bool
+    done: int
+    total: int
 
     @staticmethod
     def _of(progress: Any) -> "Progress":
-        kinds = ["step", "log", "evaluated", "saved"]
+        kinds = ["step", "log", "evaluated", "saved", "evaluating", "preparing"]
         fields = {name: getattr(progress, name) for name, *_ in progress._fields_}
         fields["kind"] = kinds[progress.kind] if progress.kind < len(kinds) else str(progress.kind)
         fields["path"] = progress.path.decode() if progress.path else None

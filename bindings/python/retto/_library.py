@@ -198,6 +198,8 @@ class Progress(Structure):
         ("path", c_char_p),
         ("is_over", c_uint32),
         ("reserved", c_uint32),
+        ("done", c_uint64),
+        ("total", c_uint64),
     ]
 
 

@@ -132,22 +132,15 @@ pub(crate) fn load(
         let path = path.display();
         return Err(format!("{path} is a token cache, which is given alone: prepare all text into one").into());
     }
-    let folder = temporary()?;
-    let (train, validation) = (folder.path().join("train"), folder.path().join("validation"));
-    let held_out = (options.validation_split > 0.0).then_some(validation.as_path());
-    let prepared = prepare(tokenizer, paths, &train, held_out, options)?;
+    let reading = Reading::new();
+    let (train, validation, prepared) = retto::load_corpus(tokenizer, paths, options, |event| reading.show(&event))?;
+    reading.finish(&prepared);
     note_left_out(&prepared);
     for (counts, what) in [(&prepared.train, ""), (&prepared.validation, "held-out ")] {
         if counts.truncated > 0 {
             let (lines, longest) = (counts.truncated, options.max_seq_length);
             output::note(format!("note: {lines} {what}lines were longer than {longest} tokens and were cut"));
         }
-    }
-    let train = Dataset::open(&train, tokenizer)?;
-    let validation = held_out.map(|path| Dataset::open(path, tokenizer)).transpose()?;
-    // A mapped file outlives its name, but not on Windows; there the folder is left to the system's own cleaning.
-    if cfg!(not(unix)) {
-        let _ = folder.keep();
     }
     Ok((train, validation))
 }
@@ -190,23 +183,6 @@ fn refuse_other_units(data: &Dataset, options: &PrepareOptions) -> Result<()> {
     }
 }
 
-/// Of a folder's name, so that what a killed process left can be told from everything else.
-const TEMPORARY: &str = "retto-prepared-";
-
-/// A folder for what text is prepared into. What killed processes left is removed when it is a day old: it is as large as their data.
-fn temporary() -> Result<tempfile::TempDir> {
-    let day = std::time::Duration::from_secs(86_400);
-    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
-        let modified = entry.metadata().ok().filter(|it| it.is_dir()).and_then(|it| it.modified().ok());
-        let is_old = modified.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > day);
-        if is_old && entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
-            // Another user's stays.
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
-    Ok(tempfile::Builder::new().prefix(TEMPORARY).tempdir()?)
-}
-
 /// [`retto::prepare`] with a progress bar, and notes about files that are not as they should be.
 pub(crate) fn prepare(
     tokenizer: &Tokenizer,
@@ -217,7 +193,7 @@ pub(crate) fn prepare(
 ) -> Result<Prepared> {
     let reading = Reading::new();
     let prepared = retto::prepare(tokenizer, paths, train, validation, options, |event| reading.show(&event))?;
-    reading.finish(prepared.skipped_files, prepared.files + prepared.skipped_files);
+    reading.finish(&prepared);
     Ok(prepared)
 }
 
@@ -241,8 +217,8 @@ impl Reading {
     fn show(&self, event: &PrepareEvent) -> ControlFlow<()> {
         match event {
             PrepareEvent::Found { bytes, .. } => self.bar.set_length(*bytes),
-            PrepareEvent::Progress { bytes } => self.bar.set_position(*bytes),
-            PrepareEvent::Latin1 { path } => {
+            PrepareEvent::Progress { bytes, .. } => self.bar.set_position(*bytes),
+            PrepareEvent::Latin1 { path, .. } => {
                 self.note(format!("note: {} is not UTF-8; read as Latin-1", path.display()))
             }
             PrepareEvent::Skipped { error, .. } => self.note(format!("note: left out: {error}")),
@@ -255,8 +231,9 @@ impl Reading {
         self.bar.suspend(|| output::note(text));
     }
 
-    fn finish(&self, skipped: usize, files: usize) {
+    fn finish(&self, prepared: &Prepared) {
         self.bar.finish_and_clear();
+        let (skipped, files) = (prepared.skipped_files, prepared.files + prepared.skipped_files);
         if skipped > 0 {
             output::note(format!("note: {skipped} of {files} files were left out; --strict makes that an error"));
         }

@@ -85,9 +85,7 @@ pub(crate) fn run(gpu: &Gpu, args: &Args) -> Result<()> {
     let mut options = args.vectors.options(args.model.as_deref())?;
     options.strict = args.unit.read.strict;
     let longest = model.config().max_position_embeddings;
-    // What the model cannot read it cannot have been made for; what the user asks for is checked.
-    let made_for = options.max_seq_length.map(|length| length.min(longest));
-    options.max_seq_length = args.max_seq_length.or(made_for);
+    options.max_seq_length = args.max_seq_length.or(options.max_seq_length);
     if options.do_lower_case && !args.data.is_empty() {
         return Err("this model wants its texts in lower case, which --data does not do: give them as TEXT".into());
     }

@@ -84,12 +84,16 @@ impl LossArgs {
         Ok(match self.objective {
             ObjectiveName::Triplet => {
                 unused(&[("--scale", self.scale.is_some())], "--objective multiple-negatives-ranking")?;
-                let (distance_metric, usual) = match self.distance_metric {
-                    None | Some(MetricName::Euclidean) => (DistanceMetric::Euclidean, 5.0),
-                    Some(MetricName::Cosine) => (DistanceMetric::Cosine, 0.5),
+                let metric = match self.distance_metric {
+                    None | Some(MetricName::Euclidean) => DistanceMetric::Euclidean,
+                    Some(MetricName::Cosine) => DistanceMetric::Cosine,
                 };
-                let triplet_margin = self.triplet_margin.unwrap_or(usual);
-                EmbeddingLoss::Triplet { distance_metric, triplet_margin, semi_hard: self.semi_hard }
+                let mut loss = EmbeddingLoss::triplet(metric);
+                if let EmbeddingLoss::Triplet { triplet_margin, semi_hard, .. } = &mut loss {
+                    *triplet_margin = self.triplet_margin.unwrap_or(*triplet_margin);
+                    *semi_hard = self.semi_hard;
+                }
+                loss
             }
             ObjectiveName::MultipleNegativesRanking => {
                 let options = [
@@ -98,7 +102,10 @@ impl LossArgs {
                     ("--semi-hard", self.semi_hard),
                 ];
                 unused(&options, "--objective triplet")?;
-                EmbeddingLoss::MultipleNegativesRanking { scale: self.scale.unwrap_or(20.0) }
+                match self.scale {
+                    Some(scale) => EmbeddingLoss::MultipleNegativesRanking { scale },
+                    None => EmbeddingLoss::multiple_negatives_ranking(),
+                }
             }
         })
     }
@@ -124,8 +131,7 @@ impl Task {
         if options.do_lower_case {
             return Err("this model wants its texts in lower case, which training does not do".into());
         }
-        let made_for = options.max_seq_length.map(|length| length.min(longest));
-        options.max_seq_length = max_seq_length.or(made_for);
+        options.max_seq_length = max_seq_length.or(options.max_seq_length);
         let objective =
             EmbeddingObjective { loss: args.loss.loss()?, pooling: options.pooling, normalize: options.normalize };
         let length = options.max_seq_length.unwrap_or(longest);

@@ -73,7 +73,7 @@ impl Progress {
                     )
                 ));
             }
-            TrainEvent::Log { report, loss } if !self.terminal => {
+            TrainEvent::Log { report, loss, .. } if !self.terminal => {
                 output::note(format!(
                     "step {}/{}  epoch {:.2}  loss {loss:.4}  {:.0} tokens/s{}  {:.0} s left",
                     report.step,

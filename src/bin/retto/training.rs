@@ -290,7 +290,7 @@ impl TrainArgs {
             progress.show(event);
             match event {
                 TrainEvent::Step(report) => step = report.step,
-                TrainEvent::Saved { path, step } => saved = Some((*step, path.clone())),
+                TrainEvent::Saved { path, step, .. } => saved = Some((*step, path.clone())),
                 _ => {}
             }
             let written = match event {

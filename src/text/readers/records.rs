@@ -11,7 +11,7 @@ use super::{Encoding, LONGEST_RECORD, Lines, Piece, Sink, encoding, section_line
 use crate::error::{Error, Result};
 
 /// What to do where a field is called otherwise.
-pub(crate) const NAMES_ANOTHER: &str = "text_field (--text-field) names another";
+pub(crate) const NAMES_ANOTHER: &str = "text_field names another";
 
 /// The object of a line.
 fn record(lines: &Lines, line: &str) -> Result<Value> {

@@ -237,7 +237,7 @@ fn records_are_songs() {
         (
             "a.jsonl",
             &b"{\"text\": \"a\"}\n{\"lyrics\": \"b\", \"id\": 1}\n"[..],
-            "line 2 has no field 'text' (but lyrics, id): text_field (--text-field) names another",
+            "line 2 has no field 'text' (but lyrics, id): text_field names another",
         ),
         ("a.jsonl", b"{\"text\": 3}\n", "line 1 has no text"),
         ("a.json", b"[{\"text\": \"a\"}]", "line 1 is JSON, but no object"),
