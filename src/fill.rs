@@ -36,7 +36,7 @@ pub struct GoldRank {
 
 impl Model {
     /// The `top_k` likeliest tokens for each mask of a text, best first. Masks are answered independently, each with the
-    /// others still masked, as transformers does.
+    /// others still masked, as transformers does. A line break in the text is a space.
     ///
     /// # Errors
     /// [`Error::NoMask`], [`Error::TooLong`], [`Error::NoMlmHead`]; [`Error::InvalidArgument`] for a `top_k` of 0; [`Error::NotFinite`] for

@@ -7,7 +7,9 @@
 //! let before = base.fill_mask("lipstick stains on the [MASK]", 10)?;
 //!
 //! let lines = retto::read_lines(&["lyrics.txt".into()])?;
-//! let mut trainer = retto::Trainer::new(&base, retto::TrainingArguments::default())?;
+//! // The default rate is transformers', for models of BERT-base's size; small ones take a higher one.
+//! let arguments = retto::TrainingArguments { learning_rate: 1e-3, ..Default::default() };
+//! let mut trainer = retto::Trainer::new(&base, arguments)?;
 //! trainer.train(&lines, &[], |_event| std::ops::ControlFlow::Continue(()))?;
 //! let adapted = trainer.into_model();
 //! let after = adapted.fill_mask("lipstick stains on the [MASK]", 10)?;
@@ -19,9 +21,26 @@
 //! The network runs as WGSL compute shaders on wgpu: Vulkan, Metal and DX12. Results agree with Hugging Face transformers;
 //! the repository's `ARCHITECTURE.md` says how that is proved.
 //!
+//! # Threads
+//! Everything blocks until it is done: opening a GPU or a model for up to seconds, queries for milliseconds, training for as long as it takes. So
+//! keep it off a thread that draws or polls futures (`std::thread`, `spawn_blocking`). [`Gpu`], [`Model`], [`Dataset`] and [`Tokenizer`] are
+//! `Send` and `Sync`: any number of threads may ask one model, as `Arc<Model>` say. A [`Trainer`] is `Send`, and the model it was made of may be
+//! asked meanwhile; a query then waits for what the step has given the GPU before it. A model that was trained on since is had by
+//! [`Trainer::snapshot`], between the steps of a [`TrainingRun`]. Long calls can be ended from where they tell how far they are.
+//!
+//! # Texts of several lines
+//! [`Model::embed`] and what `prepare` makes of sections and windows put the separator token between lines. For [`Model::fill_mask`],
+//! [`Model::evaluate`] and [`Trainer::train`] a text is one line, in which a line break is a space; write `[SEP]` where a model that was adapted
+//! to sections is to see one.
+//!
+//! # Versions
+//! Options (`TrainingArguments`, `EmbedOptions` and so on) gain fields in minor versions: make them with `..Default::default()`. So do events and
+//! errors: match them with `..`.
+//!
 //! # Cargo features
 //! - `default-model`: embeds the small model of `models/retto-tiny`, which then opens with `Model::open_default`.
-//! - `prepare`: reads lyrics formats, JSON Lines and CSV, plain or compressed, and writes token caches.
+//! - `prepare`: reads lyrics formats, JSON Lines and CSV, plain or compressed, and writes token caches: `prepare`, `load_corpus`, `read_corpus` and
+//!   their options, `Triplets::read_json_lines`.
 //! - `capi`: the C interface of `include/retto.h`, which `make install` builds; nothing for Rust programs.
 //! - `cli`: the `retto` command.
 //! - `mpi`: training on several machines, in processes that `mpirun` or `srun` starts.
@@ -72,3 +91,23 @@ pub use train::{
     StepReport, TrainEvent, TrainOutput, Trainer, TrainingArguments, TrainingRun, TripletEvaluation,
     TripletEvaluationOptions,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the crate's documentation has it.
+    #[test]
+    fn what_threads_may_have() {
+        fn share<T: Send + Sync>() {}
+        fn send<T: Send>() {}
+        share::<Gpu>();
+        share::<Model>();
+        share::<Dataset>();
+        share::<Triplets>();
+        share::<Tokenizer>();
+        share::<Error>();
+        send::<Trainer>();
+        send::<TrainingRun>();
+    }
+}

@@ -31,7 +31,8 @@ impl Model {
     /// low-rank adapter is added to the weights; [`Model::save_adapter`] writes it alone.
     ///
     /// # Errors
-    /// [`Error::Io`] naming what could not be written; GPU errors.
+    /// [`Error::Io`] naming what could not be written; [`Error::Unsupported`] for weights in float16 or int8; [`Error::NotFinite`] for
+    /// weights that are not; GPU errors.
     pub fn save(&self, folder: impl Into<PathBuf>) -> Result<()> {
         self.require_float32("saving a model")?;
         match self.lora {
@@ -60,9 +61,8 @@ impl Lazy<'_> {
         pass.submit()?;
         let values: Vec<f32> = download.wait(self.gpu)?;
         let len: usize = self.shape.iter().product();
-        if let Some(bad) = values.iter().find(|value| !value.is_finite()) {
-            let reason = format!("{} holds {bad}, so the model is not saved", self.name);
-            return Err(Error::InvalidArgument(reason));
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(Error::not_finite(format!("what would be saved as {}", self.name)));
         }
         let part = &values[self.part * len..(self.part + 1) * len];
         Ok(part.iter().flat_map(|value| value.to_le_bytes()).collect())

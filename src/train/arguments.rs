@@ -22,7 +22,8 @@ pub struct TrainingArguments {
     pub num_train_epochs: f64,
     /// Optimizer steps, instead of epochs where given.
     pub max_steps: Option<u64>,
-    /// The highest learning rate of the schedule.
+    /// The highest learning rate of the schedule. The default is transformers', for models of BERT-base's size; small ones, such as the bundled
+    /// one, learn little with it, and take 1e-3.
     pub learning_rate: f64,
     /// How the learning rate goes on after the warm-up.
     pub lr_scheduler_type: SchedulerType,
@@ -84,7 +85,8 @@ pub struct TrainingArguments {
     pub early_stopping_patience: Option<u64>,
     /// How much lower a loss has to be to count as better for that.
     pub early_stopping_threshold: f64,
-    /// Ends with the weights of the evaluation with the lowest loss, which are kept in `checkpoint-best` in `output_dir`.
+    /// Ends with the weights of the evaluation with the lowest loss, which are kept in `checkpoint-best` in `output_dir`; a run that the observer
+    /// ends before it is over has those of its last step.
     pub load_best_model_at_end: bool,
     /// Steps between two log entries.
     pub logging_steps: u64,

@@ -76,7 +76,8 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for an option out of range; [`Error::BadTokenizer`] for a vocabulary without a mask token;
-    /// [`Error::NoMlmHead`] for a low-rank adaptation of an encoder without a head; [`Error::OutOfMemory`].
+    /// [`Error::NoMlmHead`] for a low-rank adaptation of an encoder without a head; [`Error::Unsupported`] for a model in float16 or int8, for
+    /// `fp16` on an adapter without it, and for a low-rank adaptation of embeddings; [`Error::OutOfMemory`].
     pub fn new(model: &Model, arguments: TrainingArguments) -> Result<Self> {
         model.require_float32("training")?;
         arguments.validate(model.config())?;
