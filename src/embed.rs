@@ -221,7 +221,8 @@ fn model_max_length(folder: &Path) -> Result<Option<usize>> {
 /// Of the model in this folder, where its config says it.
 fn max_position_embeddings(folder: &Path) -> Result<u64> {
     let model = read_json(&folder.join("config.json"))?.unwrap_or_default();
-    Ok(model["max_position_embeddings"].as_u64().unwrap_or(u64::MAX))
+    let default = BertConfig::new(1).max_position_embeddings as u64;
+    Ok(model["max_position_embeddings"].as_u64().unwrap_or(default))
 }
 
 fn write_json(folder: &Path, name: &str, value: &Value) -> Result<()> {

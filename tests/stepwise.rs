@@ -66,7 +66,7 @@ fn a_run_with_pauses_is_the_run_in_one_call() {
         let flow = run.advance(|event| {
             told.extend(described(event));
             match event {
-                TrainEvent::Step(report) if report.step == 5 => ControlFlow::Break(()),
+                TrainEvent::Step(report) if [5, 8].contains(&report.step) => ControlFlow::Break(()),
                 _ => ControlFlow::Continue(()),
             }
         });
@@ -80,8 +80,8 @@ fn a_run_with_pauses_is_the_run_in_one_call() {
             ControlFlow::Break(()) if run.is_over() => break,
             // That it was ended there is told by a log and a checkpoint of its own.
             ControlFlow::Break(()) => {
-                assert!(run.output().cancelled && run.output().steps == 5);
-                told.retain(|line| !line.starts_with("log 5") && !line.starts_with("saved 5"));
+                assert!(run.output().cancelled && [5, 8].contains(&run.output().steps));
+                told.retain(|line| !["log 5", "saved 5", "saved 8"].iter().any(|own| line.starts_with(own)));
             }
             ControlFlow::Continue(()) => {}
         }
@@ -89,11 +89,17 @@ fn a_run_with_pauses_is_the_run_in_one_call() {
     assert!(run.advance(|event| panic!("nothing is left: {event:?}")).unwrap().is_break());
     let finished = run.finish().unwrap();
     assert_eq!((finished.steps, finished.train_loss, finished.cancelled), (8, output.train_loss, false));
-    assert_eq!((told, bits(trainer.model())), (want, trained.clone()));
+    assert_eq!(told, want);
+    assert!(bits(trainer.model()) == trained);
     let (snapshot, saved) = in_between.unwrap();
     assert!(snapshot == saved && snapshot != trained);
 
-    // A run that is not finished is taken up by another trainer, as one that was killed.
+    // Another run would not know its own checkpoints from these.
+    let refused = trainer.begin(&data, Some(&data), go_on).err().unwrap();
+    assert!(refused.to_string().contains("of an earlier run"), "{refused}");
+
+    // A run that is not finished is taken up by another trainer, as one that was killed before that was written.
+    std::fs::remove_dir_all(own.path().join("checkpoint-8")).unwrap();
     let mut trainer = Trainer::new(&model, arguments(Some(own.path()))).unwrap();
     assert_eq!(trainer.resume_from_checkpoint().unwrap(), Some(6));
     let mut run = trainer.begin(&data, Some(&data), go_on).unwrap();
@@ -127,7 +133,7 @@ fn triplets_are_advanced_likewise() {
     while run.advance(go_on).unwrap().is_continue() {}
     let got = run.finish().unwrap();
     assert_eq!((got.steps, got.train_loss), (want.steps, want.train_loss));
-    assert_eq!(bits(trainer.model()), bits(whole.model()));
+    assert!(bits(trainer.model()) == bits(whole.model()));
 }
 
 #[test]

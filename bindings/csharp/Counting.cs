@@ -47,7 +47,7 @@ namespace Retto
             {
                 // No exception may pass through C.
                 counting = (Counting)GCHandle.FromIntPtr(data).Target;
-                return counting.progress(done, total) ? 0 : 1;
+                return counting.progress(done, total) && !Ending.Ended ? 0 : 1;
             }
             catch (Exception error)
             {

@@ -12,9 +12,10 @@ namespace Retto
         private static readonly TimeSpan patience = TimeSpan.FromSeconds(30);
 
         private static readonly object changed = new object();
-        private static readonly HashSet<TrainerHandle> trainers = new HashSet<TrainerHandle>();
+        /// <summary>In use by so many calls.</summary>
+        private static readonly Dictionary<TrainerHandle, int> trainers = new Dictionary<TrainerHandle, int>();
         private static int running;
-        private static bool ended;
+        private static volatile bool ended;
 
         /// <summary>Calls of this thread that have not returned: of one that ends the process from a callback.</summary>
         [ThreadStatic]
@@ -31,12 +32,24 @@ namespace Retto
         {
             lock (changed)
             {
-                if (ended) throw new OperationCanceledException("the process is ending");
-                running++;
-                own++;
-                if (trainer != null) trainers.Add(trainer);
+                if (!ended || own > 0 || !Thread.CurrentThread.IsBackground)
+                {
+                    running++;
+                    own++;
+                    if (trainer == null) return;
+                    int calls;
+                    trainers.TryGetValue(trainer, out calls);
+                    trainers[trainer] = calls + 1;
+                    return;
+                }
             }
+            // What a background thread would do next is of no use any more, and an exception that it does not expect would end the process in
+            // another way.
+            Thread.Sleep(Timeout.Infinite);
         }
+
+        /// <summary>Whether what tells of itself is to end, as the process does.</summary>
+        public static bool Ended => ended;
 
         public static void Leave(TrainerHandle trainer = null)
         {
@@ -44,7 +57,7 @@ namespace Retto
             {
                 running--;
                 own--;
-                if (trainer != null) trainers.Remove(trainer);
+                if (trainer != null && --trainers[trainer] == 0) trainers.Remove(trainer);
                 Monitor.PulseAll(changed);
             }
         }
@@ -55,11 +68,18 @@ namespace Retto
             lock (changed)
             {
                 ended = true;
-                foreach (var trainer in trainers)
+                foreach (var trainer in trainers.Keys)
                 {
-                    IntPtr error;
-                    Native.retto_trainer_cancel(trainer, out error);
-                    Native.Take(error);
+                    try
+                    {
+                        IntPtr error;
+                        Native.retto_trainer_cancel(trainer, out error);
+                        Native.Take(error);
+                    }
+                    catch (ObjectDisposedException)
+                    {
+                        // Its call is about to return.
+                    }
                 }
                 while (running > own)
                 {

@@ -123,18 +123,19 @@ namespace Retto
 
         public delegate Status Body(out IntPtr error);
 
-        public static void Call(Body body)
+        /// <summary>A trainer that is given is cancelled if the process ends meanwhile.</summary>
+        public static void Call(Body body, TrainerHandle trainer = null)
         {
             IntPtr error;
             Status status;
-            Ending.Enter();
+            Ending.Enter(trainer);
             try
             {
                 status = body(out error);
             }
             finally
             {
-                Ending.Leave();
+                Ending.Leave(trainer);
             }
             var message = Take(error);
             if (status != Status.Ok) throw new RettoException(status, message);

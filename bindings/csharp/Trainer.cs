@@ -221,7 +221,7 @@ namespace Retto
             var count = UIntPtr.Zero;
             using (var file = new Utf8(path))
                 Native.Call((out IntPtr e) =>
-                    Native.retto_trainer_add_file(handle, (uint)split, file.Data, file.Length, out count, out e));
+                    Native.retto_trainer_add_file(handle, (uint)split, file.Data, file.Length, out count, out e), handle);
             return (ulong)count;
         }
 

@@ -46,8 +46,8 @@ pub struct Dataset {
     longest: usize,
     /// FNV-1a of lengths and tokens: enough to notice other data.
     hash: u64,
-    /// The hash of the tokenizer that made it.
-    tokenizer: String,
+    /// What made it.
+    tokenizer: Tokenizer,
 }
 
 #[derive(Clone)]
@@ -132,7 +132,7 @@ impl Dataset {
     /// Without an example yet.
     pub(super) fn in_memory(tokenizer: &Tokenizer) -> Self {
         let store = Store::Memory { ids: Vec::new(), starts: vec![0] };
-        Self { store, truncated: 0, longest: 0, hash: Hash::default().0, tokenizer: tokenizer.hash().to_owned() }
+        Self { store, truncated: 0, longest: 0, hash: Hash::default().0, tokenizer: tokenizer.clone() }
     }
 
     /// Appends an example to those in memory.
@@ -219,7 +219,7 @@ impl Dataset {
         let hash = u64::from_str_radix(number("content_hash")?, 16);
         let hash = hash.map_err(|error| bad(format!("damaged: content_hash: {error}")))?;
         let truncated = number("truncated")?.parse().map_err(|error| bad(format!("damaged: truncated: {error}")))?;
-        let tokenizer = tokenizer.hash().to_owned();
+        let tokenizer = tokenizer.clone();
         Ok(Self { store: Store::Mapped(Arc::new(mapped)), truncated, longest, hash, tokenizer })
     }
 
@@ -270,9 +270,9 @@ impl Dataset {
         matches!(&self.store, Store::Mapped(mapped) if mapped.masks.is_some())
     }
 
-    /// Refuses what was made with another tokenizer than a model's, whose ids would be other words, or for longer texts than may be.
+    /// Refuses what was made with another vocabulary than a model's, whose ids would be other words, or for longer texts than may be.
     pub(crate) fn check(&self, tokenizer: &Tokenizer, longest: usize) -> Result<()> {
-        if self.tokenizer != tokenizer.hash() {
+        if !self.tokenizer.has_vocabulary_of(tokenizer) {
             let reason = "the data were made with another tokenizer than the model's: make them again with the model's";
             return Err(Error::InvalidArgument(reason.into()));
         }

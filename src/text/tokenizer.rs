@@ -208,6 +208,12 @@ impl Tokenizer {
         Ok(([&template.prefix[..], &body, &template.suffix].concat(), tokens))
     }
 
+    /// Whether an id is the same word in both; how texts become words may differ.
+    pub(crate) fn has_vocabulary_of(&self, other: &Self) -> bool {
+        let vocabulary = |tokenizer: &Self| tokenizer.shared.inner.get_vocab(true);
+        Arc::ptr_eq(&self.shared, &other.shared) || self.hash() == other.hash() || vocabulary(self) == vocabulary(other)
+    }
+
     /// A hash of all that decides about the ids of a text.
     pub(crate) fn hash(&self) -> &str {
         self.shared.hash.get_or_init(|| {

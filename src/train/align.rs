@@ -63,7 +63,6 @@ impl Trainer {
     }
 }
 
-#[cfg(feature = "capi")]
 impl Trainer {
     /// [`Trainer::align`] on all devices of this process, between two steps.
     pub(crate) fn align_all(&mut self) -> Result<()> {

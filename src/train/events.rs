@@ -40,7 +40,7 @@ pub struct StepReport {
 #[non_exhaustive]
 pub enum TrainEvent {
     /// Nothing has begun yet: lines are made tokens of, or steps are counted, which may take a while. Breaking ends it with
-    /// [`Error::Cancelled`](crate::Error::Cancelled).
+    /// [`Error::Cancelled`](crate::Error::Cancelled); of several processes it does nothing yet, as the others begin.
     Preparing,
     /// A step is done.
     Step(StepReport),

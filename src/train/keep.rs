@@ -48,6 +48,24 @@ impl Trainer {
         self.arguments.output_dir.is_some()
     }
 
+    /// [`Trainer::checkpoint`], of several processes by the first one; the others wait until it has.
+    pub(super) fn checkpoint_by_first(&self, run: &Run) -> Result<PathBuf> {
+        let path = match (self.is_first(), &run.arguments.output_dir) {
+            (false, Some(folder)) => Ok(resume::folder_of(folder, run.state.global_step)),
+            _ => self.checkpoint(run),
+        };
+        if !self.is_alone() {
+            // Also where it failed.
+            let _ = self.agree(ControlFlow::Continue(()))?;
+        }
+        path
+    }
+
+    /// Refuses to begin where checkpoints of an earlier run lie, and none was taken up.
+    pub(super) fn refuse_unless_taken_up(&self) -> Result<()> {
+        if self.resumed.is_none() { self.refuse_earlier_run() } else { Ok(()) }
+    }
+
     /// What [`Trainer::keep`] does, where an error leaves something to be kept: what diverged would diverge again; and of several processes
     /// the others do not wait for this one to have written.
     pub(super) fn keep_after(
@@ -56,8 +74,7 @@ impl Trainer {
         run: &Run,
         observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
     ) {
-        let is_alone = self.ranks.is_none() || !self.peers.is_empty();
-        if is_alone && !matches!(error, Error::Diverged { .. }) {
+        if self.is_alone() && !matches!(error, Error::Diverged { .. }) {
             self.keep(run, observe);
         }
     }

@@ -131,6 +131,11 @@ impl Trainer {
         self.ranks.as_ref().map_or((0, 1), |ranks| (ranks.rank(), ranks.size()))
     }
 
+    /// Whether all that trains together is of this process.
+    pub(super) fn is_alone(&self) -> bool {
+        self.ranks.is_none() || !self.peers.is_empty()
+    }
+
     /// Whether it is this one that tells, logs and saves.
     pub(super) fn is_first(&self) -> bool {
         self.place().0 == 0

@@ -267,6 +267,11 @@ pub(crate) fn refuse_others(folder: &Path, total: u64) -> Result<()> {
     }
 }
 
+/// Where the checkpoint of a step is, in a run's output.
+pub(super) fn folder_of(output: &Path, step: u64) -> PathBuf {
+    output.join(format!("checkpoint-{step}"))
+}
+
 /// Writes `checkpoint-N` whole or not at all, then removes the oldest ones beyond `limit`.
 pub(crate) fn save(
     folder: &Path,
@@ -293,7 +298,7 @@ pub(crate) fn save(
         file.sync_all().map_err(Error::io(path))?;
     }
     sync_folder(&inside);
-    let target = folder.join(format!("checkpoint-{}", state.global_step));
+    let target = folder_of(folder, state.global_step);
     rename(&inside, &target).map_err(Error::io(&target))?;
     sync_folder(folder);
     let kept = checkpoints(folder)?;

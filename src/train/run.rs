@@ -12,6 +12,7 @@ use super::parallel::Pause;
 use super::resume::{self, MeanLoss, State};
 use super::run_state::Run;
 use super::trainer::Trainer;
+use super::training_run::prepares;
 use crate::error::{Error, Result};
 use crate::text::random::Stream;
 use crate::text::{Dataset, Masking, PackedBatch, Purpose, Triplets};
@@ -30,7 +31,8 @@ impl Trainer {
     ) -> Result<TrainOutput> {
         let length = self.longest()?;
         let tokenizer = self.model.tokenizer.clone();
-        let mut ask = || observe(&TrainEvent::Preparing);
+        let is_alone = self.is_alone();
+        let mut ask = || prepares(is_alone, &mut observe);
         let train = Dataset::from_lines_with(&tokenizer, train, length, &mut ask)?;
         let held_out = Dataset::from_lines_with(&tokenizer, validation, length, &mut ask)?;
         // Lines of which no token is left are an error, not the absence of a validation.

@@ -43,26 +43,29 @@ impl Trainer {
     /// is made yet; `observe` is told of [`TrainEvent::Preparing`] alone.
     ///
     /// # Errors
-    /// As [`Trainer::train_dataset`]; nothing has then begun.
+    /// As [`Trainer::train_dataset`]; nothing has then begun. [`Error::InvalidArgument`](crate::Error::InvalidArgument) also where
+    /// `output_dir` holds checkpoints and none was taken up, whatever `save_steps` says: [`TrainingRun::checkpoint`] writes there.
     pub fn begin<'a>(
         &'a mut self,
         train: &'a Dataset,
         validation: Option<&'a Dataset>,
         observe: impl FnMut(&TrainEvent) -> ControlFlow<()>,
     ) -> Result<TrainingRun<'a>> {
+        self.refuse_unless_taken_up()?;
         self.begin_on(train.into(), validation.map(Data::from), observe)
     }
 
     /// Begins the run that [`Trainer::train_triplets`] is.
     ///
     /// # Errors
-    /// As [`Trainer::train_triplets`]; nothing has then begun.
+    /// As [`Trainer::train_triplets`] and [`Trainer::begin`]; nothing has then begun.
     pub fn begin_triplets<'a>(
         &'a mut self,
         train: &'a Triplets,
         validation: Option<&'a Triplets>,
         observe: impl FnMut(&TrainEvent) -> ControlFlow<()>,
     ) -> Result<TrainingRun<'a>> {
+        self.refuse_unless_taken_up()?;
         let arguments = self.arguments.clone();
         let data = |triplets| Data::triplets(triplets, &arguments);
         self.begin_on(data(train), validation.map(data), observe)
@@ -74,8 +77,17 @@ impl Trainer {
         validation: Option<Data<'a>>,
         mut observe: impl FnMut(&TrainEvent) -> ControlFlow<()>,
     ) -> Result<TrainingRun<'a>> {
-        let run = self.begin_run(train, validation, &mut || observe(&TrainEvent::Preparing))?;
+        let is_alone = self.is_alone();
+        let run = self.begin_run(train, validation, &mut || prepares(is_alone, &mut observe))?;
         Ok(TrainingRun { trainer: self, run, train, validation })
+    }
+}
+
+/// Whether to go on before a run has begun. Of several processes none may end there while others begin: they ask again at the first step.
+pub(super) fn prepares(is_alone: bool, observe: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>) -> ControlFlow<()> {
+    match observe(&TrainEvent::Preparing) {
+        ControlFlow::Break(()) if is_alone => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
     }
 }
 
@@ -107,13 +119,15 @@ impl TrainingRun<'_> {
     }
 
     /// Writes the run to `checkpoint-N` in `output_dir`, and returns that folder: [`Trainer::resume_from_checkpoint`] takes it up, also
-    /// in another process. It needs no `save_steps`.
+    /// in another process. It needs no `save_steps`. Of several processes all have to call it, and the first one writes.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) without an `output_dir`; [`Error::OtherRun`](crate::Error::OtherRun) where
     /// the folder holds another run's; [`Error::FolderInUse`](crate::Error::FolderInUse); [`Error::Io`](crate::Error::Io); GPU errors.
-    pub fn checkpoint(&self) -> Result<PathBuf> {
-        self.trainer.checkpoint(&self.run)
+    pub fn checkpoint(&mut self) -> Result<PathBuf> {
+        // Devices that round differently have weights of their own between two steps.
+        self.trainer.align_all()?;
+        self.trainer.checkpoint_by_first(&self.run)
     }
 
     /// The trainer, whose [`Trainer::model`] and [`Trainer::snapshot`] are what was trained so far.
@@ -126,19 +140,21 @@ impl TrainingRun<'_> {
         TrainOutput { cancelled: !self.is_over(), ..self.run.output() }
     }
 
-    /// Whether no step is left.
+    /// Whether nothing is left: no step, and no evaluation that was put off.
     pub fn is_over(&self) -> bool {
-        self.run.is_over()
+        self.run.is_over() && !self.run.state.owes_evaluation
     }
 
     /// What the run came to. If it is over, the trainer then has the weights of the best evaluation, where `load_best_model_at_end`
-    /// asks for them; if it is not, those of the last step.
+    /// asks for them; if it is not, those of the last step. Where that fails, what was trained is kept in a checkpoint if there are
+    /// `save_steps`.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) and [`Error::BadCheckpoint`](crate::Error::BadCheckpoint) where the best model cannot be read;
     /// GPU errors.
     pub fn finish(mut self) -> Result<TrainOutput> {
         self.run.cancelled = !self.is_over();
-        self.trainer.finish(&self.run)
+        let finished = self.trainer.finish(&self.run);
+        finished.inspect_err(|_| self.trainer.keep(&self.run, &mut |_| ControlFlow::Continue(())))
     }
 }

@@ -39,10 +39,6 @@ static class Exit
 
     private static void Start(Action body)
     {
-        new Thread(() =>
-        {
-            try { body(); }
-            catch (OperationCanceledException) { }
-        }) { IsBackground = true }.Start();
+        new Thread(() => body()) { IsBackground = true }.Start();
     }
 }

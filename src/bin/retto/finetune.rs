@@ -131,7 +131,9 @@ impl Task {
         if options.do_lower_case {
             return Err("this model wants its texts in lower case, which training does not do".into());
         }
-        options.max_seq_length = max_seq_length.or(options.max_seq_length);
+        // The smaller of two models may read less than this folder's.
+        let made_for = options.max_seq_length.map(|length| length.min(longest));
+        options.max_seq_length = max_seq_length.or(made_for);
         let objective =
             EmbeddingObjective { loss: args.loss.loss()?, pooling: options.pooling, normalize: options.normalize };
         let length = options.max_seq_length.unwrap_or(longest);
