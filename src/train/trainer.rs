@@ -160,9 +160,8 @@ impl Trainer {
             return Err(Error::InvalidArgument("resuming takes an output_dir with checkpoints".into()));
         };
         let Some((_, latest)) = resume::checkpoints(folder)?.pop() else { return Ok(None) };
-        let (model, moments) = (&mut self.model, &mut self.moments);
         // Whatever was half done before is replaced as well.
-        let state = resume::load(&latest, model, moments, &self.arguments, &self.unsure)?;
+        let state = resume::load(&latest, &mut self.model, &mut self.moments, &self.arguments, &self.unsure)?;
         let step = state.global_step;
         (self.step, self.loss_scale) = (state.optimizer_step, state.loss_scale);
         self.resumed = Some(state);
