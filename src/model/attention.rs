@@ -1,7 +1,7 @@
 //! Self-attention, its output projection, and the LayerNorm over both with the residual.
 
 use super::config::BertConfig;
-use super::embeddings::{DeviceBatch, Site, Wanted};
+use super::device_batch::{DeviceBatch, Site, Wanted};
 use super::layers::{LayerNorm, Linear};
 use super::parameters::{Builder, Gradients, Parameter};
 use crate::error::Result;
@@ -63,12 +63,12 @@ impl Attention {
         let dropout = batch.dropout.at(of_probs);
         let arrays = attention::Attention { blocks: &batch.blocks, qkv: &qkv, heads: self.heads, dropout };
         let (context, attention) = attention::forward(pass, arrays)?;
-        let (picked, residual, dropout) = match wanted {
-            Some(wanted) => (wanted.pick(pass, &context)?, wanted.pick(pass, hidden_states)?, &wanted.dropout),
-            None => (context.clone(), hidden_states.clone(), &batch.dropout),
+        let (picked, residual) = match wanted {
+            Some(wanted) => (wanted.pick(pass, &context)?, wanted.pick(pass, hidden_states)?),
+            None => (context.clone(), hidden_states.clone()),
         };
         let projected = self.output.forward(pass, &picked)?;
-        let projected = dropout.drop_some(pass, of_output, projected)?;
+        let projected = batch.dropout_of(wanted).drop_some(pass, of_output, projected)?;
         let (output, norm) = self.norm.forward(pass, &projected, Some(&residual))?;
         Ok((output, Saved { qkv, context, picked, attention, norm }))
     }
@@ -88,8 +88,7 @@ impl Attention {
         let Saved { qkv, context, picked, attention, norm } = saved;
         let mut dsum = self.norm.backward(pass, gradients, norm, doutput)?;
         let [of_probs, of_output] = self.dropouts;
-        let dropout = wanted.map_or(&batch.dropout, |wanted| &wanted.dropout);
-        let dprojected = dropout.drop_some(pass, of_output, dsum.clone())?;
+        let dprojected = batch.dropout_of(wanted).drop_some(pass, of_output, dsum.clone())?;
         let mut dcontext = self.output.backward(pass, gradients, picked, &dprojected, None)?;
         drop(dprojected);
         if let Some(wanted) = wanted {

@@ -1,8 +1,9 @@
 //! The whole network: embeddings, layers, head.
 
 use super::config::BertConfig;
+use super::device_batch::{DeviceBatch, Wanted};
 use super::embedding_loss::EmbeddingObjective;
-use super::embeddings::{DeviceBatch, Embeddings, Wanted};
+use super::embeddings::Embeddings;
 use super::encoder_layer::{EncoderLayer, SavedLayer};
 use super::layers::Linear;
 use super::lora::{self, Lora, LoraConfig};

@@ -2,7 +2,7 @@
 
 use super::attention::{self, Attention};
 use super::config::BertConfig;
-use super::embeddings::{DeviceBatch, DropoutKeys, Wanted};
+use super::device_batch::{DeviceBatch, Wanted};
 use super::feed_forward::{self, FeedForward};
 use super::lora::Lora;
 use super::parameters::{Builder, Gradients, Parameter};
@@ -42,8 +42,7 @@ impl EncoderLayer {
         wanted: Option<&Wanted>,
     ) -> Result<(Tensor, SavedLayer)> {
         let (attention_output, attention) = self.attention.forward(pass, batch, &hidden_states, wanted)?;
-        let (output, feed_forward) =
-            self.feed_forward.forward(pass, Self::dropout(batch, wanted), &attention_output)?;
+        let (output, feed_forward) = self.feed_forward.forward(pass, batch.dropout_of(wanted), &attention_output)?;
         Ok((output, SavedLayer { input: hidden_states, attention, attention_output, feed_forward }))
     }
 
@@ -59,11 +58,6 @@ impl EncoderLayer {
         self.feed_forward.infer(pass, &attention_output)
     }
 
-    /// Of the rows behind the attention.
-    fn dropout<'b>(batch: &'b DeviceBatch, wanted: Option<&'b Wanted>) -> &'b DropoutKeys {
-        wanted.map_or(&batch.dropout, |wanted| &wanted.dropout)
-    }
-
     pub(crate) fn backward(
         &self,
         pass: &mut Pass,
@@ -74,7 +68,7 @@ impl EncoderLayer {
         doutput: &Tensor,
     ) -> Result<Tensor> {
         let SavedLayer { input, attention, attention_output, feed_forward } = saved;
-        let dropout = Self::dropout(batch, wanted);
+        let dropout = batch.dropout_of(wanted);
         let dattention =
             self.feed_forward.backward(pass, gradients, dropout, attention_output, feed_forward, doutput)?;
         self.attention.backward(pass, gradients, batch, wanted, input, attention, &dattention)

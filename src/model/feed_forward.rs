@@ -1,7 +1,7 @@
 //! The feed-forward half of a layer: widen, activate, narrow, and LayerNorm with the residual.
 
 use super::config::BertConfig;
-use super::embeddings::{DropoutKeys, Site};
+use super::device_batch::{DropoutKeys, Site};
 use super::layers::{LayerNorm, Linear};
 use super::parameters::{Builder, Gradients, Parameter};
 use crate::error::Result;

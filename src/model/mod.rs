@@ -5,6 +5,7 @@ mod attention;
 mod bert;
 mod checkpoint;
 mod config;
+mod device_batch;
 mod dtype;
 mod embedding_loss;
 mod embeddings;
