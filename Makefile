@@ -20,7 +20,7 @@ FEATURES = all$$(scripts/setup.sh has-mpi && echo ,mpi)
 # What `make bench` is given: `make bench BENCH="--only fill --models mini"`; --help lists it. With --burn, burn too.
 BENCH ?=
 
-.PHONY: help demo build capi header test test-next test-as-gpu test-compilers test-windows test-hosts bench bench-scaling memcheck lint lint-features check reference install install-command install-library
+.PHONY: help demo build capi header test test-next test-as-gpu test-compilers test-dx12 test-windows test-hosts bench bench-scaling memcheck lint lint-features check reference install install-command install-library
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -75,6 +75,12 @@ test-as-gpu: ## models as a GPU would run them, on the newest software Vulkan (D
 test-compilers: ## the kernels for GPUs through Mesa's compiler for AMD's, which needs no GPU (Mesa 23.3 to 25.0)
 	@scripts/setup.sh run
 	cargo test --features $(FEATURES) $(LOCKED) --lib -- --ignored --exact ops::compile::every_kernel_for_gpus_is_compiled_for_them
+
+test-dx12: ## what the kernels become on DX12 through Microsoft's compiler, which is fetched into target/ (Linux; needs Python)
+	scripts/dxc.sh target/dxc
+	rm -rf target/dxc/hlsl && mkdir target/dxc/hlsl
+	RETTO_HLSL_FOLDER=$(CURDIR)/target/dxc/hlsl cargo test --features $(FEATURES) $(LOCKED) --lib ops::translate
+	python3 tests/compilers/dxc.py target/dxc/hlsl target/dxc/libdxcompiler.so
 
 test-windows: ## the tests and the C library built for Windows, under Wine: needs Rust's standard library for it (Debian, Ubuntu)
 	scripts/windows.sh

@@ -1,5 +1,8 @@
 //! Every shader, in every override combination in use, also reads as MSL and HLSL and fits WebGPU's default limits.
-//! So what passes on Vulkan at least compiles on Metal and DX12.
+//! So what passes on Vulkan at least is accepted by wgpu for Metal and DX12. `make test-compilers` has Microsoft's compiler read it.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use naga::back::{hlsl, msl, pipeline_constants::process_overrides};
 use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
@@ -119,18 +122,30 @@ fn translate_source(kernel: &Kernel, source: &str, constants: &[(&'static str, f
         // DX12 has none, and wgpu offers none there.
         return;
     }
+    // As wgpu has it, of shaders that are not checked.
     let options = hlsl::Options {
         shader_model: hlsl::ShaderModel::V6_2,
+        zero_initialize_workgroup_memory: false,
+        restrict_indexing: false,
+        force_loop_bounding: false,
         immediates_target: Some(hlsl::BindTarget { space: 1, ..Default::default() }),
         special_constants_binding: Some(hlsl::BindTarget { space: 2, ..Default::default() }),
         ..Default::default()
     };
     let pipeline = hlsl::PipelineOptions { entry_point: Some((stage, kernel.entry.into())) };
     let mut source = String::new();
-    hlsl::Writer::new(&mut source, &options, &pipeline)
+    let written = hlsl::Writer::new(&mut source, &options, &pipeline)
         .write(&module, &info, None)
         .unwrap_or_else(|e| panic!("{what}: HLSL: {e}"));
     assert!(source.contains("numthreads"), "{what}");
+    // For Microsoft's compiler: tests/compilers/dxc.py.
+    if let Some(folder) = std::env::var_os("RETTO_HLSL_FOLDER") {
+        static WRITTEN: AtomicUsize = AtomicUsize::new(0);
+        // What is a word of HLSL's has got another name.
+        let entry = written.entry_point_names[0].as_ref().unwrap();
+        let file = format!("{:04}.hlsl", WRITTEN.fetch_add(1, Ordering::Relaxed));
+        std::fs::write(Path::new(&folder).join(file), format!("// {entry} {what}\n{source}")).unwrap();
+    }
 }
 
 /// WebGPU's defaults, which every adapter has: 8 storage buffers a stage, 16 KiB of workgroup memory, 256 invocations.
