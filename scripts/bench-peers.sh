@@ -22,6 +22,19 @@ if ! cmp -s "$requirements" "$environment/requirements.txt"; then
     fi
 fi
 
+# One or the other: both are the module onnxruntime.
+of_cuda=benches/peers/requirements-cuda.txt
+if command -v nvidia-smi >/dev/null && [[ -e $environment/requirements.txt ]] && ! cmp -s "$of_cuda" "$environment/requirements-cuda.txt"; then
+    say "installing onnxruntime for CUDA in place of that for CPUs alone"
+    if "$environment/bin/pip" uninstall --quiet --yes onnxruntime &&
+        "$environment/bin/pip" install --quiet --disable-pip-version-check -r "$of_cuda"; then
+        cp "$of_cuda" "$environment/requirements-cuda.txt"
+    else
+        say "it cannot be installed here"
+        "$environment/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"
+    fi
+fi
+
 if [[ ${1:-} == --burn ]]; then
     say "building burn's worker"
     CARGO_TARGET_DIR=target/burn cargo build --release --locked --manifest-path benches/peers/burn/Cargo.toml ||

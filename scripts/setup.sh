@@ -312,9 +312,11 @@ require_wine() {
 }
 
 require_venv() {
-    ! python3 -c 'import ensurepip, venv' 2>/dev/null || return 0
-    announce "The programs Retto is measured beside need Python" python3 python3-venv
-    apt_install python3 python3-venv
+    # torch.compile on CUDA compiles a module of Python's.
+    local headers='import ensurepip, os, sysconfig, venv; assert os.path.exists(sysconfig.get_path("include") + "/Python.h")'
+    ! python3 -c "$headers" 2>/dev/null || return 0
+    announce "The programs Retto is measured beside need Python" python3 python3-venv python3-dev
+    apt_install python3 python3-venv python3-dev
 }
 
 # ---- MPI

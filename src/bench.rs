@@ -5,22 +5,39 @@ use std::time::{Duration, Instant};
 pub use crate::gpu::profile;
 
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Pass, Tensor};
+use crate::gpu::{Gpu, Kernel, Pass, Tensor};
 use crate::ops::ceiling::{CEILING, FLOPS};
 use crate::ops::gemm::{Gemm, gemm_with};
 use crate::ops::gemm_form::{Form, Sizes};
+use crate::ops::half::to_half;
 use crate::ops::preferences::Rows;
 use crate::ops::tilings::{Inputs, TILINGS, Tiling, choose};
 
-/// Names of the GEMM kernels that are worth measuring on this adapter.
-pub fn tilings(gpu: &Gpu) -> Vec<&'static str> {
-    let worth = |tiling: &&Tiling| tiling.kernel.is_some() && tiling.runs_on(gpu) && tiling.is_for(gpu, Rows::Many);
+/// Measures which kernels are the fastest on this adapter, as [`Model::warm_up`](crate::Model::warm_up) and training do, where the `Gpu` has a
+/// folder to keep that in.
+///
+/// # Errors
+/// GPU errors.
+pub fn tune(gpu: &Gpu) -> Result<()> {
+    crate::ops::tuning::tune(gpu, true)
+}
+
+/// Names of the GEMM kernels that are worth measuring on this adapter, with A and B in f16 or in f32.
+pub fn tilings(gpu: &Gpu, half: bool) -> Vec<&'static str> {
+    let worth = |tiling: &&Tiling| {
+        let has_kernel = if half { tiling.half.is_some() } else { tiling.kernel.is_some() };
+        has_kernel && tiling.runs_on(gpu) && tiling.is_for(gpu, Rows::Many) && !gpu.refuses(tiling.name)
+    };
     TILINGS.iter().filter(worth).map(|tiling| tiling.name).collect()
 }
 
-/// The name of the kernel that a linear layer of this shape takes in a fill.
-pub fn chosen(gpu: &Gpu, m: u32, n: u32, k: u32) -> &'static str {
-    choose(gpu, Form::Linear, Sizes { m, n, k }, Inputs::Single, true).0.name
+/// The name of the kernel that a linear layer of this shape takes: in f32 in a fill, in f16 in training.
+pub fn chosen(gpu: &Gpu, [m, n, k]: [usize; 3], half: bool) -> &'static str {
+    linear(gpu, Sizes { m: m as u32, n: n as u32, k: k as u32 }, half).0.name
+}
+
+fn linear(gpu: &Gpu, sizes: Sizes, half: bool) -> (&'static Tiling, &'static Kernel) {
+    choose(gpu, Form::Linear, sizes, if half { Inputs::Half } else { Inputs::Single }, !half)
 }
 
 /// Seconds of each run of `record`, which is repeated within one submission until that takes a few milliseconds.
@@ -39,9 +56,11 @@ fn repeated(gpu: &Gpu, budget: Duration, mut record: impl FnMut(&mut Pass) -> Re
     };
     // Compiles.
     run(1)?;
-    let once = run(1)?;
-    let count = (0.005 / once.max(1e-7)).ceil().clamp(1.0, 256.0) as usize;
-    run(count)?;
+    // One alone is mostly the wait for it, on a GPU; and there clocks rise while it works.
+    let mut count = 1;
+    for _ in 0..3 {
+        count = (0.005 / run(count)?.max(1e-7)).ceil().clamp(1.0, 1024.0) as usize;
+    }
     let (began, mut seconds) = (Instant::now(), Vec::new());
     while began.elapsed() < budget || seconds.len() < 5 {
         seconds.push(run(count)?);
@@ -49,18 +68,18 @@ fn repeated(gpu: &Gpu, budget: Duration, mut record: impl FnMut(&mut Pass) -> Re
     Ok(seconds)
 }
 
-/// Seconds of `y[m, n] = x[m, k] W[n, k]^T + b`, by the kernel called `tiling`, or the one that a fill would take.
+/// Seconds of `y[m, n] = x[m, k] W[n, k]^T + b`, of `x` and `W` in f16 or in f32, by the kernel called `tiling`, or the one that is [`chosen`].
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] for a kernel there is not, or that cannot compute this shape; GPU errors.
-pub fn gemm(gpu: &Gpu, [m, n, k]: [usize; 3], tiling: Option<&str>, budget: Duration) -> Result<Vec<f64>> {
+pub fn gemm(gpu: &Gpu, [m, n, k]: [usize; 3], half: bool, tiling: Option<&str>, budget: Duration) -> Result<Vec<f64>> {
     let sizes = Sizes { m: m as u32, n: n as u32, k: k as u32 };
     let (tiling, kernel) = match tiling {
-        None => choose(gpu, Form::Linear, sizes, Inputs::Single, true),
+        None => linear(gpu, sizes, half),
         Some(name) => TILINGS
             .iter()
             .find(|tiling| tiling.name == name && tiling.runs_on(gpu) && tiling.fits(Form::Linear, sizes))
-            .and_then(|tiling| Some((tiling, tiling.kernel?)))
+            .and_then(|tiling| Some((tiling, if half { tiling.half? } else { tiling.kernel? })))
             .ok_or_else(|| Error::InvalidArgument(format!("no kernel '{name}' for {m} x {n} x {k} on {gpu}")))?,
     };
     let tensor = |shape: &[usize]| -> Result<Tensor> {
@@ -68,7 +87,12 @@ pub fn gemm(gpu: &Gpu, [m, n, k]: [usize; 3], tiling: Option<&str>, budget: Dura
         let values: Vec<f32> = (0..tensor.len()).map(|i| ((i * 37) % 101) as f32 / 101.0 - 0.5).collect();
         tensor.write(gpu, 0, &values).map(|()| tensor)
     };
-    let (a, b, bias, c) = (tensor(&[m, k])?, tensor(&[n, k])?, tensor(&[n])?, tensor(&[m, n])?);
+    let (mut a, mut b, bias, c) = (tensor(&[m, k])?, tensor(&[n, k])?, tensor(&[n])?, tensor(&[m, n])?);
+    if half {
+        let mut pass = Pass::new(gpu);
+        (a, b) = (to_half(&mut pass, &a)?, to_half(&mut pass, &b)?);
+        pass.submit()?;
+    }
     let arrays = Gemm { a: &a, b: &b, bias: Some(&bias), c: &c, sizes };
     repeated(gpu, budget, |pass| gemm_with(pass, tiling, kernel, Form::Linear, &arrays))
 }

@@ -43,8 +43,9 @@ def adapt(
     max_length: int = 128,
     precision: str = "f32",
     seed: int = 0,
+    seconds: float = 0.0,
 ) -> dict[str, Any]:
-    """Seconds, tokens and loss of each step of training a model fresh from its folder."""
+    """Seconds, tokens and loss of each step of training a model fresh from its folder: so many steps, and on for `seconds`."""
     if precision not in ("f32", "bf16"):
         raise ValueError(f"precision {precision}: not f32 or bf16")
     if precision == "bf16" and not peer.on_cuda:
@@ -56,7 +57,7 @@ def adapt(
     batches = batches_by_length(tokenized(peer.tokenizer, Path(file), lines, max_length), batch_size)
     # Padded and masked ahead of the steps, as the workers of a DataLoader do it beside them.
     collator = DataCollatorForLanguageModeling(peer.tokenizer, mlm=True, mlm_probability=mlm_probability)
-    collated = [dict(collator(batch)) for batch in islice(cycle(batches), steps)]
+    collated = [dict(collator(batch)) for batch in islice(cycle(batches), max(steps, len(batches) if seconds > 0 else 0))]
     # The warm-up takes the largest batch, after which no step has to ask for more memory.
     warm_up = dict(collator(max(batches, key=padded_size)))
     if peer.on_cuda:
@@ -80,17 +81,22 @@ def adapt(
 
     step(warm_up)
     peer.synchronize()
-    seconds, losses = [], []
-    for batch in collated:
+    timings, losses, tokens, padded = [], [], [], []
+    end = time.perf_counter() + seconds
+    for batch in cycle(collated):
         start = time.perf_counter()
         loss = step(batch)
         peer.synchronize()
-        seconds.append(time.perf_counter() - start)
+        timings.append(time.perf_counter() - start)
         losses.append(loss.item())
+        tokens.append(int(batch["attention_mask"].sum()))
+        padded.append(batch["input_ids"].numel())
+        if len(timings) >= steps and time.perf_counter() >= end:
+            break
     return {
-        "seconds": seconds,
-        "tokens": [int(batch["attention_mask"].sum()) for batch in collated],
-        "padded_tokens": [batch["input_ids"].numel() for batch in collated],
+        "seconds": timings,
+        "tokens": tokens,
+        "padded_tokens": padded,
         "loss": losses,
         "max_length": max_length,
     }

@@ -1,4 +1,4 @@
-"""onnxruntime on all cores, with the tokenizers library: as one runs an exported model without PyTorch."""
+"""onnxruntime on all cores, or on CUDA, with the tokenizers library: as one runs an exported model without PyTorch."""
 
 import hashlib
 import json
@@ -15,7 +15,11 @@ import onnxruntime
 from measure import repeat
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 
-PROVIDERS = ["CPUExecutionProvider"]
+PROVIDERS = {
+    "cpu": ["CPUExecutionProvider"],
+    # What it has no kernel for there runs on the CPU.
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+}
 
 
 def load_tokenizer(folder: Path, max_length: int) -> Any:
@@ -51,9 +55,17 @@ def exported(model: Path, cache: Path) -> Path:
 
 
 class OnnxRuntimePeer:
-    def __init__(self, model: Path, cache: Path | None) -> None:
+    def __init__(self, model: Path, cache: Path | None, provider: str) -> None:
         self.folder = model
+        self.provider = provider
         self.threads = os.cpu_count() or 1
+        if provider == "cuda":
+            if PROVIDERS["cuda"][0] not in onnxruntime.get_available_providers():
+                raise ValueError(f"onnxruntime {onnxruntime.__version__} has no CUDA: requirements-cuda.txt has one that does")
+            # PyTorch's packages have the libraries.
+            onnxruntime.preload_dlls()
+            # Else it would be told at the first request.
+            self.open(gemm_model(8, 8, 8))
         self.temporary = None if cache else tempfile.TemporaryDirectory(prefix="onnx-")
         self.cache = cache or Path(self.temporary.name)
         self.max_length = json.loads((model / "config.json").read_text())["max_position_embeddings"]
@@ -63,10 +75,10 @@ class OnnxRuntimePeer:
 
     def describe(self) -> dict[str, Any]:
         return {
-            "name": f"onnxruntime {onnxruntime.__version__} (cpu, {self.threads} threads)",
+            "name": f"onnxruntime {onnxruntime.__version__} ({self.provider}, {self.threads} threads)",
             "onnxruntime": onnxruntime.__version__,
             "tokenizers": version("tokenizers"),
-            "device": "cpu",
+            "device": self.provider,
             "threads": self.threads,
         }
 
@@ -82,12 +94,17 @@ class OnnxRuntimePeer:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        return onnxruntime.InferenceSession(model, options, providers=PROVIDERS)
+        wanted = PROVIDERS[self.provider]
+        session = onnxruntime.InferenceSession(model, options, providers=wanted)
+        # It goes on with the next one where the first cannot be had.
+        if session.get_providers()[0] != wanted[0]:
+            raise RuntimeError(f"{wanted[0]} cannot be had here")
+        return session
 
     def gemm(self, m: int, n: int, k: int, seconds: float, dtype: str = "f32", calls: int = 1) -> dict[str, Any]:
         """x @ weight^T + bias of [m, k] and [n, k]; `calls` of them in a row are one timing, divided by `calls`."""
-        if dtype != "f32":
-            raise ValueError(f"dtype {dtype}: onnxruntime's CPU provider runs f32 alone")
+        if dtype != "f32" or self.provider != "cpu":
+            raise ValueError("onnxruntime's GEMM is measured in f32 on its CPU provider alone")
         session = self.open(gemm_model(m, n, k))
         binding = session.io_binding()
         x = np.random.default_rng(0).standard_normal((m, k), dtype=np.float32)

@@ -21,6 +21,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peer", choices=("transformers", "onnxruntime"), required=True)
     parser.add_argument("--model", type=Path, required=True, help="a Hugging Face folder of a BertForMaskedLM")
     parser.add_argument("--mode", choices=("eager", "compile", "cudagraphs"), default="eager", help="transformers only")
+    parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu", help="onnxruntime only")
     parser.add_argument("--cache", type=Path, help="where onnxruntime's exported models stay; else they are removed again")
     return parser.parse_args()
 
@@ -45,7 +46,7 @@ def make_peer(options: argparse.Namespace) -> Any:
 
     if options.mode != "eager":
         raise ValueError(f"onnxruntime has no mode {options.mode}: leave --mode out")
-    return OnnxRuntimePeer(options.model, options.cache)
+    return OnnxRuntimePeer(options.model, options.cache, options.provider)
 
 
 def answer(peer: Any, request: dict[str, Any]) -> dict[str, Any]:

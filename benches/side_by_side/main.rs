@@ -2,17 +2,21 @@
 //!
 //! Each program is a process of its own and they take turns. A peer that is not there is named as absent.
 
+mod cold;
+mod gemm;
+mod growth;
 mod measures;
 mod peer;
 mod report;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
 use measures::{Options, Shape};
-use retto::{BertConfig, Gpu, Model, Tokenizer};
+use retto::{BertConfig, Model, Tokenizer};
 use serde_json::{Value, json};
 
 #[derive(Parser)]
@@ -58,54 +62,71 @@ fn main() {
     }
     let args = Args::parse();
     let _ = peer::PATIENCE.set(Duration::from_secs(args.patience));
+    let runner: Vec<String> = args.runner.split_whitespace().map(str::to_owned).collect();
+    let about = tuned(&runner);
     let options = Options {
         seconds: args.seconds,
         rounds: args.rounds.max(1),
         lyrics: args.lyrics.clone(),
         burn: args.burn,
-        runner: args.runner.split_whitespace().map(str::to_owned).collect(),
+        adapter: about["adapter_name"].as_str().unwrap_or_default().to_owned(),
+        on_cpu: about["device"] == "cpu",
+        runner,
     };
-    let machine = machine(&options.runner);
+    let machine = machine(&about);
     println!("{}", machine["adapter"].as_str().unwrap_or_default());
     println!("{}, {} cores", machine["processor"].as_str().unwrap_or("processor unknown"), machine["cores"]);
+    println!(
+        "each figure repeated for {} s in {} turns; lines: the first {} of {}",
+        options.seconds,
+        options.rounds,
+        measures::LINES,
+        options.lyrics.display()
+    );
 
     let base = shape("base");
     let shapes: Vec<Shape> = args.models.iter().map(|name| shape(name)).collect();
-    let mut tables = Vec::new();
+    let (mut tables, mut programs) = (Vec::new(), BTreeSet::new());
     for wanted in &args.only {
         let new = match wanted.as_str() {
-            "gemm" => measures::gemm(&base, &options),
+            "gemm" => gemm::gemm(&base, &options),
             "fill" => shapes.iter().flat_map(|shape| measures::fill(shape, &options)).collect(),
             "adapt" => shapes.iter().flat_map(|shape| measures::adapt(shape, &options)).collect(),
-            "cold" => shapes.iter().flat_map(|shape| measures::cold(shape, &options)).collect(),
+            "cold" => shapes.iter().flat_map(|shape| cold::cold(shape, &options)).collect(),
             "profile" => shapes.iter().flat_map(|shape| measures::profile(shape, &options)).collect(),
-            "growth" => measures::growth(&shape("mini"), &options),
+            "growth" => growth::growth(&shape("mini"), &options),
             other => panic!("no table '{other}': gemm, fill, adapt, cold, growth, profile"),
         };
         for table in new {
             table.print();
+            programs.extend(table.programs().map(str::to_owned));
             tables.push(table.json());
         }
     }
+    println!("\nmeasured: {}", programs.into_iter().collect::<Vec<_>>().join("; "));
     if let Some(folder) = args.json.parent() {
         let _ = std::fs::create_dir_all(folder);
     }
-    let report = json!({ "machine": machine, "tables": tables });
+    let how = json!({
+        "seconds": options.seconds, "rounds": options.rounds, "lyrics": options.lyrics, "lines": measures::LINES,
+        "runner": options.runner, "burn": options.burn,
+    });
+    let report = json!({ "machine": machine, "options": how, "tables": tables });
     std::fs::write(&args.json, serde_json::to_string_pretty(&report).unwrap()).expect("the JSON can be written");
     println!("\nthe same as JSON: {}", args.json.display());
 }
 
-fn open_gpu() -> Gpu {
-    let gpu = match std::env::var("RETTO_DEVICE") {
-        Ok(device) => Gpu::open(&device),
-        Err(_) => Gpu::open_default(),
-    };
-    gpu.unwrap_or_else(|error| panic!("{error}"))
+/// What a worker says of itself, after it has measured which kernels are the fastest, as the command does before it adapts. The worker may run on
+/// another driver.
+fn tuned(runner: &[String]) -> Value {
+    let mut retto = peer::retto(Path::new("models/retto-tiny"), runner);
+    if let Err(reason) = retto.ask(&json!({ "task": "tune" })) {
+        panic!("Retto itself is absent: {reason}");
+    }
+    retto.about()
 }
 
-fn machine(runner: &[String]) -> Value {
-    // As the worker says it, which may run on another driver.
-    let about = peer::retto(Path::new("models/retto-tiny"), runner).about();
+fn machine(about: &Value) -> Value {
     let processor = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|info| {
         let line = info.lines().find(|line| line.starts_with("model name"))?.to_owned();
         Some(line.split(": ").nth(1)?.to_owned())
@@ -131,10 +152,11 @@ fn shape(name: &str) -> Shape {
         (config.num_attention_heads, config.intermediate_size) = (heads, 4 * hidden);
         let tokenizer = tokenizer(&bundled, folder.parent().unwrap());
         config.pad_token_id = tokenizer.pad_token_id();
-        let model = Model::init(&open_gpu(), config, tokenizer, 1).and_then(|model| {
-            model.save(&folder)?;
-            Ok(model)
-        });
+        let model = Model::init(&worker::open_gpu().unwrap_or_else(|error| panic!("{error}")), config, tokenizer, 1)
+            .and_then(|model| {
+                model.save(&folder)?;
+                Ok(model)
+            });
         model.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     }
     Shape { name, folder }

@@ -69,6 +69,12 @@ impl Peer {
         Ok(State::Running { child, stdin, answers, about })
     }
 
+    /// Whether it computes on a GPU, where one call alone is mostly the wait for it.
+    pub fn is_on_gpu(&self) -> bool {
+        let about = self.about();
+        about["device"].as_str().is_some_and(|device| !device.eq_ignore_ascii_case("cpu"))
+    }
+
     /// What it says of itself.
     pub fn about(&self) -> Value {
         match &self.state {
@@ -149,28 +155,42 @@ pub fn under(runner: &[String], program: &OsStr) -> Command {
     command
 }
 
-/// A worker of benches/peers, in the environment that scripts/bench-peers.sh makes.
-pub fn python(label: &str, model: &Path, more: &[&str]) -> Peer {
-    let Some(python) = python_path() else {
-        return Peer::absent(label, "no Python environment: scripts/bench-peers.sh makes it");
+/// A worker of benches/peers, in the environment that scripts/bench-peers.sh makes; without GPUs where Retto has none.
+pub fn python(label: &str, model: &Path, more: &[&str], on_cpu: bool) -> Peer {
+    let Some(mut command) = python_command("benches/peers/worker.py", on_cpu) else {
+        return Peer::absent(label, NO_PYTHON);
     };
-    let mut command = Command::new(python);
-    command.arg("benches/peers/worker.py").args(more).arg("--model").arg(model);
+    command.args(more).arg("--model").arg(model);
     Peer::start(label, command)
 }
 
-pub fn python_path() -> Option<&'static Path> {
+pub const NO_PYTHON: &str = "no Python environment: scripts/bench-peers.sh makes it";
+
+pub fn python_command(script: &str, on_cpu: bool) -> Option<Command> {
     let path = Path::new("target/bench-venv/bin/python");
-    path.exists().then_some(path)
+    path.exists().then(|| {
+        let mut command = Command::new(path);
+        command.arg(script);
+        if on_cpu {
+            command.env("CUDA_VISIBLE_DEVICES", "");
+        }
+        command
+    })
 }
 
-/// burn's worker, where scripts/bench-peers.sh built it; on the adapter that Retto is measured on.
-pub fn burn(model: &Path, runner: &[String]) -> Peer {
+/// burn's worker, where scripts/bench-peers.sh built it, if it takes the adapter that Retto is measured on.
+pub fn burn(model: &Path, runner: &[String], adapter: &str) -> Peer {
     let program = Path::new("target/burn/release/burn-peer");
     if !program.exists() {
         return Peer::absent("burn", "not built: scripts/bench-peers.sh --burn does it");
     }
     let mut command = under(runner, program.as_os_str());
     command.arg("--model").arg(model);
-    Peer::start("burn", command)
+    let peer = Peer::start("burn", command);
+    match peer.about()["adapter"].as_str() {
+        Some(other) if other != adapter => {
+            Peer::absent("burn", &format!("it takes {other}: CUBECL_WGPU_DEFAULT_DEVICE chooses"))
+        }
+        _ => peer,
+    }
 }

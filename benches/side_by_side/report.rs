@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::peer::Peer;
+
 /// Runs of one figure of one program.
 #[derive(Clone)]
 pub struct Sample(Vec<f64>);
@@ -18,6 +20,10 @@ impl Sample {
         self.0[rank.clamp(1, self.0.len()) - 1]
     }
 
+    pub fn values(&self) -> &[f64] {
+        &self.0
+    }
+
     pub fn median(&self) -> f64 {
         self.quantile(0.5)
     }
@@ -32,6 +38,8 @@ pub struct Table {
     title: String,
     unit: &'static str,
     columns: Vec<String>,
+    /// What the columns' programs say of themselves.
+    programs: Vec<Value>,
     rows: Vec<(String, Vec<Result<Cell, String>>)>,
 }
 
@@ -54,7 +62,25 @@ impl Cell {
 
 impl Table {
     pub fn new(title: impl Into<String>, unit: &'static str, columns: &[String]) -> Self {
-        Self { title: title.into(), unit, columns: columns.to_vec(), rows: Vec::new() }
+        Self { title: title.into(), unit, columns: columns.to_vec(), programs: Vec::new(), rows: Vec::new() }
+    }
+
+    /// With a column for each program.
+    pub fn of(title: impl Into<String>, unit: &'static str, peers: &[Peer]) -> Self {
+        let labels: Vec<String> = peers.iter().map(|peer| peer.label.clone()).collect();
+        Self { programs: peers.iter().map(Peer::about).collect(), ..Self::new(title, unit, &labels) }
+    }
+
+    /// The names and versions of its programs.
+    pub fn programs(&self) -> impl Iterator<Item = &str> {
+        self.programs.iter().filter_map(|about| about["name"].as_str())
+    }
+
+    /// Why nothing stands in a column, if it is the same everywhere.
+    fn absent(&self, column: usize) -> Option<&str> {
+        let mut reasons = self.rows.iter().map(|(_, cells)| cells[column].as_ref().err());
+        let first = reasons.next()??;
+        reasons.all(|reason| reason == Some(first)).then_some(first)
     }
 
     pub fn row(&mut self, name: impl Into<String>, cells: Vec<Result<Cell, String>>) {
@@ -64,13 +90,15 @@ impl Table {
     pub fn print(&self) {
         println!("\n{} [{}]: median (5 % - 95 %)", self.title, self.unit);
         let mut reasons = Vec::new();
+        let absent: Vec<Option<&str>> = (0..self.columns.len()).map(|column| self.absent(column)).collect();
+        let shown: Vec<bool> = absent.iter().map(Option::is_none).collect();
         let text: Vec<Vec<String>> = self
             .rows
             .iter()
             .map(|(name, cells)| {
-                let mut shown = vec![name.clone()];
-                for cell in cells {
-                    shown.push(match cell {
+                let mut texts = vec![name.clone()];
+                for (cell, _) in cells.iter().zip(&shown).filter(|(_, shown)| **shown) {
+                    texts.push(match cell {
                         Ok(Cell { sample, note }) => {
                             let [low, middle, high] = [0.05, 0.5, 0.95].map(|q| short(sample.quantile(q)));
                             format!("{middle} ({low} - {high}){note}")
@@ -84,10 +112,11 @@ impl Table {
                         }
                     });
                 }
-                shown
+                texts
             })
             .collect();
-        let header: Vec<String> = std::iter::once(String::new()).chain(self.columns.iter().cloned()).collect();
+        let columns = self.columns.iter().zip(&shown).filter(|(_, shown)| **shown).map(|(column, _)| column.clone());
+        let header: Vec<String> = std::iter::once(String::new()).chain(columns).collect();
         let widths: Vec<usize> = (0..header.len())
             .map(|i| {
                 text.iter().chain([&header]).filter_map(|row| row.get(i)).map(|s| s.chars().count()).max().unwrap_or(0)
@@ -99,6 +128,11 @@ impl Table {
         }
         for (i, reason) in reasons.iter().enumerate() {
             println!("  [{}] {reason}", i + 1);
+        }
+        for (column, reason) in self.columns.iter().zip(&absent) {
+            if let Some(reason) = reason {
+                println!("  no {column}: {reason}");
+            }
         }
     }
 
@@ -125,7 +159,9 @@ impl Table {
                 json!({ "name": name, "cells": cells })
             })
             .collect();
-        json!({ "title": self.title, "unit": self.unit, "rows": rows })
+        let programs: serde_json::Map<String, Value> =
+            self.columns.iter().cloned().zip(self.programs.iter().cloned()).collect();
+        json!({ "title": self.title, "unit": self.unit, "programs": programs, "rows": rows })
     }
 }
 

@@ -56,7 +56,7 @@ pub struct retto_training_options {
     pub per_device_train_batch_size: u32,
     /// Instead: as many lines in a batch as have this many tokens together. 0, the default: by lines.
     pub batch_tokens: u32,
-    /// Whether batches are made of lines of about the same length. Default 0.
+    /// Whether batches are made of lines of about the same length; the largest is an epoch's first. Default 0.
     pub group_by_length: u32,
     /// Batches in an optimizer step. Default 1.
     pub gradient_accumulation_steps: u32,

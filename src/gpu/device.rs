@@ -41,6 +41,7 @@ pub(super) struct Inner {
     pub(super) bind_groups: Mutex<BindGroups>,
     pub(super) pool: Mutex<Pool>,
     pub(super) memory_in_use: AtomicU64,
+    pub(super) peak_memory_in_use: AtomicU64,
     pub(super) next_buffer_id: AtomicU64,
     next_seal: AtomicU32,
     /// Where compiled shaders are kept.
@@ -199,6 +200,7 @@ impl Gpu {
             bind_groups: Mutex::default(),
             pool: Mutex::default(),
             memory_in_use: AtomicU64::new(0),
+            peak_memory_in_use: AtomicU64::new(0),
             next_buffer_id: AtomicU64::new(0),
             next_seal: AtomicU32::new(1),
             patience: Mutex::default(),

@@ -13,6 +13,11 @@ impl Gpu {
         self.inner.memory_in_use.load(Ordering::Relaxed)
     }
 
+    /// The most bytes of GPU memory held at a time since this `Gpu` was opened.
+    pub fn peak_memory_in_use(&self) -> u64 {
+        self.inner.peak_memory_in_use.load(Ordering::Relaxed)
+    }
+
     /// Gives back the workspaces kept for the next call. They are made again when needed.
     pub fn trim(&self) {
         let buffers = lock(&self.inner.pool).drain();

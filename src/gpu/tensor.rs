@@ -338,7 +338,8 @@ fn allocate(gpu: &Gpu, capacity: u64, mapped: bool) -> Result<Buffer> {
     }
     let descriptor = wgpu::BufferDescriptor { label: None, size: capacity, usage, mapped_at_creation: mapped };
     let buffer = gpu.create_buffer(&descriptor)?;
-    inner.memory_in_use.fetch_add(capacity, Ordering::Relaxed);
+    let in_use = inner.memory_in_use.fetch_add(capacity, Ordering::Relaxed) + capacity;
+    inner.peak_memory_in_use.fetch_max(in_use, Ordering::Relaxed);
     Ok(Buffer { buffer, id: inner.next_buffer_id.fetch_add(1, Ordering::Relaxed), capacity })
 }
 

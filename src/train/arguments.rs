@@ -54,7 +54,8 @@ pub struct TrainingArguments {
     pub per_device_train_batch_size: usize,
     /// Instead of `per_device_train_batch_size`: as many examples in a batch as have this many tokens together.
     pub batch_tokens: Option<usize>,
-    /// Batches are made of examples of about the same length.
+    /// Batches are made of examples of about the same length. The largest is an epoch's first: where memory does not suffice, that shows at
+    /// once.
     pub group_by_length: bool,
     /// Batches in an optimizer step: as one batch of them all, but for rounding, in the memory of one. (Not where the texts of a batch
     /// are each other's negatives.) Several devices share the step.

@@ -60,14 +60,19 @@ impl Plan {
         let mut plan = Self { order, ends, accumulation: arguments.gradient_accumulation_steps };
         if arguments.group_by_length {
             // Else an epoch would go from long to short examples again and again.
-            plan.shuffle_batches(arguments.seed, epoch);
+            plan.shuffle_batches(data, arguments.seed, epoch);
         }
         plan
     }
 
-    fn shuffle_batches(&mut self, seed: u64, epoch: u64) {
+    /// But for the largest, which comes first, as in transformers: where memory does not suffice, that shows at once.
+    fn shuffle_batches(&mut self, data: Data, seed: u64, epoch: u64) {
         let mut batches: Vec<usize> = (0..self.ends.len()).collect();
         shuffle(&mut batches, Purpose::Batches, seed, epoch);
+        let tokens = |batch: usize| self.batch(batch).iter().map(|&example| data.length(example)).sum::<usize>();
+        if let Some(largest) = (0..batches.len()).max_by_key(|&at| tokens(batches[at])) {
+            batches.swap(0, largest);
+        }
         let (mut order, mut ends) = (Vec::with_capacity(self.order.len()), Vec::with_capacity(self.ends.len()));
         for batch in batches {
             order.extend_from_slice(self.batch(batch));
@@ -249,6 +254,7 @@ mod tests {
             assert_ne!(plan, steps(&Plan::new((&data).into(), &arguments, 4)));
             assert_eq!(plan, steps(&Plan::new((&data).into(), &arguments, 3)));
             if group_by_length {
+                assert!(batches.iter().all(|batch| tokens(batch) <= tokens(&batches[0])));
                 let spread = |batches: &[Vec<usize>]| -> usize {
                     let of = |batch: &Vec<usize>| {
                         let lengths = || batch.iter().map(|&i| data.length(i));

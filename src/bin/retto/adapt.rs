@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// Instead of --per-device-train-batch-size: as many examples in a batch as have this many tokens together
     #[arg(long, value_name = "N", conflicts_with = "per_device_train_batch_size")]
     batch_tokens: Option<usize>,
-    /// Make batches of examples of about the same length
+    /// Make batches of examples of about the same length, the largest first
     #[arg(long)]
     group_by_length: bool,
     /// Train a low-rank adapter of this rank instead of the weights; it is written in PEFT's format
