@@ -1,13 +1,16 @@
-// s = x (+ residual);  normalized = (s - mean(s)) * rstd,  rstd = 1 / sqrt(var(s) + eps);  y = gamma * normalized + beta
+// s = drop(x) (+ residual);  normalized = (s - mean(s)) * rstd,  rstd = 1 / sqrt(var(s) + eps);  y = gamma * normalized + beta
 // mean and (biased) variance over the columns of each row.
 //
-// backward:  g = gamma * dy;  dx = rstd * (g - mean(g) - normalized * mean(g * normalized))        (dresidual = dx)
+// drop(x) is x, or with DROPOUT what random.wgsl, which comes before this, leaves of it; a row is a token.
+//
+// backward:  g = gamma * dy;  ds = rstd * (g - mean(g) - normalized * mean(g * normalized));  dresidual = ds,  dx = drop(ds)
 // backward_parameters, for each block of rows:  dgamma = sum of dy * normalized,  dbeta = sum of dy
 
-struct Sizes { rows: u32, columns: u32, eps: f32, rows_per_block: u32 }
+struct Sizes { rows: u32, columns: u32, eps: f32, rows_per_block: u32, site: u32, threshold: u32, kept: f32 }
 var<immediate> sizes: Sizes;
 
 override RESIDUAL: bool;
+override DROPOUT: bool;
 
 // Of a workgroup; 8 on software adapters. More than 32: of kernels with exactly that many, Apple's compiler is said to leave out barriers
 // (KhronosGroup/MoltenVK#2711).
@@ -33,6 +36,7 @@ fn reduce(thread: u32, value: vec2<f32>) -> vec2<f32> {
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 @group(0) @binding(5) var<storage, read_write> normalized: array<f32>;
 @group(0) @binding(6) var<storage, read_write> rstd: array<f32>;
+@group(0) @binding(7) var<storage, read> keys: array<u32>; // [rows]
 
 @compute @workgroup_size(THREADS)
 fn forward(
@@ -49,6 +53,9 @@ fn forward(
     var sum = 0.0;
     for (var i = thread; i < sizes.columns; i += THREADS) {
         var s = x[base + i];
+        if DROPOUT {
+            s *= dropout(keys[row], sizes.site, i, sizes.threshold, sizes.kept);
+        }
         if RESIDUAL {
             s += residual[base + i];
         }
@@ -77,7 +84,21 @@ fn forward(
 @group(0) @binding(1) var<storage, read> gamma_in: array<f32>;
 @group(0) @binding(2) var<storage, read> normalized_in: array<f32>;
 @group(0) @binding(3) var<storage, read> rstd_in: array<f32>;
-@group(0) @binding(4) var<storage, read_write> dx: array<f32>;
+@group(0) @binding(4) var<storage, read_write> ds: array<f32>;
+
+// mean(g) and mean(g * normalized) of a row
+fn means(base: u32, thread: u32) -> vec2<f32> {
+    var sums = vec2<f32>();
+    for (var i = thread; i < sizes.columns; i += THREADS) {
+        let g = gamma_in[i] * dy[base + i];
+        sums += vec2<f32>(g, g * normalized_in[base + i]);
+    }
+    return reduce(thread, sums) / f32(sizes.columns);
+}
+
+fn ds_at(base: u32, i: u32, r: f32, mean: vec2<f32>) -> f32 {
+    return r * (gamma_in[i] * dy[base + i] - mean.x - normalized_in[base + i] * mean.y);
+}
 
 @compute @workgroup_size(THREADS)
 fn backward(
@@ -90,16 +111,33 @@ fn backward(
         return;
     }
     let base = row * sizes.columns;
-    var sums = vec2<f32>();
-    for (var i = thread; i < sizes.columns; i += THREADS) {
-        let g = gamma_in[i] * dy[base + i];
-        sums += vec2<f32>(g, g * normalized_in[base + i]);
-    }
-    let means = reduce(thread, sums) / f32(sizes.columns);
+    let mean = means(base, thread);
     let r = rstd_in[row];
     for (var i = thread; i < sizes.columns; i += THREADS) {
-        let g = gamma_in[i] * dy[base + i];
-        dx[base + i] = r * (g - means.x - normalized_in[base + i] * means.y);
+        ds[base + i] = ds_at(base, i, r, mean);
+    }
+}
+
+@group(0) @binding(5) var<storage, read> keys_in: array<u32>; // [rows]
+@group(0) @binding(6) var<storage, read_write> dx: array<f32>;
+
+@compute @workgroup_size(THREADS)
+fn backward_dropout(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let row = group.y * groups.x + group.x;
+    if row >= sizes.rows {
+        return;
+    }
+    let base = row * sizes.columns;
+    let mean = means(base, thread);
+    let r = rstd_in[row];
+    for (var i = thread; i < sizes.columns; i += THREADS) {
+        let d = ds_at(base, i, r, mean);
+        ds[base + i] = d;
+        dx[base + i] = d * dropout(keys_in[row], sizes.site, i, sizes.threshold, sizes.kept);
     }
 }
 

@@ -1,4 +1,4 @@
-// gather:  y[i, :] = x[rows[i], :]
+// gather:  y[i, :] = x[rows[i], :];  gather_two: the same of two arrays
 // scatter: y[rows[i], :] = x[i, :], for rows that are all different
 
 struct Sizes { rows: u32, columns: u32 }
@@ -22,6 +22,25 @@ fn gather(
     }
     for (var j = thread; j < sizes.columns; j += THREADS) {
         y[i * sizes.columns + j] = x[rows[i] * sizes.columns + j];
+    }
+}
+
+@group(0) @binding(3) var<storage, read> other: array<f32>;
+@group(0) @binding(4) var<storage, read_write> y_of_other: array<f32>;
+
+@compute @workgroup_size(THREADS)
+fn gather_two(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let i = group.y * groups.x + group.x;
+    if i >= sizes.rows {
+        return;
+    }
+    for (var j = thread; j < sizes.columns; j += THREADS) {
+        y[i * sizes.columns + j] = x[rows[i] * sizes.columns + j];
+        y_of_other[i * sizes.columns + j] = other[rows[i] * sizes.columns + j];
     }
 }
 

@@ -63,13 +63,13 @@ impl Attention {
         let dropout = batch.dropout.at(of_probs);
         let arrays = attention::Attention { blocks: &batch.blocks, qkv: &qkv, heads: self.heads, dropout };
         let (context, attention) = attention::forward(pass, arrays)?;
-        let (picked, residual) = match wanted {
-            Some(wanted) => (wanted.pick(pass, &context)?, wanted.pick(pass, hidden_states)?),
-            None => (context.clone(), hidden_states.clone()),
+        let [picked, residual] = match wanted {
+            Some(wanted) => wanted.pick(pass, [&context, hidden_states])?,
+            None => [context.clone(), hidden_states.clone()],
         };
         let projected = self.output.forward(pass, &picked)?;
-        let projected = batch.dropout_of(wanted).drop_some(pass, of_output, projected)?;
-        let (output, norm) = self.norm.forward(pass, &projected, Some(&residual))?;
+        let dropout = batch.dropout_of(wanted).at(of_output);
+        let (output, norm) = self.norm.forward(pass, &projected, Some(&residual), dropout)?;
         Ok((output, Saved { qkv, context, picked, attention, norm }))
     }
 
@@ -86,20 +86,21 @@ impl Attention {
         doutput: &Tensor,
     ) -> Result<Tensor> {
         let Saved { qkv, context, picked, attention, norm } = saved;
-        let mut dsum = self.norm.backward(pass, gradients, norm, doutput)?;
         let [of_probs, of_output] = self.dropouts;
-        let dprojected = batch.dropout_of(wanted).drop_some(pass, of_output, dsum.clone())?;
+        let dropout = batch.dropout_of(wanted).at(of_output);
+        let layer_norm::Gradients { dx: dprojected, mut dresidual } =
+            self.norm.backward(pass, gradients, norm, doutput, dropout)?;
         let mut dcontext = self.output.backward(pass, gradients, picked, &dprojected, None)?;
         drop(dprojected);
         if let Some(wanted) = wanted {
             dcontext = wanted.put_back(pass, &dcontext, hidden_states.rows())?;
-            dsum = wanted.put_back(pass, &dsum, hidden_states.rows())?;
+            dresidual = wanted.put_back(pass, &dresidual, hidden_states.rows())?;
         }
         let dropout = batch.dropout.at(of_probs);
         let arrays = attention::Attention { blocks: &batch.blocks, qkv, heads: self.heads, dropout };
         let dqkv = attention::backward(pass, arrays, context, attention, &dcontext)?;
-        // dsum is the residual's gradient already; what comes through the projections is added to it.
-        self.qkv.backward(pass, gradients, hidden_states, &dqkv, Some(&dsum))
+        // What comes through the projections is added to the residual's.
+        self.qkv.backward(pass, gradients, hidden_states, &dqkv, Some(&dresidual))
     }
 
     pub(crate) fn parameters(&self) -> Vec<&Parameter> {

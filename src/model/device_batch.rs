@@ -90,9 +90,9 @@ impl Wanted {
         Ok(Self { rows: pass.upload(&[rows.len()], rows)?, dropout: DropoutKeys::upload(pass, keys.as_deref())? })
     }
 
-    /// Of x\[tokens, columns\] the wanted rows.
-    pub(crate) fn pick(&self, pass: &mut Pass, x: &Tensor) -> Result<Tensor> {
-        rows::gather(pass, x, &self.rows)
+    /// Of each x\[tokens, columns\] the wanted rows.
+    pub(crate) fn pick(&self, pass: &mut Pass, x: [&Tensor; 2]) -> Result<[Tensor; 2]> {
+        rows::gather_two(pass, x, &self.rows)
     }
 
     /// The gradient of what [`Wanted::pick`] was given, so many tokens: zero but for these rows.

@@ -50,7 +50,7 @@ impl Embeddings {
             token_type: &self.token_type.value,
         };
         let sum = embedding::forward(pass, arrays)?;
-        let (hidden_states, saved) = self.norm.forward(pass, &sum, None)?;
+        let (hidden_states, saved) = self.norm.forward(pass, &sum, None, None)?;
         Ok((batch.dropout.drop_some(pass, self.dropout, hidden_states)?, saved))
     }
 
@@ -65,7 +65,7 @@ impl Embeddings {
         dhidden_states: Tensor,
     ) -> Result<()> {
         let dnormalized = device.dropout.drop_some(pass, self.dropout, dhidden_states)?;
-        let dsum = self.norm.backward(pass, gradients, saved, &dnormalized)?;
+        let dsum = self.norm.backward(pass, gradients, saved, &dnormalized, None)?.dx;
         for (table, ids, ignored) in [
             (&self.word, &batch.input_ids, self.pad_token_id),
             (&self.position, &batch.position_ids, None),

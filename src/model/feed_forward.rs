@@ -49,8 +49,8 @@ impl FeedForward {
         let widened = self.intermediate.forward(pass, hidden_states)?;
         let activated = activation::forward(pass, self.activation, &widened)?;
         let narrowed = self.output.forward(pass, &activated)?;
-        let narrowed = dropout.drop_some(pass, self.dropout, narrowed)?;
-        let (output, norm) = self.norm.forward(pass, &narrowed, Some(hidden_states))?;
+        let dropout = dropout.at(self.dropout);
+        let (output, norm) = self.norm.forward(pass, &narrowed, Some(hidden_states), dropout)?;
         Ok((output, Saved { widened, activated, norm }))
     }
 
@@ -58,7 +58,7 @@ impl FeedForward {
     pub(crate) fn infer(&self, pass: &mut Pass, hidden_states: &Tensor) -> Result<Tensor> {
         let activated = self.intermediate.forward_activated(pass, hidden_states, Some(self.activation))?;
         let narrowed = self.output.forward(pass, &activated)?;
-        Ok(self.norm.forward(pass, &narrowed, Some(hidden_states))?.0)
+        Ok(self.norm.forward(pass, &narrowed, Some(hidden_states), None)?.0)
     }
 
     /// Gradients of the parameters `+=`. Returns the gradient of hidden_states.
@@ -72,14 +72,15 @@ impl FeedForward {
         doutput: &Tensor,
     ) -> Result<Tensor> {
         let Saved { widened, activated, norm } = saved;
-        let dsum = self.norm.backward(pass, gradients, norm, doutput)?;
-        let dnarrowed = dropout.drop_some(pass, self.dropout, dsum.clone())?;
+        let dropout = dropout.at(self.dropout);
+        let layer_norm::Gradients { dx: dnarrowed, dresidual } =
+            self.norm.backward(pass, gradients, norm, doutput, dropout)?;
         let dactivated = self.output.backward(pass, gradients, activated, &dnarrowed, None)?;
         drop(dnarrowed);
         let dwidened = activation::backward(pass, self.activation, widened, &dactivated)?;
         drop(dactivated);
-        // dsum is the residual's gradient already; what comes through the two layers is added to it.
-        self.intermediate.backward(pass, gradients, hidden_states, &dwidened, Some(&dsum))
+        // What comes through the two layers is added to the residual's.
+        self.intermediate.backward(pass, gradients, hidden_states, &dwidened, Some(&dresidual))
     }
 
     pub(crate) fn parameters(&self) -> Vec<&Parameter> {

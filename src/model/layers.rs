@@ -5,6 +5,7 @@ use super::parameters::{Builder, Gradients, Init, Parameter};
 use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
 use crate::ops::activation::Activation;
+use crate::ops::dropout::Dropout;
 use crate::ops::{layer_norm, linear};
 
 /// y = x W^T + b
@@ -89,7 +90,7 @@ impl Linear {
     }
 }
 
-/// LayerNorm of x, or of x + residual.
+/// LayerNorm of x, or of x + residual, some of x dropped where there is dropout.
 #[derive(Debug)]
 pub(crate) struct LayerNorm {
     weight: Parameter,
@@ -109,24 +110,27 @@ impl LayerNorm {
         pass: &mut Pass,
         x: &Tensor,
         residual: Option<&Tensor>,
+        dropout: Option<Dropout>,
     ) -> Result<(Tensor, layer_norm::Saved)> {
         let (gamma, beta) = (&self.weight.value, &self.bias.value);
-        layer_norm::forward(pass, layer_norm::Forward { x, residual, gamma, beta, eps: self.eps })
+        layer_norm::forward(pass, layer_norm::Forward { x, dropout, residual, gamma, beta, eps: self.eps })
     }
 
-    /// Gradients of the parameters `+=`. Returns the gradient of x, which is also that of the residual.
+    /// Gradients of the parameters `+=`. Returns those of x and of the residual.
     pub(crate) fn backward(
         &self,
         pass: &mut Pass,
         gradients: &Gradients,
         saved: &layer_norm::Saved,
         dy: &Tensor,
-    ) -> Result<Tensor> {
+        dropout: Option<Dropout>,
+    ) -> Result<layer_norm::Gradients> {
         let arrays = layer_norm::Backward {
             dy,
             saved,
             gamma: &self.weight.value,
             dparameters: gradients.of(&self.weight).zip(gradients.of(&self.bias)).map(<[_; 2]>::from),
+            dropout,
         };
         layer_norm::backward(pass, arrays)
     }

@@ -94,7 +94,7 @@ impl MlmHead {
         word_embeddings: &Parameter,
         activated: &Tensor,
     ) -> Result<(Tensor, Tensor, layer_norm::Saved)> {
-        let (x, norm) = self.norm.forward(pass, activated, None)?;
+        let (x, norm) = self.norm.forward(pass, activated, None, None)?;
         let weight = &self.decoder(word_embeddings).value;
         let arrays = linear::Forward { x: &x, weight, bias: &self.bias.value, activation: None };
         Ok((linear::forward(pass, arrays)?, x, norm))
@@ -119,7 +119,7 @@ impl MlmHead {
             dx: None,
         };
         let dnormalized = linear::backward(pass, arrays)?;
-        let dactivated = self.norm.backward(pass, gradients, &saved.norm, &dnormalized)?;
+        let dactivated = self.norm.backward(pass, gradients, &saved.norm, &dnormalized, None)?.dx;
         let dtransformed = activation::backward(pass, self.activation, &saved.transformed, &dactivated)?;
         self.transform.backward(pass, gradients, &saved.part, &dtransformed, None)
     }

@@ -60,7 +60,7 @@ impl Bert {
             (&ops::layer_norm::FORWARD, 0),
             (&ops::layer_norm::FORWARD, 1),
             (&attention.kernels().forward, attention.variant(false)),
-            (&ops::rows::GATHER, 0),
+            (&ops::rows::GATHER_TWO, 0),
             (&ops::top_k::TOP_K, 0),
             (&SEAL, 0),
         ];
