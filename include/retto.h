@@ -679,7 +679,7 @@ typedef struct retto_training_options {
      */
     uint32_t batch_tokens;
     /**
-     * Whether batches are made of lines of about the same length. Default 0.
+     * Whether batches are made of lines of about the same length; the largest is an epoch's first. Default 0.
      */
     uint32_t group_by_length;
     /**

@@ -1,23 +1,20 @@
 // forward:  y[t, :] = word[input_ids[t], :] + position[position_ids[t], :] + token_type[token_type_ids[t], :]
+// forward_normalized:  y[t, :] = the LayerNorm of that, see layer_norm.wgsl
 // sum_rows: target[ids[u], :] (= or +=) sum of x[rows[j], :] over j in starts[u] .. starts[u + 1]
 //
 // The gradient of a table is sum_rows over the tokens of each id, listed by the host: every row of the table is written by
 // one workgroup, in a fixed order, with no atomics.
 
-struct Sizes { rows: u32, columns: u32, vocabulary: u32 } // the last for `forward`
+struct Sizes { rows: u32, columns: u32, vocabulary: u32, eps: f32 } // the last two for `forward` and `forward_normalized`
 var<immediate> sizes: Sizes;
 
-override THREADS: u32 = 64u; // of a workgroup; 8 on software adapters
+@group(0) @binding(0) var<storage, read> ids_of_tokens: array<u32>; // [3, rows]: input_ids, position_ids, token_type_ids
+@group(0) @binding(1) var<storage, read> word: array<u32>; // f32, or packed
+@group(0) @binding(2) var<storage, read> position: array<f32>;
+@group(0) @binding(3) var<storage, read> token_type: array<f32>;
+@group(0) @binding(4) var<storage, read_write> y: array<f32>;
 
-@group(0) @binding(0) var<storage, read> input_ids: array<u32>;
-@group(0) @binding(1) var<storage, read> position_ids: array<u32>;
-@group(0) @binding(2) var<storage, read> token_type_ids: array<u32>;
-@group(0) @binding(3) var<storage, read> word: array<u32>; // f32, or packed
-@group(0) @binding(4) var<storage, read> position: array<f32>;
-@group(0) @binding(5) var<storage, read> token_type: array<f32>;
-@group(0) @binding(6) var<storage, read_write> y: array<f32>;
-
-override BITS: u32 = 32u; // of an element of `word`; 16 and 8 as packed.wgsl, which comes before this, reads them
+override BITS: u32 = 32u; // of an element of `word`; 16 and 8 as packed.wgsl reads them, which comes before this, as does reduce.wgsl
 
 // A packed row's scale lies behind all rows.
 fn load_word(id: u32, i: u32) -> f32 {
@@ -26,6 +23,13 @@ fn load_word(id: u32, i: u32) -> f32 {
     }
     let words = words_of_a_row(sizes.columns);
     return bitcast<f32>(word[sizes.vocabulary * words + id]) * unpacked(word[id * words + word_of(i)], i);
+}
+
+// Element i of token t's sum.
+fn embedded(t: u32, i: u32) -> f32 {
+    let p = ids_of_tokens[sizes.rows + t] * sizes.columns;
+    let k = ids_of_tokens[2u * sizes.rows + t] * sizes.columns;
+    return load_word(ids_of_tokens[t], i) + position[p + i] + token_type[k + i];
 }
 
 @compute @workgroup_size(THREADS)
@@ -38,10 +42,41 @@ fn forward(
     if t >= sizes.rows {
         return;
     }
-    let p = position_ids[t] * sizes.columns;
-    let k = token_type_ids[t] * sizes.columns;
     for (var i = thread; i < sizes.columns; i += THREADS) {
-        y[t * sizes.columns + i] = load_word(input_ids[t], i) + position[p + i] + token_type[k + i];
+        y[t * sizes.columns + i] = embedded(t, i);
+    }
+}
+
+@group(0) @binding(5) var<storage, read> gamma: array<f32>;
+@group(0) @binding(6) var<storage, read> beta: array<f32>;
+
+@compute @workgroup_size(THREADS)
+fn forward_normalized(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let t = group.y * groups.x + group.x;
+    if t >= sizes.rows {
+        return;
+    }
+    let n = f32(sizes.columns);
+    let base = t * sizes.columns;
+    var sum = 0.0;
+    for (var i = thread; i < sizes.columns; i += THREADS) {
+        let s = embedded(t, i);
+        y[base + i] = s;
+        sum += s;
+    }
+    let mean = reduce(thread, vec2<f32>(sum, 0.0)).x / n;
+    var squares = 0.0;
+    for (var i = thread; i < sizes.columns; i += THREADS) {
+        let d = y[base + i] - mean;
+        squares += d * d;
+    }
+    let r = inverseSqrt(reduce(thread, vec2<f32>(squares, 0.0)).x / n + sizes.eps);
+    for (var i = thread; i < sizes.columns; i += THREADS) {
+        y[base + i] = fma(gamma[i], (y[base + i] - mean) * r, beta[i]);
     }
 }
 

@@ -1,7 +1,7 @@
 // s = drop(x) (+ residual);  normalized = (s - mean(s)) * rstd,  rstd = 1 / sqrt(var(s) + eps);  y = gamma * normalized + beta
 // mean and (biased) variance over the columns of each row.
 //
-// drop(x) is x, or with DROPOUT what random.wgsl, which comes before this, leaves of it; a row is a token.
+// drop(x) is x, or with DROPOUT what random.wgsl leaves of it; a row is a token. That and reduce.wgsl come before this.
 //
 // backward:  g = gamma * dy;  ds = rstd * (g - mean(g) - normalized * mean(g * normalized));  dresidual = ds,  dx = drop(ds)
 // backward_parameters, for each block of rows:  dgamma = sum of dy * normalized,  dbeta = sum of dy
@@ -11,23 +11,6 @@ var<immediate> sizes: Sizes;
 
 override RESIDUAL: bool;
 override DROPOUT: bool;
-
-// Of a workgroup; 8 on software adapters. More than 32: of kernels with exactly that many, Apple's compiler is said to leave out barriers
-// (KhronosGroup/MoltenVK#2711).
-override THREADS: u32 = 64u;
-var<workgroup> partial: array<vec2<f32>, THREADS>;
-
-// The sum over all threads, in thread order. Every thread adds all of them: one barrier, and cheaper than a tree.
-fn reduce(thread: u32, value: vec2<f32>) -> vec2<f32> {
-    workgroupBarrier();
-    partial[thread] = value;
-    workgroupBarrier();
-    var sum = vec2<f32>();
-    for (var i = 0u; i < THREADS; i++) {
-        sum += partial[i];
-    }
-    return sum;
-}
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> residual: array<f32>;

@@ -32,14 +32,16 @@ fn a_layer_takes_eight_dispatches_forward_and_a_query_few_beside_them() {
     let [two, five] = [&few, &more].map(|model| counted(|| drop(model.fill_mask(&line, 3).unwrap())));
     let a_layer = (all(&five) - all(&two)) / 3;
     assert!((7..=8).contains(&a_layer), "{five:?}");
-    // The embeddings' sum and LayerNorm; what is wanted of the last layer; the head's two GEMMs, activation, LayerNorm and top k.
-    assert!(all(&two) - 2 * a_layer <= 8, "{two:?}");
+    // The embeddings; what is wanted of the last layer; the head's two GEMMs, activation, LayerNorm and top k.
+    assert!(all(&two) - 2 * a_layer <= 7, "{two:?}");
 
     // A step in which everything is trained, with dropout.
     let [two, five] = [&few, &more].map(|model| {
         let arguments = TrainingArguments { max_steps: Some(1), ..Default::default() };
         let mut trainer = Trainer::new(model, arguments).unwrap();
-        counted(|| drop(trainer.train(&vec![line.clone(); 4], &[], |_| ControlFlow::Continue(())).unwrap()))
+        counted(|| {
+            trainer.train(&vec![line.clone(); 4], &[], |_| ControlFlow::Continue(())).unwrap();
+        })
     });
     let of_a_layer = |kernel: &str| {
         let of = |counts: &BTreeMap<String, u64>| {

@@ -171,7 +171,7 @@ impl Bert {
     pub(crate) fn encode(&self, pass: &mut Pass, batch: &PackedBatch, wanted: Option<&[u32]>) -> Result<Tensor> {
         self.check(batch)?;
         let batch = DeviceBatch::new(pass, self.config.head_size(), batch, None, wanted)?;
-        let (mut hidden_states, _) = self.embeddings.forward(pass, &batch)?;
+        let mut hidden_states = self.embeddings.infer(pass, &batch)?;
         for (index, layer) in self.layers.iter().enumerate() {
             hidden_states = layer.infer(pass, &batch, &hidden_states, self.wanted(&batch, index))?;
         }

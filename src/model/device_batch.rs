@@ -15,9 +15,8 @@ pub(crate) struct Site {
 
 /// A batch's ids on the GPU.
 pub(crate) struct DeviceBatch {
-    pub(crate) input_ids: Tensor,
-    pub(crate) position_ids: Tensor,
-    pub(crate) token_type_ids: Tensor,
+    /// \[3, tokens\]: input_ids, position_ids and token_type_ids
+    pub(crate) ids: Tensor,
     /// The attention's work list.
     pub(crate) blocks: attention::Blocks,
     /// Of all tokens.
@@ -49,9 +48,8 @@ impl DeviceBatch {
         let tokens = batch.input_ids.len();
         let way = attention::Way::of(pass.gpu(), head_size);
         Ok(Self {
-            input_ids: pass.upload(&[tokens], &batch.input_ids)?,
-            position_ids: pass.upload(&[tokens], &batch.position_ids)?,
-            token_type_ids: pass.upload(&[tokens], &batch.token_type_ids)?,
+            ids: pass
+                .upload(&[3, tokens], &[&batch.input_ids[..], &batch.position_ids, &batch.token_type_ids].concat())?,
             blocks: attention::Blocks::upload(pass, way, &batch.cu_seqlens)?,
             dropout: DropoutKeys::upload(pass, dropout_keys)?,
             wanted: match wanted {

@@ -41,17 +41,24 @@ impl Embeddings {
 
     /// Returns \[tokens, hidden\].
     pub(crate) fn forward(&self, pass: &mut Pass, batch: &DeviceBatch) -> Result<(Tensor, layer_norm::Saved)> {
-        let arrays = embedding::Forward {
-            input_ids: &batch.input_ids,
-            position_ids: &batch.position_ids,
-            token_type_ids: &batch.token_type_ids,
-            word: &self.word.value,
-            position: &self.position.value,
-            token_type: &self.token_type.value,
-        };
-        let sum = embedding::forward(pass, arrays)?;
+        let sum = embedding::forward(pass, self.arrays(batch))?;
         let (hidden_states, saved) = self.norm.forward(pass, &sum, None, None)?;
         Ok((batch.dropout.drop_some(pass, self.dropout, hidden_states)?, saved))
+    }
+
+    /// [`Embeddings::forward`] without what a backward pass needs, and without dropout.
+    pub(crate) fn infer(&self, pass: &mut Pass, batch: &DeviceBatch) -> Result<Tensor> {
+        embedding::forward_normalized(pass, self.arrays(batch), self.norm.of_embeddings())
+    }
+
+    fn arrays<'t>(&'t self, batch: &'t DeviceBatch) -> embedding::Forward<'t> {
+        let Self { word, position, token_type, .. } = self;
+        embedding::Forward {
+            ids: &batch.ids,
+            word: &word.value,
+            position: &position.value,
+            token_type: &token_type.value,
+        }
     }
 
     /// Gradients of the tables `+=`. Lookups of the padding token train nothing, as with torch's `padding_idx`.

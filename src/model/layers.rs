@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::gpu::{Pass, Tensor};
 use crate::ops::activation::Activation;
 use crate::ops::dropout::Dropout;
-use crate::ops::{layer_norm, linear};
+use crate::ops::{embedding, layer_norm, linear};
 
 /// y = x W^T + b
 #[derive(Debug)]
@@ -114,6 +114,11 @@ impl LayerNorm {
     ) -> Result<(Tensor, layer_norm::Saved)> {
         let (gamma, beta) = (&self.weight.value, &self.bias.value);
         layer_norm::forward(pass, layer_norm::Forward { x, dropout, residual, gamma, beta, eps: self.eps })
+    }
+
+    /// For what does it together with the embeddings.
+    pub(crate) fn of_embeddings(&self) -> embedding::Norm<'_> {
+        embedding::Norm { gamma: &self.weight.value, beta: &self.bias.value, eps: self.eps }
     }
 
     /// Gradients of the parameters `+=`. Returns those of x and of the residual.

@@ -56,7 +56,7 @@ impl Bert {
         let activation = config.hidden_act.op();
         let fused = ops::linear::fuses(gpu).then_some(activation);
         let others = [
-            (&ops::embedding::FORWARD, ops::embedding::variant(packing)),
+            (&ops::embedding::FORWARD_NORMALIZED, ops::embedding::variant(packing)),
             (&ops::layer_norm::FORWARD, 0),
             (&ops::layer_norm::FORWARD, 1),
             (&attention.kernels().forward, attention.variant(false)),

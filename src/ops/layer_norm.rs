@@ -5,7 +5,11 @@ use super::dropout::Dropout;
 use crate::error::Result;
 use crate::gpu::{Constants, Kernel, Pass, Tensor, spread};
 
-const SOURCE: &str = concat!(include_str!("../../shaders/random.wgsl"), include_str!("../../shaders/layer_norm.wgsl"));
+const SOURCE: &str = concat!(
+    include_str!("../../shaders/random.wgsl"),
+    include_str!("../../shaders/reduce.wgsl"),
+    include_str!("../../shaders/layer_norm.wgsl"),
+);
 const VARIANTS: &[Constants] = &[
     &[("RESIDUAL", 0.0), ("DROPOUT", 0.0)],
     &[("RESIDUAL", 1.0), ("DROPOUT", 0.0)],
@@ -122,13 +126,13 @@ pub(crate) fn backward(pass: &mut Pass, arrays: Backward) -> Result<Gradients> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::ops::check::{assert_close, assert_gradient, dot, f64s, random, run, run_within};
     use crate::ops::dropout::tests::twin as dropout_twin;
 
     // So large that it has to be in its place.
-    const EPS: f64 = 1e-2;
+    pub(in crate::ops) const EPS: f64 = 1e-2;
 
     /// (normalized, rstd) of one row
     fn normalize(s: &[f64]) -> (Vec<f64>, f64) {
@@ -138,7 +142,7 @@ mod tests {
         (s.iter().map(|s| (s - mean) * rstd).collect(), rstd)
     }
 
-    fn twin(s: &[f64], gamma: &[f64], beta: &[f64]) -> Vec<f64> {
+    pub(in crate::ops) fn twin(s: &[f64], gamma: &[f64], beta: &[f64]) -> Vec<f64> {
         let rows = s.chunks(gamma.len()).flat_map(|row| normalize(row).0);
         rows.enumerate().map(|(i, z)| gamma[i % gamma.len()] * z + beta[i % gamma.len()]).collect()
     }

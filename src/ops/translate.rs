@@ -30,6 +30,7 @@ pub(super) const OTHERS: &[&Kernel] = &[
     &super::cross_entropy::CROSS_ENTROPY,
     &super::dropout::APPLY,
     &super::embedding::FORWARD,
+    &super::embedding::FORWARD_NORMALIZED,
     &super::embedding::SUM_ROWS,
     &super::fingerprint::FINGERPRINT,
     &super::half::TO_HALF,
