@@ -55,7 +55,7 @@ fn beside_peers(base: &Shape, options: &Options, dtype: &str, shapes: &[[u64; 3]
     let ceiling = (!ceiling.is_empty()).then(|| Sample::new(ceiling));
     let best = ceiling.as_ref().map_or(f64::NAN, |sample| sample.quantile(1.0));
     let mut cells = vec![ceiling.map(Cell::new).ok_or_else(|| "it measured nothing".to_owned())];
-    cells.extend(peers.iter().skip(1).map(|_| Err("a ceiling of Retto's adapter".to_owned())));
+    cells.extend(peers.iter().skip(1).map(|peer| Err(peer.no_figure("a ceiling of Retto's adapter"))));
     table.row("multiply-adds of f32 on registers", cells);
     for (shape, measured) in rows {
         let cells = measured.into_iter().map(|result| {

@@ -170,7 +170,7 @@ pub fn adapt(shape: &Shape, options: &Options) -> Vec<Table> {
         let half = precision[0] == "f16";
         if half && !on_cuda {
             // PyTorch's autocast to bf16 is for GPUs, as f16 is here.
-            table.row(name, peers.iter().map(|_| Err(NO_CUDA.to_owned())).collect());
+            table.row(name, peers.iter().map(|peer| Err(peer.no_figure(NO_CUDA))).collect());
             continue;
         }
         let mut all = vec![Ok(Vec::new()); peers.len()];

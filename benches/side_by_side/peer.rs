@@ -42,7 +42,6 @@ impl Peer {
     }
 
     pub fn absent(label: &str, reason: &str) -> Self {
-        eprintln!("{label}: absent: {reason}");
         Self { label: label.into(), state: State::Absent(reason.into()) }
     }
 
@@ -73,6 +72,14 @@ impl Peer {
     pub fn is_on_gpu(&self) -> bool {
         let about = self.about();
         about["device"].as_str().is_some_and(|device| !device.eq_ignore_ascii_case("cpu"))
+    }
+
+    /// Why there is nothing in a cell of its column: that it is not there, or this.
+    pub fn no_figure(&self, reason: &str) -> String {
+        match &self.state {
+            State::Running { .. } => reason.into(),
+            State::Absent(why) => format!("absent: {why}"),
+        }
     }
 
     /// What it says of itself.

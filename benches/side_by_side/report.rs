@@ -129,10 +129,16 @@ impl Table {
         for (i, reason) in reasons.iter().enumerate() {
             println!("  [{}] {reason}", i + 1);
         }
+        let mut by_reason: Vec<(&str, Vec<&str>)> = Vec::new();
         for (column, reason) in self.columns.iter().zip(&absent) {
-            if let Some(reason) = reason {
-                println!("  no {column}: {reason}");
+            let Some(reason) = *reason else { continue };
+            match by_reason.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, columns)) => columns.push(column),
+                None => by_reason.push((reason, vec![column])),
             }
+        }
+        for (reason, columns) in by_reason {
+            println!("  nothing of {}: {reason}", columns.join("; "));
         }
     }
 

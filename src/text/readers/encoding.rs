@@ -53,11 +53,13 @@ fn latin1(byte: u8) -> char {
 /// Reads to the end. A file is Latin-1 where it is not UTF-8 and every byte is a printable character of Latin-1; one with
 /// more of UTF-8's sequences than of bytes that cannot be UTF-8 is damaged UTF-8, not Latin-1. Nor is one whose bytes beyond ASCII mostly
 /// stand three and more side by side: in the languages that Latin-1 is for, letters with accents are apart, or two (`coração`, `créée`), while
-/// in Cyrillic, Greek, Chinese, Japanese and Korean encodings words are made of such bytes. No line may be longer than `longest`.
+/// in Cyrillic, Greek, Chinese, Japanese and Korean encodings words are made of such bytes. Nor is one in which nothing is wrong but that it
+/// ends within a character of UTF-8, behind two bytes of it or three. No line may be longer than `longest`.
 pub(super) fn detect(reader: &mut dyn BufRead, path: &Path, longest: usize) -> Result<Encoding> {
     let bad = |reason: String| Error::BadData { path: path.to_owned(), reason };
     let (mut line, mut first_bad) = (1, None);
-    let (mut sequences, mut wrong) = (0u64, 0u64);
+    // Of the bytes that cannot be UTF-8, those of a character that the end cuts off.
+    let (mut sequences, mut wrong, mut cut) = (0u64, 0u64, 0u64);
     // Whether every byte so far is a character in Windows-1252.
     let mut printable = true;
     let mut rest: Vec<u8> = Vec::new();
@@ -120,6 +122,9 @@ pub(super) fn detect(reader: &mut dyn BufRead, path: &Path, longest: usize) -> R
                 // Cut off by the end of the chunk.
                 Some(None) if !end => break,
                 Some(length) => {
+                    if length.is_none() {
+                        cut = bytes.len() as u64;
+                    }
                     let length = length.unwrap_or(bytes.len());
                     first_bad.get_or_insert(line);
                     wrong += length as u64;
@@ -136,6 +141,7 @@ pub(super) fn detect(reader: &mut dyn BufRead, path: &Path, longest: usize) -> R
     }
     match first_bad {
         None => Ok(Encoding::Utf8),
+        Some(line) if wrong == cut && cut > 1 => Err(Error::NotUtf8 { path: path.to_owned(), line }),
         Some(_) if printable && wrong > sequences && 2 * (in_words + word(run, letters)) <= high => {
             Ok(Encoding::Latin1)
         }

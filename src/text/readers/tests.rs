@@ -262,6 +262,9 @@ fn latin1_is_told_from_damaged_utf8_and_from_what_is_not_text() {
     // Many umlauts and one broken byte: UTF-8 that was damaged.
     let damaged = ["schöne Grüße\nfür alle\n".as_bytes(), b"\xff\n"].concat();
     assert!(matches!(read("a.txt", &damaged), Err(Error::NotUtf8 { line: 3, .. })));
+    // Cut off within a character: of UTF-8, where more of it is there than its first byte; that alone is a letter of Latin-1's.
+    assert!(matches!(read("a.txt", b"no accents\nI don\xe2\x80"), Err(Error::NotUtf8 { line: 2, .. })));
+    assert_eq!(read("a.txt", b"no accents\nun caf\xe9").unwrap(), ["no accents", "un café", "||"]);
     // Words of such bytes alone: Cyrillic in Windows-1251 and KOI8-R, Greek in ISO 8859-7, Chinese in GBK.
     for bytes in [
         &b"\xef\xf0\xe8\xe2\xe5\xf2 \xec\xe8\xf0\n"[..],
