@@ -14,6 +14,11 @@ requirements=benches/peers/requirements.txt
 # Its copy is the mark of an installation that ended well.
 if ! cmp -s "$requirements" "$environment/requirements.txt"; then
     say "installing transformers, PyTorch and onnxruntime into $environment"
+    # Of two onnxruntimes one would be written over the other.
+    if [[ -e $environment/requirements-cuda.txt ]]; then
+        "$environment/bin/pip" uninstall --quiet --yes onnxruntime-gpu || true
+        rm "$environment/requirements-cuda.txt"
+    fi
     if "${PYTHON:-python3}" -m venv "$environment" &&
         "$environment/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"; then
         cp "$requirements" "$environment/requirements.txt"

@@ -312,11 +312,15 @@ require_wine() {
 }
 
 require_venv() {
-    # torch.compile on CUDA compiles a module of Python's.
-    local headers='import ensurepip, os, sysconfig, venv; assert os.path.exists(sysconfig.get_path("include") + "/Python.h")'
-    ! python3 -c "$headers" 2>/dev/null || return 0
-    announce "The programs Retto is measured beside need Python" python3 python3-venv python3-dev
-    apt_install python3 python3-venv python3-dev
+    local packages=(python3 python3-venv) needs='import ensurepip, venv'
+    if command -v nvidia-smi >/dev/null; then
+        # torch.compile on CUDA compiles a module of Python's.
+        packages+=(python3-dev)
+        needs+=', os, sysconfig; assert os.path.exists(sysconfig.get_path("include") + "/Python.h")'
+    fi
+    ! python3 -c "$needs" 2>/dev/null || return 0
+    announce "The programs Retto is measured beside need Python" "${packages[@]}"
+    apt_install "${packages[@]}"
 }
 
 # ---- MPI

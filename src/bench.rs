@@ -22,11 +22,16 @@ pub fn tune(gpu: &Gpu) -> Result<()> {
     crate::ops::tuning::tune(gpu, true)
 }
 
-/// Names of the GEMM kernels that are worth measuring on this adapter, with A and B in f16 or in f32.
-pub fn tilings(gpu: &Gpu, half: bool) -> Vec<&'static str> {
+/// Names of the GEMM kernels that are worth measuring on this adapter, with A and B in f16 or in f32; of shapes of which a GPU would be taken to hang
+/// with some, these are left out.
+pub fn tilings(gpu: &Gpu, [m, n, k]: [usize; 3], half: bool) -> Vec<&'static str> {
+    let rows = match Rows::of(gpu, Sizes { m: m as u32, n: n as u32, k: k as u32 }) {
+        Rows::Plenty => Rows::Plenty,
+        _ => Rows::Many,
+    };
     let worth = |tiling: &&Tiling| {
         let has_kernel = if half { tiling.half.is_some() } else { tiling.kernel.is_some() };
-        has_kernel && tiling.runs_on(gpu) && tiling.is_for(gpu, Rows::Many) && !gpu.refuses(tiling.name)
+        has_kernel && tiling.runs_on(gpu) && tiling.is_for(gpu, rows) && !gpu.refuses(tiling.name)
     };
     TILINGS.iter().filter(worth).map(|tiling| tiling.name).collect()
 }
@@ -40,17 +45,25 @@ fn linear(gpu: &Gpu, sizes: Sizes, half: bool) -> (&'static Tiling, &'static Ker
     choose(gpu, Form::Linear, sizes, if half { Inputs::Half } else { Inputs::Single }, !half)
 }
 
-/// Seconds of each run of `record`, which is repeated within one submission until that takes a few milliseconds.
+/// Seconds of each run of `record`, which is repeated before one wait until that takes a few milliseconds.
 fn repeated(gpu: &Gpu, budget: Duration, mut record: impl FnMut(&mut Pass) -> Result<()>) -> Result<Vec<f64>> {
+    // A GPU computes one part while the driver is handed the next: what it takes to encode a dispatch is not to count as its time.
+    let parts = |count: usize| if gpu.is_software() || count < 64 { 1 } else { 16 };
     let mut run = |count: usize| -> Result<f64> {
-        let mut pass = Pass::new(gpu);
-        // Nothing begins before the clock.
-        pass.part_after = None;
-        for _ in 0..count {
-            record(&mut pass)?;
-        }
+        let each = count.div_ceil(parts(count));
+        let passes = (0..parts(count)).map(|_| {
+            let mut pass = Pass::new(gpu);
+            // Nothing begins before the clock.
+            pass.part_after = None;
+            for _ in 0..each {
+                record(&mut pass)?;
+            }
+            Ok(pass)
+        });
+        let passes = passes.collect::<Result<Vec<Pass>>>()?;
+        let count = passes.len() * each;
         let began = Instant::now();
-        pass.submit()?;
+        passes.into_iter().try_for_each(Pass::submit)?;
         gpu.wait()?;
         Ok(began.elapsed().as_secs_f64() / count as f64)
     };

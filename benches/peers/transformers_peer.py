@@ -38,6 +38,8 @@ class TransformersPeer:
             "torch": torch.__version__,
             "cuda": torch.version.cuda if self.on_cuda else None,
             "device": self.device.type,
+            # As Vulkan has it, too.
+            "adapter": torch.cuda.get_device_name() if self.on_cuda else None,
             "mode": self.mode,
             "threads": torch.get_num_threads(),
             # "highest" is f32 without TF32.

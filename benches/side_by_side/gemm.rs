@@ -1,12 +1,16 @@
 //! Linear layers alone, beside what the adapter can do at most.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use crate::measures::{Measured, Options, Shape, take_turns};
 use crate::report::{Cell, Sample, Table};
 
-/// Where calls are so short that one alone is mostly the wait for it.
-const CALLS_ON_GPUS: u64 = 50;
+/// Where calls are so short that one alone is mostly the wait for it. As many, but that all outputs together, which burn holds, are a gigabyte at most.
+fn calls_on_gpus([m, n, _]: [u64; 3]) -> u64 {
+    ((1 << 30) / (4 * m * n)).clamp(1, 50)
+}
 
 /// GFLOP/s of `y = x W^T + b`, and each of Retto's kernels beside the one that is chosen; the same in f16.
 pub fn gemm(base: &Shape, options: &Options) -> Vec<Table> {
@@ -42,7 +46,7 @@ fn beside_peers(base: &Shape, options: &Options, dtype: &str, shapes: &[[u64; 3]
         let mut requests: Vec<(usize, Value)> = (0..peers.len()).map(|i| (i, request(shape, dtype))).collect();
         // Retto's worker finds a number by itself.
         for (_, (_, request)) in peers.iter().zip(&mut requests).skip(1).filter(|(peer, _)| peer.is_on_gpu()) {
-            request["calls"] = json!(CALLS_ON_GPUS);
+            request["calls"] = json!(calls_on_gpus(shape));
         }
         // Beside each of the rows, as what else the machine does meets it, too.
         requests.push((0, json!({ "task": "ceiling" })));
@@ -72,20 +76,36 @@ fn beside_peers(base: &Shape, options: &Options, dtype: &str, shapes: &[[u64; 3]
 
 fn by_kernel(base: &Shape, options: &Options, dtype: &str, shapes: &[[u64; 3]]) -> Table {
     let mut retto = [options.retto(base)];
-    let names = retto[0].ask(&json!({ "task": "tilings", "dtype": dtype })).map(|answer| answer["tilings"].clone());
-    let names: Vec<String> = serde_json::from_value(names.unwrap_or_default()).unwrap_or_default();
-    let mut table = Table::new(format!("Retto's kernels in {dtype} on this adapter"), "GFLOP/s", &names);
-    for &shape in shapes {
+    let mut known: Vec<(usize, Vec<String>)> = Vec::new();
+    for (i, &shape) in shapes.iter().enumerate() {
+        let mut request = request(shape, dtype);
+        request["task"] = json!("tilings");
+        let names = retto[0].ask(&request).map(|answer| answer["tilings"].clone()).unwrap_or_default();
+        known.push((i, serde_json::from_value(names).unwrap_or_default()));
+    }
+    let mut all: Vec<String> = Vec::new();
+    for name in known.iter().flat_map(|(_, names)| names) {
+        if !all.contains(name) {
+            all.push(name.clone());
+        }
+    }
+    let mut table = Table::new(format!("Retto's kernels in {dtype} on this adapter"), "GFLOP/s", &all);
+    for (i, names) in known {
         let requests: Vec<(usize, Value)> = names
             .iter()
             .map(|tiling| {
-                let mut request = request(shape, dtype);
+                let mut request = request(shapes[i], dtype);
                 request["tiling"] = json!(tiling);
                 (0, request)
             })
             .collect();
-        let measured = take_turns(&mut retto, &requests, options).into_iter();
-        table.row(name(shape), measured.map(|result| rates(shape, result).map(|(rate, _)| Cell::new(rate))).collect());
+        let mut measured: BTreeMap<String, Measured> =
+            names.into_iter().zip(take_turns(&mut retto, &requests, options)).collect();
+        let cells = all.iter().map(|tiling| {
+            let result = measured.remove(tiling).unwrap_or_else(|| Err("not for this shape".into()));
+            rates(shapes[i], result).map(|(rate, _)| Cell::new(rate))
+        });
+        table.row(name(shapes[i]), cells.collect());
     }
     table
 }

@@ -31,7 +31,7 @@ impl Options {
     }
 
     pub fn python(&self, label: &str, shape: &Shape, more: &[&str]) -> Peer {
-        peer::python(label, &shape.folder, more, self.on_cpu)
+        peer::python(label, &shape.folder, more, self.on_cpu).on(&self.adapter, "CUDA_VISIBLE_DEVICES")
     }
 
     /// As a user's program has it.

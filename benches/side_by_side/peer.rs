@@ -74,6 +74,16 @@ impl Peer {
         about["device"].as_str().is_some_and(|device| !device.eq_ignore_ascii_case("cpu"))
     }
 
+    /// Itself, unless it computes on another GPU than Retto's adapter; this variable chooses its own.
+    pub fn on(self, adapter: &str, variable: &str) -> Self {
+        match self.about()["adapter"].as_str() {
+            Some(other) if other != adapter => {
+                Self::absent(&self.label, &format!("it takes {other}, not {adapter}: {variable} chooses"))
+            }
+            _ => self,
+        }
+    }
+
     /// Why there is nothing in a cell of its column: that it is not there, or this.
     pub fn no_figure(&self, reason: &str) -> String {
         match &self.state {
@@ -193,11 +203,5 @@ pub fn burn(model: &Path, runner: &[String], adapter: &str) -> Peer {
     }
     let mut command = under(runner, program.as_os_str());
     command.arg("--model").arg(model);
-    let peer = Peer::start("burn", command);
-    match peer.about()["adapter"].as_str() {
-        Some(other) if other != adapter => {
-            Peer::absent("burn", &format!("it takes {other}: CUBECL_WGPU_DEFAULT_DEVICE chooses"))
-        }
-        _ => peer,
-    }
+    Peer::start("burn", command).on(adapter, "CUBECL_WGPU_DEFAULT_DEVICE")
 }

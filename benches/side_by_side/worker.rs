@@ -60,7 +60,10 @@ fn answer(gpu: &Gpu, (folder, dtype): (&Path, Dtype), model: &mut Option<Model>,
         "ceiling" => Ok(
             json!({ "seconds": retto::bench::ceiling(gpu, budget)?.into_iter().map(f64::recip).collect::<Vec<_>>() }),
         ),
-        "tilings" => Ok(json!({ "tilings": retto::bench::tilings(gpu, request["dtype"] == "f16") })),
+        "tilings" => {
+            let shape = [number("m")?, number("n")?, number("k")?];
+            Ok(json!({ "tilings": retto::bench::tilings(gpu, shape, request["dtype"] == "f16") }))
+        }
         "gemm" => {
             let shape = [number("m")?, number("n")?, number("k")?];
             let half = request["dtype"] == "f16";

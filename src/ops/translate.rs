@@ -1,5 +1,5 @@
 //! Every shader, in every override combination in use, also reads as MSL and HLSL and fits WebGPU's default limits.
-//! So what passes on Vulkan at least is accepted by wgpu for Metal and DX12. `make test-compilers` has Microsoft's compiler read it.
+//! So what passes on Vulkan at least is accepted by wgpu for Metal and DX12. `make test-dx12` has Microsoft's compiler read it.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};

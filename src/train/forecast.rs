@@ -30,6 +30,9 @@ pub struct Forecast {
     pub duration: Duration,
 }
 
+/// Steps among which a typical one is looked for.
+const LOOKED_AT: usize = 64;
+
 impl Trainer {
     /// Foresees a run on these data. One batch is computed twice for it, and nothing changed; of a run that would need more memory than its
     /// adapter has, none is, and no time is told.
@@ -56,9 +59,15 @@ impl Trainer {
         let steps = Plan::total_steps(train, &self.arguments, &mut || ControlFlow::Continue(()))?.saturating_sub(done);
         let mut seconds_per_token = 0.0;
         let has_room = self.check_memory(train).is_ok();
+        let tokens_per_step = train.tokens() as f64 / plan.steps().max(1) as f64;
+        // Of those that begin the epoch the one that is most like all: where batches are by length, the first is the largest.
+        let tokens =
+            |step: usize| plan.step(step).flatten().map(|&example| train.length(example)).sum::<usize>() as f64;
+        let off = |step: &usize| (tokens(*step) - tokens_per_step).abs();
+        let typical = (0..plan.steps().min(LOOKED_AT)).min_by(|a, b| off(a).total_cmp(&off(b))).unwrap_or(0);
         // The first time compiles the kernels.
         for _ in 0..if steps > 0 && has_room { 2 } else { 0 } {
-            let share = plan.share(train, &self.arguments, 0, self.place().0, &self.proportions());
+            let share = plan.share(train, &self.arguments, typical, self.place().0, &self.proportions());
             let Some(examples) = share.first() else { break };
             let batch = self.batch(train, examples, &masking, &self.arguments, 0);
             let began = Instant::now();
@@ -67,7 +76,6 @@ impl Trainer {
             seconds_per_token = began.elapsed().as_secs_f64() / tokens as f64;
         }
         // By tokens, of which batches have more or fewer.
-        let tokens_per_step = train.tokens() as f64 / plan.steps().max(1) as f64;
         let seconds = steps as f64 * tokens_per_step * seconds_per_token;
         let adapter = self.model.gpu.adapter();
         let [state_bytes, activation_bytes] = self.bytes_on(adapter.index, train, &self.arguments);

@@ -228,6 +228,10 @@ pub(crate) fn check_same_run(was: &BTreeMap<String, String>, is: &BTreeMap<Strin
         let before = was.get(name).map(String::as_str);
         // Checkpoints of before it was recorded have none.
         let before = before.or_else(|| (name == CONFIG).then_some(value)).unwrap_or("not recorded");
+        if name == "group_by_length" && before == "true" && value != "false" {
+            let reason = "it put batches that are grouped by length in another order: end it with the version that it began with";
+            return Err(Error::OtherRun(reason.into()));
+        }
         if before != value {
             let reason = format!("{name} was {before}, and is {value} now; give what the run began with");
             return Err(Error::OtherRun(reason));

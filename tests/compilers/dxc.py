@@ -1,4 +1,4 @@
-"""Compiles what the kernels become on DX12 with Microsoft's compiler, as wgpu asks it to. `make test-compilers`.
+"""Compiles what the kernels become on DX12 with Microsoft's compiler, as wgpu asks it to. `make test-dx12`.
 
     python dxc.py FOLDER LIBRARY
 
@@ -6,9 +6,9 @@ FOLDER has the HLSL that `ops::translate` writes; LIBRARY is DXC's shared librar
 """
 
 import ctypes
-import multiprocessing
 import sys
 import uuid
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 # dxcapi.h's names for what is asked for.
@@ -79,8 +79,9 @@ def main() -> int:
     folder, library = sys.argv[1:]
     # Of those that became the same only one.
     files = list({file.read_bytes().split(b"\n", 1)[1]: file for file in sorted(Path(folder).glob("*.hlsl"))}.values())
-    with multiprocessing.Pool(initializer=open_compiler, initargs=(library,)) as pool:
-        results = pool.map(compiled, files, chunksize=8)
+    # One that ends for good, where the compiler cannot be opened or crashes.
+    with ProcessPoolExecutor(initializer=open_compiler, initargs=(library,)) as pool:
+        results = list(pool.map(compiled, files, chunksize=8))
     failed = [(name, said) for name, said in results if said]
     for name, said in failed:
         print(f"{name}\n{said}", file=sys.stderr)
