@@ -233,7 +233,12 @@ pub(crate) fn check_same_run(was: &BTreeMap<String, String>, is: &BTreeMap<Strin
             return Err(Error::OtherRun(reason.into()));
         }
         if before != value {
-            let reason = format!("{name} was {before}, and is {value} now; give what the run began with");
+            // The rate of every step depends on where the run ends.
+            let longer = match name.as_str() {
+                "max_steps" | "num_train_epochs" => ", or begin another run with the model that it made",
+                _ => "",
+            };
+            let reason = format!("{name} was {before}, and is {value} now; give what the run began with{longer}");
             return Err(Error::OtherRun(reason));
         }
     }
