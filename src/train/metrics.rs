@@ -17,11 +17,12 @@ pub const METRICS_FILE: &str = "metrics.jsonl";
 #[derive(Debug)]
 pub struct MetricsFile {
     path: PathBuf,
-    file: File,
+    /// Where it is this run's: anything was written yet, or a checkpoint refers to it.
+    file: Option<File>,
+    /// What it begins with: what an earlier run said up to where this one goes on.
+    kept: String,
     /// The name it gets when the run is complete.
     finished: PathBuf,
-    /// Whether it is this run's: anything was written yet, or a checkpoint refers to it.
-    begun: bool,
     /// Whether there was no such file.
     is_new: bool,
     /// The step that it goes on from, where its log has an evaluation of that: one that a run owes when it is taken up may have been told of
@@ -32,6 +33,9 @@ pub struct MetricsFile {
 /// What the log is called until the run is complete.
 const PART_FILE: &str = "metrics.jsonl.part";
 
+/// What it is written as until it takes the place of an earlier run's.
+const BESIDE: &str = ".metrics.jsonl.next";
+
 impl MetricsFile {
     /// Starts the log in `folder`, which is created if need be. It is called `metrics.jsonl.part` until
     /// [`MetricsFile::finish`], so that a run which fails leaves an earlier run's log as it was.
@@ -41,11 +45,11 @@ impl MetricsFile {
     pub fn create(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let path = folder.join(PART_FILE);
-        // An interrupted run's log stays until there is something to write: this run may yet be refused.
+        // An earlier run's log stays until there is something to write: this run may yet be refused.
         let is_new = !path.exists();
-        let open = File::options().write(true).create(true).truncate(false).open(&path);
-        let file = open.map_err(Error::io(&path))?;
-        Ok(Self { path, file, finished: folder.join(METRICS_FILE), begun: false, is_new, evaluated: None })
+        File::options().write(true).create(true).truncate(false).open(&path).map_err(Error::io(&path))?;
+        let finished = folder.join(METRICS_FILE);
+        Ok(Self { path, file: None, kept: String::new(), finished, is_new, evaluated: None })
     }
 
     /// Whether a run began in this folder, or is going on, that has not come to its end.
@@ -59,8 +63,6 @@ impl MetricsFile {
     /// # Errors
     /// As [`MetricsFile::create`].
     pub fn resume(folder: &Path, step: u64) -> Result<Self> {
-        fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        let path = folder.join(PART_FILE);
         let mut earlier = Vec::new();
         for name in [PART_FILE, METRICS_FILE] {
             match fs::read(folder.join(name)) {
@@ -83,19 +85,12 @@ impl MetricsFile {
                 evaluated |= at == step && entry.get("eval_loss").is_some();
             }
         }
-        // Beside the log and then in its place, so that this run, cut off here, has not lost what the earlier one said.
-        let beside = folder.join(".metrics.jsonl.next");
-        let mut file = File::create(&beside).map_err(Error::io(&beside))?;
-        file.write_all(kept.as_bytes()).map_err(Error::io(&beside))?;
-        rename(&beside, &path).map_err(Error::io(&path))?;
-        Ok(Self {
-            path,
-            file,
-            finished: folder.join(METRICS_FILE),
-            begun: true,
-            is_new: false,
-            evaluated: evaluated.then_some(step),
-        })
+        // Here, too, nothing is written yet; and a log that is empty would say that nothing was ever said.
+        fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        let (path, beside) = (folder.join(PART_FILE), folder.join(BESIDE));
+        File::create(&beside).and_then(|_| fs::remove_file(&beside)).map_err(Error::io(&beside))?;
+        let evaluated = evaluated.then_some(step);
+        Ok(Self { path, file: None, kept, finished: folder.join(METRICS_FILE), is_new: false, evaluated })
     }
 
     /// Writes what an event has to say: `loss`, `grad_norm`, `learning_rate`, or the `eval_` figures.
@@ -111,7 +106,7 @@ impl MetricsFile {
                 Ok(())
             }
             // From here on a resumed run looks here for what was said up to this checkpoint.
-            TrainEvent::Saved { .. } => self.begin(),
+            TrainEvent::Saved { .. } => self.begin().map(drop),
             TrainEvent::Log { report, loss } => self.line(json!({
                 "loss": loss,
                 "grad_norm": report.grad_norm,
@@ -161,24 +156,31 @@ impl MetricsFile {
         self.text(&value.to_string())
     }
 
-    fn begin(&mut self) -> Result<()> {
-        if !self.begun {
-            self.file.set_len(0).map_err(Error::io(&self.path))?;
-            self.begun = true;
-        }
-        Ok(())
+    fn begin(&mut self) -> Result<&mut File> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => {
+                // Beside the log and then in its place, so that this run, cut off here, has not lost what the earlier one said.
+                let beside = self.path.with_file_name(BESIDE);
+                let mut file = File::create(&beside).map_err(Error::io(&beside))?;
+                file.write_all(self.kept.as_bytes()).map_err(Error::io(&beside))?;
+                rename(&beside, &self.path).map_err(Error::io(&self.path))?;
+                file
+            }
+        };
+        Ok(self.file.insert(file))
     }
 
     fn text(&mut self, line: &str) -> Result<()> {
-        self.begin()?;
-        self.file.write_all(format!("{line}\n").as_bytes()).map_err(Error::io(&self.path))
+        let written = self.begin()?.write_all(format!("{line}\n").as_bytes());
+        written.map_err(Error::io(&self.path))
     }
 }
 
 impl Drop for MetricsFile {
     fn drop(&mut self) {
         // Of a run that was refused: a log that is there says that a run has begun.
-        if self.is_new && !self.begun {
+        if self.is_new && self.file.is_none() {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -193,12 +195,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (part, whole) = (folder.path().join(PART_FILE), folder.path().join(METRICS_FILE));
         let line = |step: u64| format!("{{\"loss\":1.5,\"step\":{step}}}\n");
-        fs::write(&part, [line(1), line(2), line(3), "{\"loss\":1".into()].concat()).unwrap();
-        // Cut off at once, as often as may be.
+        let earlier = [line(1), line(2), line(3), "{\"loss\":1".into()].concat();
+        fs::write(&part, &earlier).unwrap();
+        // Cut off at once, or refused, as often as may be.
         for _ in 0..2 {
             drop(MetricsFile::resume(folder.path(), 2).unwrap());
-            assert_eq!(fs::read_to_string(&part).unwrap(), line(1) + &line(2));
+            assert_eq!(fs::read_to_string(&part).unwrap(), earlier);
         }
+        // Taken up, but with nothing to say yet.
+        let mut log = MetricsFile::resume(folder.path(), 2).unwrap();
+        log.event(&TrainEvent::Saved { path: folder.path().into(), step: 2 }).unwrap();
+        drop(log);
+        assert_eq!(fs::read_to_string(&part).unwrap(), line(1) + &line(2));
         let mut log = MetricsFile::resume(folder.path(), 2).unwrap();
         log.line(json!({ "loss": 1.5, "step": 3 })).unwrap();
         assert_eq!(fs::read_to_string(&part).unwrap(), [line(1), line(2), line(3)].concat());
@@ -207,7 +215,11 @@ mod tests {
         fs::rename(&part, &whole).unwrap();
         drop(MetricsFile::create(folder.path()).unwrap());
         drop(MetricsFile::resume(folder.path(), 1).unwrap());
-        assert_eq!(fs::read_to_string(&part).unwrap(), line(1));
+        assert!(!MetricsFile::is_unfinished(folder.path()));
+        let mut log = MetricsFile::resume(folder.path(), 1).unwrap();
+        log.line(json!({ "loss": 1.5, "step": 2 })).unwrap();
+        assert_eq!(fs::read_to_string(&part).unwrap(), line(1) + &line(2));
+        drop(log);
         // A run that has saved has left the earlier one behind, whether it has said anything or not.
         let mut log = MetricsFile::create(folder.path()).unwrap();
         log.event(&TrainEvent::Saved { path: folder.path().into(), step: 1 }).unwrap();
