@@ -25,13 +25,12 @@ pub fn tune(gpu: &Gpu) -> Result<()> {
 /// Names of the GEMM kernels that are worth measuring on this adapter, with A and B in f16 or in f32; of shapes of which a GPU would be taken to hang
 /// with some, these are left out.
 pub fn tilings(gpu: &Gpu, [m, n, k]: [usize; 3], half: bool) -> Vec<&'static str> {
-    let rows = match Rows::of(gpu, Sizes { m: m as u32, n: n as u32, k: k as u32 }) {
-        Rows::Plenty => Rows::Plenty,
-        _ => Rows::Many,
-    };
+    let rows = Rows::of(gpu, Sizes { m: m as u32, n: n as u32, k: k as u32 });
+    // Beside what is for a query's few rows, what is for many.
+    let is_for = |tiling: &Tiling| tiling.is_for(gpu, rows) || (rows != Rows::Plenty && tiling.is_for(gpu, Rows::Many));
     let worth = |tiling: &&Tiling| {
         let has_kernel = if half { tiling.half.is_some() } else { tiling.kernel.is_some() };
-        has_kernel && tiling.runs_on(gpu) && tiling.is_for(gpu, rows) && !gpu.refuses(tiling.name)
+        has_kernel && tiling.runs_on(gpu) && is_for(tiling) && !gpu.refuses(tiling.name)
     };
     TILINGS.iter().filter(worth).map(|tiling| tiling.name).collect()
 }

@@ -6,6 +6,7 @@
 import argparse
 import json
 import os
+import sys
 
 from measure import peak_host_bytes
 
@@ -40,4 +41,7 @@ parser.add_argument("--text", required=True)
 parser.add_argument("--direct", action="store_true", help="without the pipeline, which starts faster; on the CPU")
 options = parser.parse_args()
 answers = (direct if options.direct else with_pipeline)(options.model, options.text)
-print(json.dumps({"answers": answers, "peak_host_bytes": peak_host_bytes()}))
+# Both are loaded by now.
+versions = {name: sys.modules[name].__version__ for name in ("transformers", "torch")}
+name = f"transformers {versions['transformers']} on torch {versions['torch']}"
+print(json.dumps({"name": name, "answers": answers, "peak_host_bytes": peak_host_bytes()}))

@@ -5,6 +5,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+
 use crate::measures::{Options, Shape, text_of};
 use crate::peer;
 use crate::report::{Cell, Sample, Table};
@@ -30,8 +32,8 @@ pub fn cold(shape: &Shape, options: &Options) -> Vec<Table> {
     let columns = ["retto, caches cold", "retto, caches warm", "transformers, pipeline", "transformers, direct"];
     let columns = columns.map(String::from);
     let title = |what: &str| format!("{what}, {}", shape.name);
-    let mut times = Table::new(title("from process start to the first answer"), "s", &columns);
-    let mut memory = Table::new(title("the host's memory until then, peak"), "MiB", &columns);
+    let times = Table::new(title("from process start to the first answer"), "s", &columns);
+    let memory = Table::new(title("the host's memory until then, peak"), "MiB", &columns);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut all: Vec<Result<Vec<Start>, String>> = vec![Ok(Vec::new()); columns.len()];
     for round in 0..options.rounds {
@@ -59,6 +61,10 @@ pub fn cold(shape: &Shape, options: &Options) -> Vec<Table> {
         };
         all.iter().map(cell).collect()
     };
+    let retto = json!({ "name": options.retto_is });
+    let said = |starts: &Result<Vec<Start>, String>| starts.as_ref().ok().and_then(|all| all.last()?.said.clone());
+    let programs: Vec<Value> = vec![retto.clone(), retto, said(&all[2]).into(), said(&all[3]).into()];
+    let (mut times, mut memory) = (times.with_programs(&programs), memory.with_programs(&programs));
     times.row("12 tokens", cells(|start| Some(start.seconds)));
     memory.row("12 tokens", cells(|start| start.peak_host_bytes.map(|bytes| bytes as f64 / f64::from(1 << 20))));
     vec![times, memory]
@@ -70,6 +76,8 @@ pub struct Start {
     pub seconds: f64,
     /// As often as it was asked for, until the end.
     peak_host_bytes: Option<u64>,
+    /// What it is, where it says so in JSON.
+    said: Option<Value>,
 }
 
 /// Between two looks at a process's memory.
@@ -97,7 +105,11 @@ pub fn timed(mut command: Command) -> Result<Start, String> {
     });
     let output = output.map_err(|error| error.to_string())?;
     match output.status.success() {
-        true => Ok(Start { seconds, peak_host_bytes }),
+        true => {
+            let said: Option<Value> = serde_json::from_slice(&output.stdout).ok();
+            let said = said.and_then(|said| said.get("name").map(|name| json!({ "name": name })));
+            Ok(Start { seconds, peak_host_bytes, said })
+        }
         false => Err(String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or("it failed").to_owned()),
     }
 }

@@ -69,18 +69,21 @@ fn main() {
         rounds: args.rounds.max(1),
         lyrics: args.lyrics.clone(),
         burn: args.burn,
+        retto_is: about["name"].as_str().unwrap_or_default().to_owned(),
         adapter: about["adapter_name"].as_str().unwrap_or_default().to_owned(),
         on_cpu: about["device"] == "cpu",
         runner,
     };
+    // Those that are read, of more.
+    let lines =
+        retto::read_lines(std::slice::from_ref(&options.lyrics)).map_or(0, |all| all.len().min(measures::LINES));
     let machine = machine(&about);
     println!("{}", machine["adapter"].as_str().unwrap_or_default());
     println!("{}, {} cores", machine["processor"].as_str().unwrap_or("processor unknown"), machine["cores"]);
     println!(
-        "each figure repeated for {} s in {} turns; lines: the first {} of {}",
+        "each figure repeated for {} s in {} turns; {lines} lines of {}",
         options.seconds,
         options.rounds,
-        measures::LINES,
         options.lyrics.display()
     );
 
@@ -108,7 +111,7 @@ fn main() {
         let _ = std::fs::create_dir_all(folder);
     }
     let how = json!({
-        "seconds": options.seconds, "rounds": options.rounds, "lyrics": options.lyrics, "lines": measures::LINES,
+        "seconds": options.seconds, "rounds": options.rounds, "lyrics": options.lyrics, "lines": lines,
         "runner": options.runner, "burn": options.burn,
     });
     let report = json!({ "machine": machine, "options": how, "tables": tables });

@@ -16,6 +16,8 @@ pub struct Options {
     pub burn: bool,
     /// What Retto is started with.
     pub runner: Vec<String>,
+    /// What Retto's worker calls itself.
+    pub retto_is: String,
     /// The name of Retto's adapter.
     pub adapter: String,
     /// Whether that is software, which is compared with what others do on the CPU.
@@ -182,7 +184,7 @@ pub fn adapt(shape: &Shape, options: &Options) -> Vec<Table> {
                     // It has no text: lines of the usual length.
                     "burn" => peer.ask(&json!({ "task": "adapt", "batch_size": 32, "length": 12, "steps": 8 })),
                     _ => peer.ask(&json!({
-                        "task": "adapt", "file": options.lyrics, "lines": LINES, "batch_size": 32, "steps": 4,
+                        "task": "adapt", "file": options.lyrics, "lines": LINES, "batch_size": 32, "steps": 16,
                         "seconds": options.seconds / options.rounds as f64, "precision": precision[i.min(1)], "seed": round,
                     })),
                 };

@@ -71,6 +71,10 @@ impl Table {
         Self { programs: peers.iter().map(Peer::about).collect(), ..Self::new(title, unit, &labels) }
     }
 
+    pub fn with_programs(self, programs: &[Value]) -> Self {
+        Self { programs: programs.to_vec(), ..self }
+    }
+
     /// The names and versions of its programs.
     pub fn programs(&self) -> impl Iterator<Item = &str> {
         self.programs.iter().filter_map(|about| about["name"].as_str())

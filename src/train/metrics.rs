@@ -88,7 +88,8 @@ impl MetricsFile {
         // Here, too, nothing is written yet; and a log that is empty would say that nothing was ever said.
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let (path, beside) = (folder.join(PART_FILE), folder.join(BESIDE));
-        File::create(&beside).and_then(|_| fs::remove_file(&beside)).map_err(Error::io(&beside))?;
+        File::create(&beside).map_err(Error::io(&beside))?;
+        let _ = fs::remove_file(&beside);
         let evaluated = evaluated.then_some(step);
         Ok(Self { path, file: None, kept, finished: folder.join(METRICS_FILE), is_new: false, evaluated })
     }
@@ -159,6 +160,8 @@ impl MetricsFile {
     fn begin(&mut self) -> Result<&mut File> {
         let file = match self.file.take() {
             Some(file) => file,
+            // Who reads along goes on reading.
+            None if self.kept.is_empty() => File::create(&self.path).map_err(Error::io(&self.path))?,
             None => {
                 // Beside the log and then in its place, so that this run, cut off here, has not lost what the earlier one said.
                 let beside = self.path.with_file_name(BESIDE);

@@ -241,6 +241,13 @@ impl TrainArgs {
         }
         trainer.lock_output_dir()?;
         let resumed = if self.resume { trainer.resume_from_checkpoint()? } else { None };
+        if resumed.is_none()
+            && let Some(earlier) = Trainer::latest_checkpoint(&self.output)?
+        {
+            // Training would refuse it, too, but after a log of its own has begun there.
+            let reason = "is of an earlier run: resume that run, or remove its checkpoints";
+            return Err(format!("{} {reason}", earlier.display()).into());
+        }
         if !ranks.is_first() {
             return Ok(None);
         }
