@@ -14,7 +14,7 @@ var<immediate> sizes: Sizes;
 @group(0) @binding(3) var<storage, read> token_type: array<f32>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 
-override BITS: u32 = 32u; // of an element of `word`; 16 and 8 as packed.wgsl reads them, which comes before this, as does reduce.wgsl
+override BITS: u32 = 32u; // of an element of `word`; 16 and 8 as packed.wgsl reads them, which comes before this, as do reduce.wgsl and moments.wgsl
 
 // A packed row's scale lies behind all rows.
 fn load_word(id: u32, i: u32) -> f32 {
@@ -26,7 +26,7 @@ fn load_word(id: u32, i: u32) -> f32 {
 }
 
 // Element i of token t's sum.
-fn embedded(t: u32, i: u32) -> f32 {
+fn s_at(t: u32, i: u32) -> f32 {
     let p = ids_of_tokens[sizes.rows + t] * sizes.columns;
     let k = ids_of_tokens[2u * sizes.rows + t] * sizes.columns;
     return load_word(ids_of_tokens[t], i) + position[p + i] + token_type[k + i];
@@ -43,12 +43,20 @@ fn forward(
         return;
     }
     for (var i = thread; i < sizes.columns; i += THREADS) {
-        y[t * sizes.columns + i] = embedded(t, i);
+        y[t * sizes.columns + i] = s_at(t, i);
     }
 }
 
 @group(0) @binding(5) var<storage, read> gamma: array<f32>;
 @group(0) @binding(6) var<storage, read> beta: array<f32>;
+
+fn hold(at: u32, s: f32) {
+    y[at] = s;
+}
+
+fn held(at: u32) -> f32 {
+    return y[at];
+}
 
 @compute @workgroup_size(THREADS)
 fn forward_normalized(
@@ -60,23 +68,10 @@ fn forward_normalized(
     if t >= sizes.rows {
         return;
     }
-    let n = f32(sizes.columns);
     let base = t * sizes.columns;
-    var sum = 0.0;
+    let m = moments(t, thread);
     for (var i = thread; i < sizes.columns; i += THREADS) {
-        let s = embedded(t, i);
-        y[base + i] = s;
-        sum += s;
-    }
-    let mean = reduce(thread, vec2<f32>(sum, 0.0)).x / n;
-    var squares = 0.0;
-    for (var i = thread; i < sizes.columns; i += THREADS) {
-        let d = y[base + i] - mean;
-        squares += d * d;
-    }
-    let r = inverseSqrt(reduce(thread, vec2<f32>(squares, 0.0)).x / n + sizes.eps);
-    for (var i = thread; i < sizes.columns; i += THREADS) {
-        y[base + i] = fma(gamma[i], (y[base + i] - mean) * r, beta[i]);
+        y[base + i] = fma(gamma[i], (y[base + i] - m.x) * m.y, beta[i]);
     }
 }
 

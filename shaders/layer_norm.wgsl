@@ -1,7 +1,7 @@
 // s = drop(x) (+ residual);  normalized = (s - mean(s)) * rstd,  rstd = 1 / sqrt(var(s) + eps);  y = gamma * normalized + beta
 // mean and (biased) variance over the columns of each row.
 //
-// drop(x) is x, or with DROPOUT what random.wgsl leaves of it; a row is a token. That and reduce.wgsl come before this.
+// drop(x) is x, or with DROPOUT what random.wgsl leaves of it; a row is a token. That, reduce.wgsl and moments.wgsl come before this.
 //
 // backward:  g = gamma * dy;  ds = rstd * (g - mean(g) - normalized * mean(g * normalized));  dresidual = ds,  dx = drop(ds)
 // backward_parameters, for each block of rows:  dgamma = sum of dy * normalized,  dbeta = sum of dy
@@ -21,6 +21,26 @@ override DROPOUT: bool;
 @group(0) @binding(6) var<storage, read_write> rstd: array<f32>;
 @group(0) @binding(7) var<storage, read> keys: array<u32>; // [rows]
 
+fn s_at(row: u32, i: u32) -> f32 {
+    let at = row * sizes.columns + i;
+    var s = x[at];
+    if DROPOUT {
+        s *= dropout(keys[row], sizes.site, i, sizes.threshold, sizes.kept);
+    }
+    if RESIDUAL {
+        s += residual[at];
+    }
+    return s;
+}
+
+fn hold(at: u32, s: f32) {
+    normalized[at] = s;
+}
+
+fn held(at: u32) -> f32 {
+    return normalized[at];
+}
+
 @compute @workgroup_size(THREADS)
 fn forward(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -31,35 +51,15 @@ fn forward(
     if row >= sizes.rows {
         return;
     }
-    let n = f32(sizes.columns);
     let base = row * sizes.columns;
-    var sum = 0.0;
+    let m = moments(row, thread);
     for (var i = thread; i < sizes.columns; i += THREADS) {
-        var s = x[base + i];
-        if DROPOUT {
-            s *= dropout(keys[row], sizes.site, i, sizes.threshold, sizes.kept);
-        }
-        if RESIDUAL {
-            s += residual[base + i];
-        }
-        normalized[base + i] = s;
-        sum += s;
-    }
-    let mean = reduce(thread, vec2<f32>(sum, 0.0)).x / n;
-    // The variance from the differences, not from the mean of squares, which cancels.
-    var squares = 0.0;
-    for (var i = thread; i < sizes.columns; i += THREADS) {
-        let d = normalized[base + i] - mean;
-        squares += d * d;
-    }
-    let r = inverseSqrt(reduce(thread, vec2<f32>(squares, 0.0)).x / n + sizes.eps);
-    for (var i = thread; i < sizes.columns; i += THREADS) {
-        let z = (normalized[base + i] - mean) * r;
+        let z = (normalized[base + i] - m.x) * m.y;
         normalized[base + i] = z;
         y[base + i] = fma(gamma[i], z, beta[i]);
     }
     if thread == 0u {
-        rstd[row] = r;
+        rstd[row] = m.y;
     }
 }
 

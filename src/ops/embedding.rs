@@ -6,6 +6,7 @@ use crate::gpu::{Constants, Kernel, Packing, Pass, Tensor, spread};
 const SOURCE: &str = concat!(
     include_str!("../../shaders/packed.wgsl"),
     include_str!("../../shaders/reduce.wgsl"),
+    include_str!("../../shaders/moments.wgsl"),
     include_str!("../../shaders/embedding.wgsl"),
 );
 const VARIANTS: &[Constants] = &[&[("ACCUMULATE", 0.0)], &[("ACCUMULATE", 1.0)]];

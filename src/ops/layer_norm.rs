@@ -8,6 +8,7 @@ use crate::gpu::{Constants, Kernel, Pass, Tensor, spread};
 const SOURCE: &str = concat!(
     include_str!("../../shaders/random.wgsl"),
     include_str!("../../shaders/reduce.wgsl"),
+    include_str!("../../shaders/moments.wgsl"),
     include_str!("../../shaders/layer_norm.wgsl"),
 );
 const VARIANTS: &[Constants] = &[
