@@ -61,8 +61,12 @@ impl Trainer {
         path
     }
 
-    /// Refuses to begin where checkpoints of an earlier run lie, and none was taken up.
-    pub(super) fn refuse_unless_taken_up(&self) -> Result<()> {
+    /// Refuses to begin where checkpoints of an earlier run lie in `output_dir`, and none was taken up: a run that writes checkpoints does so
+    /// itself, and this is for who writes other files of the run there before.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] with the latest of these checkpoints; [`Error::Io`] for a folder that cannot be listed.
+    pub fn refuse_unless_taken_up(&self) -> Result<()> {
         if self.resumed.is_none() { self.refuse_earlier_run() } else { Ok(()) }
     }
 

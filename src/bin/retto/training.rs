@@ -241,13 +241,8 @@ impl TrainArgs {
         }
         trainer.lock_output_dir()?;
         let resumed = if self.resume { trainer.resume_from_checkpoint()? } else { None };
-        if resumed.is_none()
-            && let Some(earlier) = Trainer::latest_checkpoint(&self.output)?
-        {
-            // Training would refuse it, too, but after a log of its own has begun there.
-            let reason = "is of an earlier run: resume that run, or remove its checkpoints";
-            return Err(format!("{} {reason}", earlier.display()).into());
-        }
+        // Before a log begins there.
+        trainer.refuse_unless_taken_up()?;
         if !ranks.is_first() {
             return Ok(None);
         }
