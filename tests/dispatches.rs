@@ -1,5 +1,5 @@
-//! How many dispatches a query takes, and a step of training: each costs a CPU some 20 us, and a GPU some 5. One test, as what counts them
-//! counts the whole process's.
+//! How many dispatches a query takes, and a step of training: each has a price of its own, which in short queries is most of all. One test, as
+//! what counts them counts the whole process's.
 
 mod common;
 
@@ -54,5 +54,6 @@ fn a_layer_takes_eight_dispatches_forward_and_a_query_few_beside_them() {
     assert_eq!(of_a_layer("::gemm"), 12, "{five:?}");
     assert_eq!(of_a_layer("layer_norm::forward"), 2, "{five:?}");
     assert_eq!(of_a_layer("::forward"), 4, "{five:?}");
-    assert!(all(&five) - all(&two) <= 3 * 40, "{five:?}");
+    // With these attention and activation back, 4 for what the LayerNorms do back, and 8 column sums of gradients of vectors.
+    assert!(all(&five) - all(&two) <= 3 * 31, "{five:?}");
 }

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use crate::measures::{Measured, Options, Shape, take_turns};
 use crate::report::{Cell, Sample, Table};
 
-/// Where calls are so short that one alone is mostly the wait for it. As many, but that all outputs together, which burn holds, are a gigabyte at most.
+/// How many calls a peer on a GPU makes before it waits, as one alone is mostly the wait for it: so many that all their outputs, which burn holds,
+/// are a gigabyte at most.
 fn calls_on_gpus([m, n, _]: [u64; 3]) -> u64 {
     ((1 << 30) / (4 * m * n)).clamp(1, 50)
 }
@@ -76,36 +77,34 @@ fn beside_peers(base: &Shape, options: &Options, dtype: &str, shapes: &[[u64; 3]
 
 fn by_kernel(base: &Shape, options: &Options, dtype: &str, shapes: &[[u64; 3]]) -> Table {
     let mut retto = [options.retto(base)];
-    let mut known: Vec<(usize, Vec<String>)> = Vec::new();
-    for (i, &shape) in shapes.iter().enumerate() {
+    let mut known: Vec<Vec<String>> = Vec::new();
+    for &shape in shapes {
         let mut request = request(shape, dtype);
         request["task"] = json!("tilings");
         let names = retto[0].ask(&request).map(|answer| answer["tilings"].clone()).unwrap_or_default();
-        known.push((i, serde_json::from_value(names).unwrap_or_default()));
+        known.push(serde_json::from_value(names).unwrap_or_default());
     }
     let mut all: Vec<String> = Vec::new();
-    for name in known.iter().flat_map(|(_, names)| names) {
+    for name in known.iter().flatten() {
         if !all.contains(name) {
             all.push(name.clone());
         }
     }
     let mut table = Table::new(format!("Retto's kernels in {dtype} on this adapter"), "GFLOP/s", &all);
-    for (i, names) in known {
-        let requests: Vec<(usize, Value)> = names
-            .iter()
-            .map(|tiling| {
-                let mut request = request(shapes[i], dtype);
-                request["tiling"] = json!(tiling);
-                (0, request)
-            })
-            .collect();
+    for (&shape, names) in shapes.iter().zip(known) {
+        let by = |tiling: &String| {
+            let mut request = request(shape, dtype);
+            request["tiling"] = json!(tiling);
+            (0, request)
+        };
+        let requests: Vec<(usize, Value)> = names.iter().map(by).collect();
         let mut measured: BTreeMap<String, Measured> =
             names.into_iter().zip(take_turns(&mut retto, &requests, options)).collect();
         let cells = all.iter().map(|tiling| {
             let result = measured.remove(tiling).unwrap_or_else(|| Err("not for this shape".into()));
-            rates(shapes[i], result).map(|(rate, _)| Cell::new(rate))
+            rates(shape, result).map(|(rate, _)| Cell::new(rate))
         });
-        table.row(name(shapes[i]), cells.collect());
+        table.row(name(shape), cells.collect());
     }
     table
 }

@@ -173,7 +173,7 @@ pub(crate) fn run_of(
         ("whole_word_mask", a.whole_word_mask.to_string()),
         ("static_mask", a.static_mask.to_string()),
         ("batch_tokens", optional(a.batch_tokens.map(|n| n as u64))),
-        // Which it once was not.
+        // By the order of batches, which in earlier builds had the largest anywhere.
         ("group_by_length", if a.group_by_length { "true, the largest first".into() } else { "false".to_owned() }),
         ("per_device_train_batch_size", a.per_device_train_batch_size.to_string()),
         ("gradient_accumulation_steps", a.gradient_accumulation_steps.to_string()),
